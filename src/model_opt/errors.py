@@ -1,0 +1,88 @@
+"""Every error that `model_opt` raises on purpose.
+
+ModelOptError
+├── InvalidInput            the caller's argument is wrong: what, where, what to do (also a ValueError)
+│   └── UnknownName         a name that nothing is registered under; lists the known ones
+├── MissingDependency       an optional package is not installed; names the extra (also an ImportError)
+├── SearchError             a search cannot go on
+│   └── SearchExhausted     every plan of the space is measured or not allowed
+├── TechniqueError          a technique cannot be used here; the search records the plan as illegal
+│   └── TechniqueDidNothing it ran, and its postcondition (size or FLOPs changed) does not hold
+├── MeasurementFailed       one plan could not be measured: crash, out of memory, deadline, wrong outputs
+├── WireError               bytes from elsewhere that are not a valid envelope
+├── StoreError              a knowledge store
+│   ├── StoreUnavailable    it cannot be reached now; retrying later may help
+│   ├── StoreConflict       what is written contradicts what is there
+│   └── StoreCorrupt        what is there cannot be read; it has been kept, never overwritten
+└── FleetError              the cluster: no coordinator, a refused term, an infeasible request
+"""
+
+from collections.abc import Iterable
+
+
+class ModelOptError(Exception):
+    """The root of the tree."""
+
+
+class InvalidInput(ModelOptError, ValueError):
+    """The caller's argument is wrong."""
+
+
+class UnknownName(InvalidInput):
+    """A name that nothing is registered under."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        """`kind` is the noun for the message ("constraint"); `known` are the names that would have worked."""
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+
+
+class MissingDependency(ModelOptError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        """`extra` is the extra of `model_opt` that brings `package`."""
+        super().__init__(f"{package} is not installed: pip install 'model_opt[{extra}]'")
+
+
+class SearchError(ModelOptError):
+    """A search cannot go on."""
+
+
+class SearchExhausted(SearchError):
+    """Every plan of the space is measured or not allowed."""
+
+
+class TechniqueError(ModelOptError):
+    """A technique cannot be used on this model or device."""
+
+
+class TechniqueDidNothing(TechniqueError):
+    """A technique ran, and changed neither size nor FLOPs nor speed of what it was given."""
+
+
+class MeasurementFailed(ModelOptError):
+    """One plan could not be measured."""
+
+
+class WireError(ModelOptError):
+    """Bytes from elsewhere that are not a valid envelope."""
+
+
+class StoreError(ModelOptError):
+    """A knowledge store failed."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now; the caller keeps its data and tries again."""
+
+
+class StoreConflict(StoreError):
+    """What is written contradicts what is there."""
+
+
+class StoreCorrupt(StoreError):
+    """What is there cannot be read; it has been kept aside, never overwritten."""
+
+
+class FleetError(ModelOptError):
+    """The cluster cannot do what was asked."""

@@ -1,0 +1,76 @@
+"""What measures plans, and what it hands back. Nothing here knows torch: a search over anything can be plugged in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from model_opt.search.plan import Plan
+
+
+class Purpose(StrEnum):
+    """Why a plan is measured."""
+
+    EXPLORE = "explore"
+    VERIFY = "verify"
+
+
+class Reason(StrEnum):
+    """Why a plan could not be measured."""
+
+    ILLEGAL = "illegal"
+    """A technique cannot be used here, or did nothing: never tried again in this context."""
+    WRONG_OUTPUT = "wrong_output"
+    ERROR = "error"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A measured plan: independent samples of each metric, and where the time went.
+
+    `samples["log_speedup"]` has one value a timing block, exact metrics have one value. `seconds` maps a phase
+    ("prepare", "time", "accuracy") to its length. `notes` are for people ("accuracy from a part of the data").
+    """
+
+    plan: Plan
+    samples: Mapping[str, tuple[float, ...]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A plan that could not be measured."""
+
+    plan: Plan
+    reason: Reason
+    message: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+Outcome = Measurement | Failure
+
+
+class Phase(Protocol):
+    """Told what a measurement is doing, so that each phase can have a deadline and progress can be shown."""
+
+    def __call__(self, name: str) -> None:
+        """`name` begins: "prepare", "compile", "time", "accuracy", "save"."""
+
+
+class Evaluator(Protocol):
+    """Measures plans on one device, in one process that may be killed at any time.
+
+    Made in that process by a picklable factory `() -> Evaluator`; used by one thread. `measure` may be called again
+    for the same plan (more samples). It raises `TechniqueError` where a plan is illegal and `MeasurementFailed` where
+    outputs are wrong; anything else that it raises settles the plan as failed with reason `error`.
+    """
+
+    def describe(self) -> Mapping[str, object]:
+        """Facts known before the first plan, JSON-like: the context, the baseline's metrics and their noise."""
+
+    def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
+        """Measures `plan`."""

@@ -1,0 +1,51 @@
+"""A plan: what to do to a model, as a set of choices with a key that every machine computes alike."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Choice:
+    """One decision that is not left alone. `version` is that of the technique behind it."""
+
+    decision: str
+    option: str
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices of a complete plan, sorted by decision; decisions that are left alone do not occur.
+
+    The empty plan is the user's model as it is. Make plans of a space with `SearchSpace.plan`.
+    """
+
+    choices: tuple[Choice, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(sorted(self.choices)))
+
+    @cached_property
+    def key(self) -> str:
+        """blake2b-128 over the sorted, length-prefixed choices, as 32 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        for choice in self.choices:
+            for part in (choice.decision, choice.option, str(choice.version)):
+                raw = part.encode()
+                digest.update(len(raw).to_bytes(4, "big") + raw)
+        return digest.hexdigest()
+
+    def option(self, decision: str) -> str | None:
+        """The chosen option of `decision`, or None where it is left alone."""
+        return next((c.option for c in self.choices if c.decision == decision), None)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{c.decision}={c.option}" for c in self.choices) or "leave alone"
+
+
+def merge_choices(plan: Plan, choices: Iterable[Choice]) -> Plan:
+    """`plan` with `choices` put in place of its own for the same decisions."""
+    by_decision = {c.decision: c for c in plan.choices} | {c.decision: c for c in choices}
+    return Plan(tuple(by_decision.values()))
