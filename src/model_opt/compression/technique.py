@@ -1,0 +1,131 @@
+"""The register of techniques: each is a decision of the search, with its options, its legality and its handler.
+
+A technique changes a *copy* of the user's model. Handlers are applied in the order of `ORDER`, whatever the order in
+which a plan names them: other orders fail, or silently do nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import nn
+
+from model_opt.compression.inputs import Inputs
+from model_opt.errors import UnknownName
+from model_opt.search.evaluator import Phase
+from model_opt.search.plan import Plan
+from model_opt.search.signature import Signature
+
+
+class Technique(StrEnum):
+    """What a result lists under `techniques`."""
+
+    LAYER_FUSION = "layer_fusion"
+    STRUCTURED_PRUNING = "structured_pruning"
+    LOW_RANK = "low_rank"
+    DISTILLATION = "distillation"
+    FINE_TUNING = "fine_tuning"
+    TOKEN_MERGING = "token_merging"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+    FP8 = "fp8"
+    CHANNELS_LAST = "channels_last"
+    PACKED_LINEAR = "packed_linear"
+    TORCH_COMPILE = "torch_compile"
+    AOT_INDUCTOR = "aot_inductor"
+    OPENVINO = "openvino"
+    ONNX_RUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this device can do; see `model_opt.compression.machine.inspect`."""
+
+    device: str
+    device_class: str
+    bf16: bool
+    vnni: bool
+    compiler: bool
+    packages: Mapping[str, str]
+    """Versions of the optional packages that are installed: openvino, nncf, onnxruntime, torchao, tomesd, …"""
+
+
+@dataclass(kw_only=True)
+class Material:
+    """What handlers may use while they apply one plan. Made once per model; `cache` outlives the plan.
+
+    `example` is one input at the batch that is timed. `fit` are calibration batches that handlers may fit on;
+    `held_out` are batches that nothing is ever fitted on, for handlers that keep a change only if it helps.
+    `teacher` is the user's model, unchanged, in eval mode. `cache` holds statistics of the teacher, by handler name.
+    `train_data` yields (inputs, target) pairs, or is None.
+    """
+
+    teacher: nn.Module
+    example: Inputs
+    fit: Sequence[Inputs]
+    held_out: Sequence[Inputs]
+    signature: Signature
+    machine: Machine
+    threads: int
+    seed: int
+    phase: Phase
+    train_data: Any = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+
+Apply = Callable[[nn.Module, str, str | None, Plan, Material], nn.Module]
+"""`(model, option, stage, plan, material) -> model`: may change `model`, which is a copy, or return another. `stage`
+is what follows the slash of the decision's name ("prune/stage2"), None where the whole model is meant. `plan` is the
+whole plan, for handlers that depend on another decision (the runtime on the precision). Raises `TechniqueError`."""
+
+Options = Callable[[nn.Module, Signature, Machine], Sequence[str]]
+"""The options worth offering for this model on this machine, without "leave alone"; empty where there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler:
+    """One technique. `leave_alone` is the name of its first option; `technique` says what an option counts as."""
+
+    decision: str
+    leave_alone: str
+    technique: Callable[[str], Technique]
+    options: Options
+    apply: Apply
+    ordered: bool = False
+    version: int = 1
+    per_stage: bool = False
+    """Whether the decision may be made per stage ("prune/stage2") as well as for the whole model."""
+
+
+ORDER = ("clean", "prune", "low_rank", "distil", "token_merging", "precision", "runtime")
+
+HANDLERS: dict[str, Handler] = {}
+
+
+def register(handler: Handler) -> Handler:
+    """Makes `handler` known; raises `UnknownName` for a decision that `ORDER` does not place, or one named twice."""
+    if handler.decision not in ORDER:
+        raise UnknownName("decision", handler.decision, ORDER)
+    if handler.decision in HANDLERS:
+        raise UnknownName("second handler of decision", handler.decision, set(ORDER) - set(HANDLERS))
+    HANDLERS[handler.decision] = handler
+    return handler
+
+
+def handler_of(decision: str) -> tuple[Handler, str | None]:
+    """The handler of a decision's name and its stage ("prune/stage2" → prune's, "stage2"); raises `UnknownName`."""
+    name, _, stage = decision.partition("/")
+    if name not in HANDLERS:
+        raise UnknownName("decision", decision, HANDLERS)
+    return HANDLERS[name], stage or None
+
+
+def techniques_of(plan: Plan) -> tuple[Technique, ...]:
+    """What `plan` does, in order of application, each technique once."""
+    found = []
+    for choice in sorted(plan.choices, key=lambda c: ORDER.index(c.decision.partition("/")[0])):
+        handler, _ = handler_of(choice.decision)
+        found.append(handler.technique(choice.option))
+    return tuple(dict.fromkeys(found))
