@@ -52,15 +52,18 @@ class Forbid:
 class SearchSpace:
     """Ordered decisions with the combinations that are not allowed. The order is the order of composition.
 
-    Leaving everything alone is always allowed: a rule that forbids only first options is refused.
+    Leaving everything alone is always allowed: a rule that forbids only first options is refused. `frozen` choices
+    are no decisions of the search, and are part of every plan of it.
     """
 
     decisions: Sequence[Decision]
     forbidden: Sequence[Forbid] = ()
+    frozen: Sequence[Choice] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decisions", tuple(self.decisions))
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
+        object.__setattr__(self, "frozen", tuple(self.frozen))
         names = [decision.name for decision in self.decisions]
         if len(set(names)) != len(names):
             raise InvalidInput(f"a decision's name occurs twice: {names}")
@@ -124,12 +127,12 @@ class SearchSpace:
             decision = self.decision(name)
             if self._option_code(decision, option):
                 made.append(Choice(decision=name, option=option, version=decision.version))
-        return Plan(tuple(made))
+        return Plan((*made, *self.frozen))
 
     def assignment(self, plan: Plan) -> dict[str, str]:
         """Every decision's option under `plan`, in the order of the decisions; raises `UnknownName`."""
         full = {decision.name: decision.options[0] for decision in self.decisions}
-        for choice in plan.choices:
+        for choice in self._free(plan):
             self._option_code(self.decision(choice.decision), choice.option)
             full[choice.decision] = choice.option
         return full
@@ -137,7 +140,7 @@ class SearchSpace:
     def encode(self, plan: Plan) -> Codes:
         """`plan` as option numbers, `[decisions]`; raises `UnknownName`."""
         codes = np.zeros(len(self.decisions), dtype=np.int16)
-        for choice in plan.choices:
+        for choice in self._free(plan):
             column = self._index(choice.decision)
             codes[column] = self._option_code(self.decisions[column], choice.option)
         return codes
@@ -145,23 +148,27 @@ class SearchSpace:
     def decode(self, codes: NDArray[np.integer]) -> Plan:
         """The plan of option numbers `codes`, `[decisions]`."""
         pairs = zip(self.decisions, codes, strict=True)
-        return Plan(
-            tuple(
-                Choice(decision=decision.name, option=decision.options[code], version=decision.version)
-                for decision, code in pairs
-                if code
-            )
-        )
+        chosen = [
+            Choice(decision=decision.name, option=decision.options[code], version=decision.version)
+            for decision, code in pairs
+            if code
+        ]
+        return Plan((*chosen, *self.frozen))
 
     def fits(self, plan: Plan) -> bool:
         """Whether every choice of `plan` is an option here, of the same technique's version, and no rule is broken."""
-        for choice in plan.choices:
+        if not set(self.frozen) <= set(plan.choices):
+            return False
+        for choice in self._free(plan):
             column = self._positions.get(choice.decision)
             if column is None or choice.option not in self.decisions[column].options:
                 return False
             if choice.version != self.decisions[column].version:
                 return False
         return self.why_not(plan) is None
+
+    def _free(self, plan: Plan) -> list[Choice]:
+        return [choice for choice in plan.choices if choice not in self.frozen]
 
     @cached_property
     def _positions(self) -> dict[str, int]:
