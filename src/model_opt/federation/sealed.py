@@ -1,0 +1,46 @@
+"""A record together with its bytes. The bytes are the record: they are kept and forwarded, never made again."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.wire import Limits, decode_record, digest_of, encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """`data` decodes to `record`; `digest` (64 hexadecimal digits) is that of its head."""
+
+    record: Record
+    data: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Seals a record made here."""
+        data = encode(record)
+        return cls(record=record, data=data, digest=digest_of(data))
+
+    @classmethod
+    def open(cls, data: bytes, limits: Limits = Limits()) -> Self:  # noqa: B008 - frozen
+        """Opens bytes from anywhere; raises `WireError`."""
+        return cls(record=decode_record(data, limits), data=bytes(data), digest=digest_of(data))
+
+    @property
+    def identity(self) -> str:
+        """What a store files it under: an envelope's place in its stream, another record's own digest."""
+        if isinstance(self.record, Envelope):
+            return self.record.identity
+        return f"{self.kind}|{self.record.origin}|{self.digest}"
+
+    @property
+    def kind(self) -> str:
+        """`envelope`, `snapshot` or `revocation`."""
+        return {Envelope: "envelope", Snapshot: "snapshot", Revocation: "revocation"}[type(self.record)]
+
+    @property
+    def envelopes(self) -> tuple[Envelope, ...]:
+        """The envelopes whose rows this record brings."""
+        if isinstance(self.record, Envelope):
+            return (self.record,)
+        return self.record.parts if isinstance(self.record, Snapshot) else ()

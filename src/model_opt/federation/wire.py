@@ -1,0 +1,226 @@
+"""Records as bytes: a msgpack frame of three parts, around columnar little-endian arrays.
+
+    [ "model_opt", head, meta, columns ]       a msgpack array of four: a string and three binaries
+
+`head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body; the digest of a
+record is blake2b-256 over the head. `meta` (msgpack map) describes the rows, `columns` holds their arrays end to end.
+A snapshot's columns are its parts, each after its length; a revocation has a head only.
+
+Sizes are checked before anything is decoded, and every value afterwards: bytes from anybody may be given to `decode`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from model_opt.errors import InvalidInput, WireError
+from model_opt.federation import wire_rows
+from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, Snapshot
+
+MAGIC = "model_opt"
+OLDEST_READER = 1
+"""The oldest schema whose readers understand what is written now."""
+
+_FRAME_OF_FOUR = 0x94
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a decoder accepts: sizes in bytes, counts of rows, metrics and names' characters."""
+
+    max_bytes: int = 16 * 2**20
+    max_head_bytes: int = 64 * 2**10
+    max_meta_bytes: int = 2**20
+    max_rows: int = 1_000_000
+    max_metrics: int = 64
+    max_items: int = 4096
+    """The longest array or map of head and meta."""
+    max_text: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The head of a record as it stands in the bytes; only `digest` is computed (64 hexadecimal digits)."""
+
+    kind: str
+    federation: str
+    origin: str
+    schema: int
+    digest: str
+    fields: Mapping[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record: equal records give equal bytes."""
+    head: dict[str, Any] = {"federation": record.federation, "origin": record.origin}
+    meta, columns = b"", b""
+    if isinstance(record, Envelope):
+        kind = "envelope"
+        head |= {"epoch": record.epoch, "sequence": record.sequence, "previous": bytes.fromhex(record.previous)}
+        fields, columns = wire_rows.pack(record)
+        meta = msgpack.packb(fields)
+    elif isinstance(record, Snapshot):
+        kind = "snapshot"
+        head |= {"replaces": list(record.replaces)}
+        columns = b"".join(len(part).to_bytes(4, "little") + part for part in map(encode, record.parts))
+    else:
+        kind = "revocation"
+        epochs = dict(sorted(record.epochs.items()))
+        head |= {"authority": record.authority, "reason": record.reason, "epochs": epochs}
+    head = {"kind": kind, "schema": record.schema, "reader": OLDEST_READER} | head
+    packed = msgpack.packb(head | {"body": _body_hash(meta, columns)})
+    return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
+
+
+def decode(data: bytes, limits: Limits = Limits()) -> Envelope:
+    """The envelope in `data`; raises `WireError` for anything else, snapshots and revocations included."""
+    record = decode_record(data, limits)
+    if not isinstance(record, Envelope):
+        raise WireError(f"an envelope was expected, not a {type(record).__name__.lower()}")
+    return record
+
+
+def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
+    """The record in `data`; raises `WireError` where it is too large, malformed, or claims what cannot be."""
+    head, meta, columns = _open(data, limits)
+    if head.fields.get("body") != _body_hash(meta, columns):
+        raise WireError("the body does not match the hash in the head")
+    try:
+        return _MAKERS[head.kind](head, meta, columns, limits)
+    except (InvalidInput, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"not a valid {head.kind}: {type(error).__name__}: {error}") from error
+
+
+def read_head(data: bytes, limits: Limits = Limits()) -> Head:
+    """The head alone, of bytes that have been decoded before: the body is neither read nor checked."""
+    return _open(data, limits)[0]
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of a record's bytes, 64 hexadecimal digits; raises `WireError` where they are malformed."""
+    return read_head(data).digest
+
+
+def _body_hash(meta: bytes, columns: bytes) -> bytes:
+    digest = hashlib.blake2b(len(meta).to_bytes(8, "little"), digest_size=32)
+    digest.update(meta)
+    digest.update(columns)
+    return digest.digest()
+
+
+def _open(data: bytes, limits: Limits) -> tuple[Head, bytes, bytes]:
+    """Head, meta and columns of a frame, after checks of size; only the head is decoded."""
+    if len(data) > limits.max_bytes:
+        raise WireError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
+    if not data or data[0] != _FRAME_OF_FOUR:
+        raise WireError("not a record of model_opt")
+    # Arrays and maps are refused here: a hostile frame may cost no more memory than its own bytes.
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=limits.max_bytes,
+        max_array_len=0,
+        max_map_len=0,
+        max_ext_len=0,
+        max_str_len=len(MAGIC),
+        max_bin_len=limits.max_bytes,
+    )
+    try:
+        unpacker.feed(memoryview(data)[1:])
+        magic, head, meta, columns = (unpacker.unpack() for _ in range(4))
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError(f"not a record of model_opt: {type(error).__name__}") from error
+    if magic != MAGIC or not all(isinstance(part, bytes) for part in (head, meta, columns)):
+        raise WireError("not a record of model_opt")
+    if unpacker.tell() != len(data) - 1:
+        raise WireError("bytes follow the record")
+    if len(head) > limits.max_head_bytes or len(meta) > limits.max_meta_bytes:
+        raise WireError("head or meta are longer than the limit")
+    return _head(head, limits), meta, columns
+
+
+def _head(raw: bytes, limits: Limits) -> Head:
+    fields = _unpack_map(raw, limits)
+    schema, reader = fields.get("schema"), fields.get("reader")
+    if not (isinstance(schema, int) and isinstance(reader, int) and 1 <= reader <= schema):
+        raise WireError("the head has no schema version")
+    if reader > SCHEMA:
+        raise WireError(f"schema {schema} needs a reader of {reader} or later; this is {SCHEMA}: update model_opt")
+    kind, federation, origin = (fields.get(name) for name in ("kind", "federation", "origin"))
+    if kind not in _MAKERS or not isinstance(federation, str) or not isinstance(origin, str):
+        raise WireError(f"the head names no known kind ({', '.join(_MAKERS)}), federation and origin")
+    digest = hashlib.blake2b(raw, digest_size=32).hexdigest()
+    return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=digest, fields=fields)
+
+
+def _unpack_map(raw: bytes, limits: Limits) -> dict[str, Any]:
+    try:
+        fields = msgpack.unpackb(
+            raw,
+            max_array_len=limits.max_items,
+            max_map_len=limits.max_items,
+            max_str_len=limits.max_text,
+            max_bin_len=64,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"head or meta are malformed: {type(error).__name__}: {error}") from error
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise WireError("head or meta are no map of names")
+    return fields
+
+
+def _envelope(head: Head, meta: bytes, columns: bytes, limits: Limits) -> Envelope:
+    signature, contexts, block = wire_rows.unpack(
+        _unpack_map(meta, limits), columns, max_rows=limits.max_rows, max_metrics=limits.max_metrics
+    )
+    previous = head.fields["previous"]
+    if not isinstance(previous, bytes):
+        raise WireError("the hash of the envelope before is no binary")
+    return Envelope(
+        federation=head.federation,
+        signature=signature,
+        contexts=contexts,
+        origin=head.origin,
+        epoch=head.fields["epoch"],
+        sequence=head.fields["sequence"],
+        previous=previous.hex(),
+        block=block,
+        schema=head.schema,
+    )
+
+
+def _snapshot(head: Head, meta: bytes, columns: bytes, limits: Limits) -> Snapshot:
+    if meta:
+        raise WireError("a snapshot has no meta")
+    parts, offset = [], 0
+    while offset < len(columns):
+        length = int.from_bytes(columns[offset : offset + 4], "little")
+        offset += 4
+        if not 0 < length <= len(columns) - offset or len(parts) >= limits.max_items:
+            raise WireError("a snapshot's parts do not fit its body")
+        parts.append(decode(columns[offset : offset + length], limits))
+        offset += length
+    replaces = tuple(head.fields["replaces"])
+    return Snapshot(
+        federation=head.federation, origin=head.origin, replaces=replaces, parts=tuple(parts), schema=head.schema
+    )
+
+
+def _revocation(head: Head, meta: bytes, columns: bytes, _limits: Limits) -> Revocation:
+    if meta or columns:
+        raise WireError("a revocation has no body")
+    fields = head.fields
+    return Revocation(
+        federation=head.federation,
+        origin=head.origin,
+        authority=fields["authority"],
+        reason=fields["reason"],
+        epochs=dict(fields["epochs"]),
+        schema=head.schema,
+    )
+
+
+_Maker = Callable[[Head, bytes, bytes, Limits], Record]
+_MAKERS: dict[str, _Maker] = {"envelope": _envelope, "snapshot": _snapshot, "revocation": _revocation}

@@ -1,0 +1,93 @@
+"""One way in: a URL, a path, or a store."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
+
+from model_opt.errors import InvalidInput, UnknownName
+from model_opt.storage.store import KnowledgeStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """A store's URL in parts; the password is in no `repr` of it."""
+
+    parts: ParseResult
+    options: Mapping[str, str]
+    federation: str
+
+    def __repr__(self) -> str:
+        return f"Address({redacted(self.parts.geturl())!r})"
+
+    def without_options(self, *, password: bool = True) -> str:
+        """The URL with the options that are not ours, as its driver wants it."""
+        query = urlencode(self.options)
+        bare = self.parts._replace(query=query)
+        if not password:
+            bare = bare._replace(netloc=self.parts.netloc.rpartition("@")[2])
+        return bare.geturl()
+
+
+_OURS = ("chroma", "federation")
+
+
+def open_store(store: str | Path | KnowledgeStore, federation: str = "local") -> KnowledgeStore:
+    """The store that a URL or path names; a store is handed back as it is. Nothing is connected yet.
+
+    `sqlite:///relative.db` or `sqlite:////absolute.db`, `neo4j://user:password@host:7687/database` (also `bolt`, and
+    with `+s` for TLS), `redis://…` and `rediss://…`, `mongodb://…` and `mongodb+srv://…`, and paths that end in
+    `.json`, `.db` or `.sqlite`. Any of them takes `?federation=NAME`, and `?chroma=` with a folder or the URL of a
+    Chroma server for the index of signatures. Other options go to the driver. Raises `UnknownName` for another scheme.
+    """
+    if not isinstance(store, str | Path):
+        return store
+    text = str(store)
+    if "://" not in text:
+        return _open_path(Path(text), federation)
+    parts = urlparse(text)
+    if parts.scheme not in _SCHEMES:
+        raise UnknownName("kind of store", parts.scheme, [*_SCHEMES, "a path ending in .json"])
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ours = {name: options.pop(name) for name in _OURS if name in options}
+    address = Address(parts=parts, options=options, federation=ours.get("federation", federation))
+    opened = _SCHEMES[parts.scheme](address)
+    return _indexed(opened, ours["chroma"]) if "chroma" in ours else opened
+
+
+def redacted(url: str) -> str:
+    """`url` with its password replaced by `***`, and without its query."""
+    parts = urlparse(url)
+    user, separator, host = parts.netloc.rpartition("@")
+    if separator:
+        user = f"{user.partition(':')[0]}:***" if ":" in user else user
+    return parts._replace(netloc=f"{user}{separator}{host}", query="").geturl()
+
+
+def _open_path(path: Path, federation: str) -> KnowledgeStore:
+    if path.suffix == ".json":
+        from model_opt.storage.json_file import JSONBackend
+
+        return JSONBackend(path, federation=federation)
+    if path.suffix in (".db", ".sqlite", ".sqlite3"):
+        from model_opt.storage.sqlite import SQLiteBackend
+
+        return SQLiteBackend(path, federation=federation)
+    raise InvalidInput(f"{str(path)!r} names no store: a path ends in .json, .db or .sqlite, a URL has a scheme")
+
+
+def _open_sqlite(address: Address) -> KnowledgeStore:
+    from model_opt.storage.sqlite import SQLiteBackend
+
+    if address.parts.netloc:
+        raise InvalidInput("sqlite:///relative.db or sqlite:////absolute.db: three slashes or four")
+    if address.options:
+        raise UnknownName("option of sqlite", sorted(address.options)[0], _OURS)
+    return SQLiteBackend(unquote(address.parts.path[1:]), federation=address.federation)
+
+
+_SCHEMES: dict[str, Callable[[Address], KnowledgeStore]] = {"sqlite": _open_sqlite}
+
+
+def _indexed(store: KnowledgeStore, where: str) -> KnowledgeStore:
+    raise InvalidInput(where)

@@ -1,0 +1,277 @@
+"""SQLite, the embedded default: one file, safe for several processes on one machine (not over NFS)."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby, repeat
+from operator import itemgetter
+from pathlib import Path
+
+from model_opt.errors import StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
+from model_opt.federation.envelope import Envelope
+from model_opt.federation.row import Row
+from model_opt.federation.wire import Limits
+from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
+from model_opt.search.context import Context
+from model_opt.search.signature import Signature
+from model_opt.storage.base import BaseStore, Write
+from model_opt.storage.packing import pack_block, unpack_moments, unpack_plans
+from model_opt.storage.retry import Retry
+from model_opt.storage.store import Counts
+
+_BUSY_S = 30.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS facts (federation TEXT, name TEXT, value INTEGER, PRIMARY KEY (federation, name));
+CREATE TABLE IF NOT EXISTS records (
+  cursor INTEGER PRIMARY KEY AUTOINCREMENT, federation TEXT NOT NULL, identity TEXT NOT NULL, policy INTEGER NOT NULL,
+  digest TEXT NOT NULL, data BLOB NOT NULL, UNIQUE (federation, identity));
+CREATE INDEX IF NOT EXISTS record_order ON records (federation, policy, cursor);
+CREATE TABLE IF NOT EXISTS signatures (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, federation TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+  UNIQUE (federation, key));
+CREATE TABLE IF NOT EXISTS contexts (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS streams (
+  id INTEGER PRIMARY KEY, federation TEXT NOT NULL, origin TEXT NOT NULL, epoch TEXT NOT NULL,
+  UNIQUE (federation, origin, epoch));
+CREATE TABLE IF NOT EXISTS layouts (id INTEGER PRIMARY KEY, value TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS rows (
+  signature INTEGER NOT NULL, plan BLOB NOT NULL, context INTEGER NOT NULL, stream INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, layout INTEGER NOT NULL, codes BLOB NOT NULL, moments BLOB NOT NULL,
+  PRIMARY KEY (signature, plan, context, stream)) WITHOUT ROWID;
+"""
+_UPSERT = """
+INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+  sequence = excluded.sequence, layout = excluded.layout, codes = excluded.codes, moments = excluded.moments
+WHERE excluded.sequence > sequence
+"""
+_ROWS = """
+SELECT l.value, s.key, c.key, t.origin, t.epoch, r.sequence, r.codes, r.moments
+FROM signatures s JOIN rows r ON r.signature = s.id JOIN layouts l ON l.id = r.layout
+JOIN contexts c ON c.id = r.context JOIN streams t ON t.id = r.stream
+WHERE s.federation = ?
+"""
+
+
+class SQLiteBackend(BaseStore):
+    """A store in one SQLite file, in write-ahead mode. Several federations may share the file."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        federation: str = "local",
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`path` is made, with its folder, on first use."""
+        super().__init__(federation=federation, retry=retry, limits=limits)
+        self.path = Path(path)
+        self._link: sqlite3.Connection | None = None
+        self._depth = 0
+
+    def __repr__(self) -> str:
+        return f"SQLiteBackend({str(self.path)!r})"
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._link is None:
+            raise StoreUnavailable(f"{self!r} is closed")
+        return self._link
+
+    def _connect(self) -> None:
+        with self._translated():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            link = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                link.execute("PRAGMA journal_mode = WAL")
+                # NORMAL would lose the last transactions when the machine loses power: an answer is a promise.
+                link.execute("PRAGMA synchronous = FULL")
+                link.execute("PRAGMA cache_size = -65536")
+                link.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
+            except BaseException:
+                link.close()
+                raise
+            self._link = link
+
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link, self._depth = None, 0
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(f"{self!r}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if "malformed" in str(error) or "not a database" in str(error):
+                raise StoreCorrupt(f"{self!r} cannot be read ({error}); it was left as it is") from error
+            raise StoreError(f"{self!r}: {error}") from error
+        except OSError as error:
+            raise StoreUnavailable(f"{self!r}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated():
+            if self._depth:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            else:
+                self._db.execute("COMMIT")
+            finally:
+                self._depth = 0
+
+    def _schema(self) -> int | None:
+        found = self._read("SELECT value FROM facts WHERE federation = ? AND name = 'rows'", self.federation)
+        return int(found[0][0]) if found else None
+
+    def _set_schema(self, version: int) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, 'rows', ?)", (self.federation, version))
+
+    def _read(self, statement: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
+        with self._translated():
+            return self._db.execute(statement, values).fetchall()
+
+    def _put(self, writes: Sequence[Write]) -> int:
+        with self._transaction():
+            new = [write for write in writes if self._keep(write)]
+            self._put_rows([envelope for write in new for envelope in write.envelopes])
+            return len(new)
+
+    def _keep(self, write: Write) -> bool:
+        """Whether the record is new; raises `StoreConflict` where another is in its place."""
+        sealed = write.sealed
+        known = self._db.execute(
+            "SELECT digest FROM records WHERE federation = ? AND identity = ?", (self.federation, sealed.identity)
+        ).fetchone()
+        if known is None:
+            self._db.execute(
+                "INSERT INTO records (federation, identity, policy, digest, data) VALUES (?, ?, ?, ?, ?)",
+                (self.federation, sealed.identity, sealed.kind != "envelope", sealed.digest, sealed.data),
+            )
+        elif known[0] != sealed.digest:
+            raise StoreConflict(f"{sealed.identity} is there already, and says something else")
+        return known is None
+
+    def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
+        with self._transaction():
+            for envelope in envelopes:
+                self._put_envelope(envelope)
+
+    def _put_envelope(self, envelope: Envelope) -> None:
+        packed = pack_block(envelope.block)
+        value = json.dumps(signature_fields(envelope.signature))
+        signature = self._number("signatures", federation=self.federation, key=envelope.signature.key, value=value)
+        stream = self._number("streams", federation=self.federation, origin=envelope.origin, epoch=envelope.epoch)
+        layout = self._number("layouts", value=packed.layout)
+        contexts = [
+            self._number("contexts", key=context.key, value=json.dumps(context_fields(context)))
+            for context in envelope.contexts
+        ]
+        rows = zip(
+            repeat(signature),
+            packed.plans,
+            [contexts[number] for number in packed.contexts],
+            repeat(stream),
+            repeat(envelope.sequence),
+            repeat(layout),
+            packed.codes,
+            packed.moments,
+            strict=False,
+        )
+        self._db.executemany(_UPSERT, sorted(rows, key=itemgetter(1)))
+
+    def _number(self, table: str, **columns: str) -> int:
+        """The id of the entry with these columns, which is made where there is none."""
+        names = [name for name in columns if name != "value" or len(columns) == 1]
+        where = " AND ".join(f"{name} = :{name}" for name in names)
+        found = self._db.execute(f"SELECT id FROM {table} WHERE {where}", columns).fetchone()
+        if found:
+            return int(found[0])
+        marks = ", ".join(f":{name}" for name in columns)
+        made = self._db.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", columns)
+        return int(made.lastrowid or 0)
+
+    def _forget(self, origin: str | None, epochs: Sequence[str] | None) -> None:
+        where, values = "federation = ?", [self.federation]
+        if origin is not None:
+            where, values = f"{where} AND origin = ?", [*values, origin]
+        if epochs is not None:
+            where, values = f"{where} AND epoch IN ({', '.join('?' * len(epochs))})", [*values, *epochs]
+        with self._transaction():
+            self._db.execute(f"DELETE FROM rows WHERE stream IN (SELECT id FROM streams WHERE {where})", values)
+            self._db.execute(
+                "DELETE FROM signatures WHERE federation = ? "
+                "AND NOT EXISTS (SELECT 1 FROM rows WHERE rows.signature = signatures.id)",
+                (self.federation,),
+            )
+
+    def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
+        kinds = "policy = 1" if policies else "policy IN (0, 1)"
+        return self._read(
+            f"SELECT cursor, data FROM records WHERE federation = ? AND {kinds} AND cursor > ? ORDER BY cursor LIMIT ?",
+            self.federation,
+            since,
+            limit,
+        )
+
+    def _rows(self, keys: Sequence[str] | None) -> list[Row]:
+        if keys is None:
+            return self._decoded(self._read(f"{_ROWS} ORDER BY r.layout", self.federation))
+        found = (self._read(f"{_ROWS} AND s.key = ? ORDER BY r.layout", self.federation, key) for key in keys)
+        return [row for rows in found for row in self._decoded(rows)]
+
+    def _decoded(self, found: list[tuple]) -> list[Row]:  # type: ignore[type-arg]
+        rows = []
+        for layout, group in groupby(found, key=itemgetter(0)):
+            members = list(group)
+            plans = unpack_plans(layout, [member[6] for member in members])
+            moments = unpack_moments(layout, [member[7] for member in members])
+            for (_, signature, context, origin, epoch, sequence, _, _), plan, by_metric in zip(
+                members, plans, moments, strict=True
+            ):
+                rows.append(
+                    Row(
+                        federation=self.federation,
+                        signature=signature,
+                        plan=plan,
+                        context=context,
+                        origin=origin,
+                        epoch=epoch,
+                        sequence=sequence,
+                        moments=by_metric,
+                    )
+                )
+        return rows
+
+    def _signature_stamp(self) -> object:
+        query = "SELECT COUNT(*), MAX(id) FROM signatures WHERE federation = ?"
+        return self._read(query, self.federation)[0]
+
+    def _signatures(self) -> dict[str, Signature]:
+        found = self._read("SELECT key, value FROM signatures WHERE federation = ?", self.federation)
+        return {key: signature_of(json.loads(value)) for key, value in found}
+
+    def _contexts(self) -> dict[str, Context]:
+        return {key: context_of(json.loads(value)) for key, value in self._read("SELECT key, value FROM contexts")}
+
+    def _counts(self) -> Counts:
+        one = self.federation
+        rows = "SELECT COUNT(*) FROM rows WHERE stream IN (SELECT id FROM streams WHERE federation = ?)"
+        return Counts(
+            records=self._read("SELECT COUNT(*) FROM records WHERE federation = ?", one)[0][0],
+            rows=self._read(rows, one)[0][0],
+            signatures=self._read("SELECT COUNT(*) FROM signatures WHERE federation = ?", one)[0][0],
+            contexts=self._read("SELECT COUNT(*) FROM contexts")[0][0],
+            origins=self._read("SELECT COUNT(DISTINCT origin) FROM streams WHERE federation = ?", one)[0][0],
+        )
