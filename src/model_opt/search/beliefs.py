@@ -1,0 +1,143 @@
+"""The models of all metrics of one search, and what they say of plans under an objective."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_opt.search.acquisition import log_expected_improvement
+from model_opt.search.encoding import Encoding
+from model_opt.search.failures import FailureModel
+from model_opt.search.ledger import Ledger, Record
+from model_opt.search.metric_model import MetricModel
+from model_opt.search.objective import Objective
+from model_opt.search.surrogate import Changes
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is believed of a metric: mean and standard deviation, in the metric's unit."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Plans that have every metric of the objective: `score` (warped, small is better) and its `std`, raw estimates of
+    each metric `[plans]` as (mean, std), and `feasible`, the probability that all limits hold."""
+
+    records: Sequence[Record]
+    score: Array
+    std: Array
+    feasible: Array
+    estimates: Mapping[str, tuple[Array, Array]]
+
+
+class Beliefs:
+    """Metric models brought up to date with a ledger, on demand."""
+
+    def __init__(self, encoding: Encoding, ledger: Ledger) -> None:
+        self._encoding, self._ledger = encoding, ledger
+        self._models: dict[str, MetricModel] = {}
+        self._failures = FailureModel(encoding)
+        self._fresh: dict[str, int] = {}
+
+    def refresh(self, objective: Objective) -> None:
+        """Brings the models of `objective`'s metrics, and that of failures, up to date."""
+        for metric in objective.metrics:
+            self.model(metric, objective)
+        self._failures.update(self._ledger.failed(), self._ledger.succeeded())
+
+    def model(self, metric: str, objective: Objective) -> MetricModel | None:
+        """The model of `metric` with all rows taken in, or None where there is no row."""
+        settled = len(self._ledger.outcomes)
+        if self._fresh.get(metric) != settled:
+            rows, repeated = self._ledger.rows(metric, objective)
+            if not len(rows.mean):
+                return None
+            model = self._models.setdefault(metric, MetricModel(self._encoding.sizes, self._encoding.ordered))
+            model.update(rows, repeated=repeated)
+            self._fresh[metric] = settled
+        return self._models[metric]
+
+    def judged(self, objective: Objective) -> Judged:
+        """The plans that can be compared under `objective`."""
+        measured = self._ledger.measured(objective.metric)
+        common = [r for r in measured if r.whole and all(m in r.samples for m in objective.metrics)]
+        at = {metric: self._places(metric, common) for metric in self._ledger.metrics if common}
+        feasible = np.ones(len(common))
+        if not common:
+            return Judged(records=(), score=np.zeros(0), std=np.zeros(0), feasible=feasible, estimates={})
+        for limit in objective.limits:
+            feasible = feasible * self._known(limit.metric, objective).feasible_at_rows(limit)[at[limit.metric]]
+        mean, std = self._known(objective.metric, objective).at_rows()
+        place, sign = at[objective.metric], -1.0 if objective.maximize else 1.0
+        estimates = {}
+        for metric in self._ledger.metrics:
+            raw_mean, raw_std = self._known(metric, objective).estimates_at_rows()
+            missing = at[metric] < 0
+            estimates[metric] = (np.where(missing, np.nan, raw_mean[at[metric]]), raw_std[at[metric]])
+        return Judged(records=common, score=sign * mean[place], std=std[place], feasible=feasible, estimates=estimates)
+
+    def _places(self, metric: str, records: Sequence[Record]) -> NDArray[np.int64]:
+        """Rows of `records` in the model of `metric`, -1 where one has no sample of it."""
+        place = {id(r): i for i, r in enumerate(self._ledger.measured(metric), start=self._ledger.evidence(metric))}
+        return np.array([place.get(id(record), -1) for record in records], dtype=np.int64)
+
+    def _known(self, metric: str, objective: Objective) -> MetricModel:
+        model = self.model(metric, objective)
+        assert model is not None  # callers ask for measured metrics only
+        return model
+
+    def believe(self, objective: Objective, codes: Codes) -> None:
+        """Takes plans in flight, `[plans, decisions]`, as if measured at their posterior mean, until `forget`."""
+        for model in self._relevant(objective).values():
+            model.believe(codes)
+
+    def forget(self) -> None:
+        """Drops what was believed."""
+        for model in self._models.values():
+            model.forget()
+
+    def _relevant(self, objective: Objective) -> dict[str, MetricModel]:
+        return {metric: self._models[metric] for metric in objective.metrics if metric in self._models}
+
+    def acquisition(self, objective: Objective, incumbent: float | None) -> Callable[[Changes, Codes], Array]:
+        """Log of EI below `incumbent` (a warped score, None: no feasible plan is known) + log P(feasible) + log
+        P(success)."""
+        models = self._relevant(objective)
+        sign = -1.0 if objective.maximize else 1.0
+
+        def score(changes: Changes, codes: Codes) -> Array:
+            value = self._failures.log_success(codes)
+            for metric, model in models.items():
+                mean, std = model.posterior(changes)
+                if metric == objective.metric and incumbent is not None:
+                    value = value + log_expected_improvement(sign * mean, std, incumbent)
+                for limit in objective.limits:
+                    if limit.metric == metric:
+                        value = value + model.log_feasible(limit, mean, std)
+            return value
+
+        return score
+
+    def importance(self, objective: Objective) -> Array:
+        """How much each decision moves the objective and what is limited, `[decisions]`, summing to 1."""
+        models = self._relevant(objective).values()
+        parts = [model.importance / model.importance.sum() for model in models]
+        return np.mean(parts, axis=0) if parts else np.full(len(self._encoding.sizes), 1 / len(self._encoding.sizes))
+
+    def estimates(self, codes: Codes, objective: Objective) -> list[dict[str, Estimate]]:
+        """What every modelled metric is believed to be for unmeasured plans, `[plans, decisions]`."""
+        out: list[dict[str, Estimate]] = [{} for _ in range(len(codes))]
+        for metric in dict.fromkeys((*objective.metrics, *self._ledger.metrics)):
+            model = self.model(metric, objective)
+            if model is not None and len(codes):
+                for row, mean, std in zip(out, *model.estimates(codes), strict=True):
+                    row[metric] = Estimate(mean=float(mean), std=float(std))
+        return out

@@ -1,0 +1,166 @@
+"""What is believed about one metric: raw rows, the warp by ranks, and the surrogate, kept in step as rows arrive."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from model_opt.search.acquisition import log_feasible
+from model_opt.search.objective import Limit
+from model_opt.search.surrogate import Changes, Surrogate
+from model_opt.search.warp import RankWarp
+
+Array = NDArray[np.float64]
+
+LARGEST = 1000
+"""Rows that a surrogate is conditioned on; of more than that it takes three quarters: the leaders, the rest spread
+out."""
+_FITTED = 400
+_GUESS = 0.02  # noise variance of an unknown metric in warped units, before there are repeats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """All that is known of a metric: `codes` `[rows, decisions]`, `mean` `[rows]`, `variance` `[rows]` of that mean,
+    raw (NaN: unknown), `count` `[rows]` samples behind it, `rank` `[rows]`: small is worth keeping. Rows keep their
+    places."""
+
+    codes: NDArray[np.int16]
+    mean: Array
+    variance: Array
+    count: Array
+    rank: Array
+
+
+class MetricModel:
+    """The surrogate of one metric; `update` before anything is read."""
+
+    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_]) -> None:
+        self._surrogate = Surrogate(sizes, ordered)
+        self._fitted_at = 0
+        self._index = np.zeros(0, dtype=np.int64)
+        self._seen = 0
+        self._believed = 0
+
+    @property
+    def importance(self) -> Array:
+        """How much each decision moves the metric, `[decisions]`."""
+        return self._surrogate.importance
+
+    def update(self, rows: Rows, *, repeated: bool) -> None:
+        """Takes in `rows`; those at the old places are unchanged unless `repeated` says that samples were added."""
+        self.forget()
+        self._warp = RankWarp(rows.mean)
+        self._rows = rows
+        z, noise, many = self._warp.targets, self._noise(rows), len(rows.mean)
+        if (
+            not self._fitted_at
+            or many >= max(1.25 * self._fitted_at, self._fitted_at + 3)
+            or len(self._index) >= 1.25 * LARGEST
+        ):
+            self._refit(z, noise)
+        elif repeated:
+            self._index = np.concatenate([self._index, np.arange(self._seen, many)])
+            self._surrogate.factor(self._rows.codes[self._index].T, noise[self._index])
+        else:
+            for row in range(self._seen, many):
+                self._surrogate.append(rows.codes[row], float(noise[row]))
+            self._index = np.concatenate([self._index, np.arange(self._seen, many)])
+        self._seen = many
+        self._surrogate.target(z[self._index])
+
+    def _refit(self, z: Array, noise: Array) -> None:
+        rows, many = self._rows, len(z)
+        self._index = np.arange(many) if many <= LARGEST else _leaders_and_rest(rows.rank, LARGEST * 3 // 4)
+        some = self._index[np.linspace(0, len(self._index) - 1, min(len(self._index), _FITTED)).astype(int)]
+        guessed = bool(np.isnan(rows.variance).any())
+        steps = 12 if self._fitted_at else 30
+        self._surrogate.fit(
+            np.ascontiguousarray(rows.codes[some].T), z[some], noise[some], guessed=guessed, steps=steps
+        )
+        self._surrogate.factor(rows.codes[self._index].T, noise[self._index])
+        self._fitted_at = many
+
+    def _noise(self, rows: Rows) -> Array:
+        """Noise variances in warped units, `[rows]`."""
+        known = np.nan_to_num(rows.variance, nan=0.0)
+        carried = np.minimum(self._warp.noise(rows.mean, known), 4.0)
+        return np.where(np.isnan(rows.variance), _GUESS / rows.count, carried)
+
+    def believe(self, codes: NDArray[np.int16]) -> None:
+        """Takes plans in flight, `[plans, decisions]`, as if measured at their posterior mean, until `forget`.
+
+        The kriging believer of Ginsbourger, Le Riche and Carraro 2010.
+        """
+        for row in codes:
+            mean, _ = self._surrogate.posterior(Changes.whole(row[None]))
+            targets = np.append(self._surrogate.targets, mean)
+            self._surrogate.append(row, 0.0)
+            self._surrogate.target(targets)
+        self._believed += len(codes)
+
+    def forget(self) -> None:
+        """Drops what was believed."""
+        if self._believed:
+            targets = self._surrogate.targets[: len(self._index)]
+            self._surrogate.truncate(len(self._index))
+            self._surrogate.target(targets)
+            self._believed = 0
+
+    def posterior(self, candidates: Changes) -> tuple[Array, Array]:
+        """Mean and standard deviation in warped units, `[candidates]`."""
+        return self._surrogate.posterior(candidates)
+
+    def at_rows(self) -> tuple[Array, Array]:
+        """Mean and standard deviation in warped units of every row given, `[rows]`."""
+        own_mean, own_std = self._surrogate.at_rows()
+        own = len(self._index)
+        if own == self._seen:
+            return own_mean[:own], own_std[:own]
+        mean, std = self._warp.targets.copy(), np.sqrt(self._noise(self._rows))  # rows left out: as they were measured
+        mean[self._index], std[self._index] = own_mean[:own], own_std[:own]
+        return mean, std
+
+    def estimates_at_rows(self) -> tuple[Array, Array]:
+        """Mean and standard deviation in raw units of every row given, `[rows]`; rows without noise as measured."""
+        mean, std = self._warp.raw(*self.at_rows())
+        exact = self._rows.variance == 0
+        return np.where(exact, self._rows.mean, mean), np.where(exact, 0.0, std)
+
+    def estimates(self, codes: NDArray[np.int16]) -> tuple[Array, Array]:
+        """Mean and standard deviation in raw units of plans that are not among the rows, `[plans, decisions]`."""
+        return self._warp.raw(*self.posterior(Changes.whole(codes)))
+
+    def score(self, limit: Limit) -> float:
+        """The limit in warped units."""
+        return self._warp.limit(limit.bound, limit.at_most)
+
+    def log_feasible(self, limit: Limit, mean: Array, std: Array) -> Array:
+        """Log of P(limit holds) from a posterior in warped units."""
+        return log_feasible(mean, std, self.score(limit), limit.at_most)
+
+    def feasible_at_rows(self, limit: Limit) -> Array:
+        """P(limit holds) of every row given, `[rows]`; nought or one where there is no noise."""
+        mean, std = self.at_rows()
+        sign = 1.0 if limit.at_most else -1.0
+        noisy = ndtr(sign * (self.score(limit) - mean) / np.maximum(std, 1e-12))
+        holds = sign * (limit.bound - self._rows.mean) >= 0
+        return np.where(self._rows.variance == 0, holds, noisy)
+
+
+def _leaders_and_rest(rank: Array, many: int) -> NDArray[np.int64]:
+    """The best half of `many` rows by `rank`, and as many of the others at even distances, in their order."""
+    order = np.argsort(rank, kind="stable")
+    leaders, others = order[: many // 2], np.sort(order[many // 2 :])
+    spread = others[np.linspace(0, len(others) - 1, many - len(leaders)).astype(int)]
+    return np.sort(np.concatenate([leaders, np.unique(spread)]))
+
+
+def pooled_variance(samples: list[tuple[float, ...]]) -> float:
+    """Variance within plans over their repeats, a variance of one sample; NaN below five degrees of freedom."""
+    freedom = sum(len(values) - 1 for values in samples)
+    if freedom < 5:
+        return math.nan
+    return sum(float(np.var(values)) * len(values) for values in samples) / freedom

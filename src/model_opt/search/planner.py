@@ -1,0 +1,168 @@
+"""The tree as planner over the surrogates: which unmeasured plan has the greatest acquisition."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_opt.search.climbing import CHUNK, Archive, Batch, Walkers, enlist_all, new_archive, new_walkers, step
+from model_opt.search.encoding import Encoding
+from model_opt.search.surrogate import Changes
+from model_opt.search.tree import Rules, Tree, mask_options, new_tree
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int16]
+Score = Callable[[Changes, Codes], Array]
+"""Log acquisition `[candidates]` of candidates, given twice: as changes of bases, and written out `[candidates,
+decisions]`."""
+
+EVALUATIONS = 600
+"""Plans estimated for one suggestion, by default."""
+_WALKERS = 8
+_IDLE_ROUNDS = 64
+_UNIFORM = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Plans that may be proposed, best first: `codes` `[plans, decisions]`, `values` `[plans]`, and the tree behind
+    it."""
+
+    codes: Codes
+    values: Array
+    tree: Tree | None
+
+
+class Planner:
+    """Plans over one space; holds no state between calls but the list of the plans of a small space."""
+
+    def __init__(self, encoding: Encoding, *, evaluations: int = EVALUATIONS, nodes: int = 4096) -> None:
+        self._encoding = encoding
+        self._evaluations = evaluations
+        self._nodes = nodes
+        self.every = encoding.enumerate()
+
+    def rank(
+        self,
+        score: Score,
+        *,
+        known: Codes,
+        incumbents: Codes,
+        importance: Array,
+        prior: Array,
+        rng: np.random.Generator,
+    ) -> Ranking:
+        """Searches from `incumbents`, `[plans, decisions]`, best first.
+
+        `known` plans are never proposed; `importance` `[decisions]` orders the tree; `prior` `[decisions, widest]`
+        weighs options. In a small space every plan is estimated, so the first of the ranking is the exhaustive argmax.
+        """
+        encoding = self._encoding
+        rules = Rules(table=encoding.rules, named=encoding.named, known=known)
+        limit = self._evaluations if self.every is None else min(self._evaluations, len(self.every))
+        archive = new_archive(
+            len(known) + limit + int(encoding.sizes.sum()) + 2 * _WALKERS * CHUNK, encoding.sizes, rng
+        )
+        enlist_all(archive, known, -np.inf)
+        first = len(known)
+        policy = self._policy(score, archive, rules, incumbents[0], prior)
+        tree = new_tree(np.argsort(-importance, kind="stable"), encoding.sizes, self._nodes)
+        mask_options(tree, 0, 0, incumbents[0], rules)
+        self._explore(score, tree, rules, archive, incumbents, policy, limit, rng)
+        codes, values = archive.codes[first : archive.used[0]], archive.values[first : archive.used[0]]
+        if self.every is not None:
+            rest = _without(self.every, np.concatenate([known, codes]))
+            codes, values = np.concatenate([codes, rest]), np.concatenate([values, score(Changes.whole(rest), rest)])
+        possible = values > -np.inf
+        codes, values = codes[possible], values[possible]
+        order = np.argsort(-values, kind="stable")
+        return Ranking(codes=codes[order], values=values[order], tree=tree)
+
+    def _policy(self, score: Score, archive: Archive, rules: Rules, incumbent: Codes, prior: Array) -> Array:
+        """P of PUCT, `[decisions, widest]`: a softmax over one-option changes of the incumbent, times the prior, mixed
+        with a little of the uniform. Keeping an option counts as much as the best change elsewhere."""
+        sizes = self._encoding.sizes
+        pairs = np.array(
+            [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]], dtype=np.int16
+        )
+        within = np.arange(self._encoding.widest) < sizes[:, None]
+        uniform = within / sizes[:, None]
+        pairs = pairs.reshape(-1, 2)
+        codes = np.tile(incumbent, (len(pairs), 1))
+        codes[np.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
+        fresh = np.flatnonzero(self._encoding.allowed(codes))
+        fresh = fresh[_is_new(codes[fresh], rules.known)]
+        if not len(fresh):
+            return uniform
+        changes = Changes(
+            bases=incumbent[None],
+            base_of=np.zeros(len(fresh), dtype=np.int32),
+            decision=pairs[fresh, 0],
+            option=pairs[fresh, 1],
+        )
+        values = score(changes, codes[fresh])
+        place = archive.used[0]
+        enlist_all(archive, codes[fresh], -np.inf)
+        archive.values[place : archive.used[0]] = values
+        logits = np.full(uniform.shape, -np.inf)
+        logits[pairs[fresh, 0], pairs[fresh, 1]] = values
+        logits[np.arange(len(sizes)), incumbent] = values.max()
+        weights = np.exp(logits - logits.max()) * np.maximum(prior, 1e-3)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.asarray((1 - _UNIFORM) * weights + _UNIFORM * uniform)
+
+    def _explore(
+        self,
+        score: Score,
+        tree: Tree,
+        rules: Rules,
+        archive: Archive,
+        incumbents: Codes,
+        policy: Array,
+        limit: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Simulates until `limit` plans are estimated, or nothing new is met any more."""
+        walkers = new_walkers(_WALKERS, self._encoding.sizes, rng)
+        batch = _new_batch()
+        estimated, idle = 0, 0
+        while estimated < limit and idle < _IDLE_ROUNDS:
+            waiting = step(tree, rules, archive, walkers, batch, incumbents, policy)
+            if waiting < 0:
+                return
+            idle = 0 if waiting else idle + 1
+            if waiting:
+                _estimate(score, archive, walkers, batch, waiting)
+                estimated += waiting
+
+
+def _estimate(score: Score, archive: Archive, walkers: Walkers, batch: Batch, waiting: int) -> None:
+    place = batch.place[:waiting]
+    changes = Changes(
+        bases=walkers.codes,
+        base_of=batch.base_of[:waiting],
+        decision=batch.decision[:waiting],
+        option=batch.option[:waiting],
+    )
+    archive.values[place] = score(changes, archive.codes[place])
+
+
+def _new_batch() -> Batch:
+    many = _WALKERS * CHUNK
+    return Batch(
+        place=np.zeros(many, dtype=np.int64),
+        base_of=np.zeros(many, dtype=np.int32),
+        decision=np.zeros(many, dtype=np.int16),
+        option=np.zeros(many, dtype=np.int16),
+    )
+
+
+def _is_new(codes: Codes, known: Codes) -> NDArray[np.bool_]:
+    """Which rows of `codes` are not among `known`, `[plans]`."""
+    seen = {row.tobytes() for row in known}
+    return np.array([row.tobytes() not in seen for row in codes], dtype=np.bool_)
+
+
+def _without(codes: Codes, known: Codes) -> Codes:
+    return codes[_is_new(codes, known)]

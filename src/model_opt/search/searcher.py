@@ -1,0 +1,332 @@
+"""The search: asks for plans to measure, learns from what is told, recommends. Pure: no clock, no I/O, no threads."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from model_opt.errors import InvalidInput
+from model_opt.search.acquisition import log_expected_improvement
+from model_opt.search.beliefs import Beliefs, Estimate, Judged
+from model_opt.search.design import draw, hypercube
+from model_opt.search.encoding import Encoding
+from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.ledger import Evidence, Ledger
+from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
+from model_opt.search.planner import EVALUATIONS, Planner, Ranking
+from model_opt.search.recommendation import Recommendation, pareto_front, recommend
+from model_opt.search.space import SearchSpace
+from model_opt.search.surrogate import Changes
+from model_opt.search.tree import Tree
+
+Codes = NDArray[np.int16]
+Owned = Callable[[Plan], bool]
+
+FIRST_PLANS = 10
+"""Plans before the model takes over, in budgets of 40 and more."""
+_REPEATS = 4  # measurements of a leader, verification included
+_HOPELESS = 1e-3
+_BELIEVED = 64
+_SHORTLIST = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A plan to measure, why, and what is expected of it."""
+
+    plan: Plan
+    purpose: Purpose
+    expected: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionSummary:
+    """An option as the tree sees it: estimated simulations through it, their mean value in [0, 1], plans measured."""
+
+    decision: str
+    option: str
+    visits: int
+    value: float
+    measured: int
+    below: tuple["OptionSummary", ...] = ()
+
+
+class Searcher:
+    """Sequential model-based search over the plans of one space.
+
+    `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
+    before others, after the empty plan. `prior` weighs (decision, option) pairs, 1 where nothing is said. `budget`
+    counts settled outcomes, failures included. What `ask` answers depends on the seed and on what was told, in order,
+    and on nothing else. Raises `InvalidInput` for a plan that the space does not allow.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objective: Objective,
+        *,
+        budget: int,
+        seed: int = 0,
+        noise: Mapping[str, float | None] | None = None,
+        first: Sequence[Plan] = (),
+        prior: Mapping[tuple[str, str], float] | None = None,
+        evidence: Sequence[Evidence] = (),
+        evaluations: int = EVALUATIONS,
+    ) -> None:
+        for plan in first:
+            if not space.fits(plan):
+                raise InvalidInput(f"the space does not allow the plan {plan}: {_why_not(space, plan)}")
+        if budget < 1:
+            raise InvalidInput(f"budget must be at least 1, not {budget}")
+        self.space, self.objective, self.budget = space, objective, budget
+        self._seed = seed
+        self._encoding = Encoding(space)
+        self._ledger = Ledger(self._encoding, noise or {}, evidence)
+        self._beliefs = Beliefs(self._encoding, self._ledger)
+        self._planner = Planner(self._encoding, evaluations=evaluations)
+        self._prior = self._weights(prior or {})
+        self._tree: Tree | None = None
+        self._verifying = False
+        self._start = self._first_plans(first, len(evidence))
+
+    # the budget -----------------------------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> int:
+        """Outcomes told, failures included."""
+        return len(self._ledger.outcomes)
+
+    @property
+    def observations(self) -> tuple[Outcome, ...]:
+        """Every outcome, in the order in which it was told."""
+        return tuple(self._ledger.outcomes)
+
+    @property
+    def verifications(self) -> int:
+        """How many of the budget are kept for measuring the leaders again."""
+        noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
+        return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
+
+    def begin_verification(self) -> None:
+        """From now on only leaders are measured again (time is running out)."""
+        self._verifying = True
+
+    # asking ---------------------------------------------------------------------------------------------------------
+
+    def ask(self, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> Proposal | None:
+        """The plan to measure next, or None: the budget is settled, or there is nothing left that is `owned`.
+
+        `believed` are plans in flight elsewhere: they are not proposed, and are taken as measured at what is expected.
+        """
+        return next(iter(self.ask_many(1, owned=owned, believed=believed)), None)
+
+    def ask_many(self, many: int, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> list[Proposal]:
+        """Up to `many` distinct plans, best first, each chosen as if those before it were in flight."""
+        if self.settled + len(believed) >= self.budget:
+            return []
+        mine = owned or (lambda _: True)
+        rng = np.random.default_rng([self._seed, self.settled, len(believed)])
+        if self._verifying or self.settled + len(believed) >= self.budget - self.verifications:
+            leaders = self._leaders(mine, believed)[:many]
+            if leaders or self._verifying:
+                return self._proposals(leaders, Purpose.VERIFY)
+        plans = [plan for plan in self._waiting_first_plans(believed) if mine(plan)][:many]
+        if len(plans) < many and not (plans and self.settled < len(self._start)):
+            plans += self._explore(many - len(plans), mine, [*believed, *plans], rng)
+        return self._proposals(plans, Purpose.EXPLORE)
+
+    def _proposals(self, plans: Sequence[Plan], purpose: Purpose) -> list[Proposal]:
+        expected = self.predict(plans)
+        return [Proposal(plan=p, purpose=purpose, expected=e) for p, e in zip(plans, expected, strict=True)]
+
+    def _first_plans(self, first: Sequence[Plan], evidence: int) -> list[Plan]:
+        """Leave-alone, the given ones, and a Latin hypercube up to a quarter of the budget and `FIRST_PLANS`."""
+        plans = [Plan(), *first]
+        many = min(FIRST_PLANS, max(4, self.budget // 4)) - len(plans) - evidence
+        if many > 0:
+            rng = np.random.default_rng([self._seed])
+            plans += [self._encoding.decode(codes) for codes in hypercube(self._encoding, many, self._prior, rng)]
+        return list({plan.key: plan for plan in plans}.values())
+
+    def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
+        taken = {plan.key for plan in believed} | self._ledger.records.keys()
+        return (plan for plan in self._start if plan.key not in taken)
+
+    def _explore(self, many: int, mine: Owned, believed: Sequence[Plan], rng: np.random.Generator) -> list[Plan]:
+        """The best plans by acquisition that are neither settled nor in flight."""
+        flying = self._encoding.encode(believed[-_BELIEVED:])
+        known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(believed)]), axis=0)
+        if self._planner.every is not None and len(known) >= len(self._planner.every):
+            return []
+        self._beliefs.refresh(self.objective)
+        self._beliefs.believe(self.objective, flying)
+        judged = self._beliefs.judged(self.objective)
+        score = self._beliefs.acquisition(self.objective, _incumbent(judged))
+        ranking = self._planner.rank(
+            score,
+            known=known,
+            incumbents=self._incumbents(judged),
+            importance=self._beliefs.importance(self.objective),
+            prior=self._prior,
+            rng=rng,
+        )
+        self._tree = ranking.tree
+        shortlist = self._shortlist(ranking, many, mine, known, rng)
+        chosen = self._spread(shortlist, many, judged)
+        self._beliefs.forget()
+        return [self._encoding.decode(codes) for codes in chosen]
+
+    def _incumbents(self, judged: Judged) -> Codes:
+        """The five plans to search from, best first, `[plans, decisions]`: feasible ones by score, then by
+        feasibility."""
+        if not judged.records:
+            measured = self._ledger.succeeded()
+            return measured[:5] if len(measured) else np.zeros((1, len(self._encoding.sizes)), dtype=np.int16)
+        likely = judged.feasible >= 0.5
+        order = np.lexsort((judged.score, np.where(likely, 0.0, -judged.feasible), ~likely))
+        return np.array([judged.records[i].codes for i in order[:5]], dtype=np.int16)
+
+    def _shortlist(self, ranking: Ranking, many: int, mine: Owned, known: Codes, rng: np.random.Generator) -> Codes:
+        """The first plans of the ranking that are `mine`; where none is, some drawn at random."""
+        wanted = 1 if many == 1 else max(_SHORTLIST, many)
+        found: list[NDArray[np.int16]] = []
+        for codes in ranking.codes:
+            if mine(self._encoding.decode(codes)):
+                found.append(codes)
+                if len(found) == wanted:
+                    break
+        if not found and self._planner.every is None:
+            seen = {row.tobytes() for row in known}
+            drawn = draw(self._encoding, 256, self._prior, rng)
+            found = [c for c in drawn if c.tobytes() not in seen and mine(self._encoding.decode(c))][:1]
+        return np.array(found, dtype=np.int16).reshape(len(found), len(self._encoding.sizes))
+
+    def _spread(self, shortlist: Codes, many: int, judged: Judged) -> list[NDArray[np.int16]]:
+        """`many` of the shortlist: each the best by acquisition once those before it are believed."""
+        chosen: list[NDArray[np.int16]] = []
+        score = self._beliefs.acquisition(self.objective, _incumbent(judged))
+        while len(shortlist) and len(chosen) < many:
+            best = 0 if not chosen else int(np.argmax(score(Changes.whole(shortlist), shortlist)))
+            chosen.append(shortlist[best])
+            if len(chosen) < many:
+                self._beliefs.believe(self.objective, shortlist[best : best + 1])
+            shortlist = np.delete(shortlist, best, axis=0)
+        return chosen
+
+    def _leaders(self, mine: Owned, believed: Sequence[Plan]) -> list[Plan]:
+        """Measured plans worth another measurement, by the same acquisition from what is believed of them."""
+        self._beliefs.refresh(self.objective)
+        judged = self._beliefs.judged(self.objective)
+        incumbent = _incumbent(judged)
+        with np.errstate(divide="ignore"):
+            value = np.log(judged.feasible)
+        if incumbent is not None:
+            value = value + log_expected_improvement(judged.score, judged.std, incumbent)
+        flying = {plan.key for plan in believed}
+        order = (judged.records[i] for i in np.argsort(-value, kind="stable") if value[i] > -np.inf)
+        return [r.plan for r in order if r.attempts < _REPEATS and r.plan.key not in flying and mine(r.plan)]
+
+    # telling and answering ------------------------------------------------------------------------------------------
+
+    def tell(self, outcome: Outcome) -> None:
+        """Settles one outcome. A measurement may lack metrics; without any finite sample it counts as failed."""
+        self._ledger.add(outcome)
+
+    def hopeless(self, samples: Mapping[str, Sequence[float]]) -> bool:
+        """Whether what is known of a plan so far rules out that it is feasible (P < 0.001): the rest need not be
+        measured. The noise of a metric whose noise is unknown is taken from repeats; without those nothing is ruled
+        out."""
+        for limit in self.objective.limits:
+            values = samples.get(limit.metric)
+            variance = self._ledger.variance(limit.metric)
+            if not values or math.isnan(variance):
+                continue
+            distance = (limit.bound - float(np.mean(values))) * (1 if limit.at_most else -1)
+            std = math.sqrt(variance / len(values))
+            if distance < 0 and (std == 0 or ndtr(distance / std) < _HOPELESS):
+                return True
+        return False
+
+    def recommend(self, objective: Objective | None = None) -> Recommendation:
+        """The best posterior mean among plans that are feasible with probability 0.95; else the least violated, marked.
+
+        With another `objective` over metrics that were measured, the answer to that: no new search is needed.
+        """
+        wanted = objective or self.objective
+        return recommend(self._beliefs.judged(wanted), wanted, self._ledger)
+
+    def pareto(self, metrics: Sequence[str | tuple[str, bool]]) -> list[Plan]:
+        """The measured plans that no other beats in all of `metrics`, by what is believed of them.
+
+        A metric's direction is the objective's (limits and tie included; otherwise small is better), or is given:
+        (name, maximize).
+        """
+        pairs = [(m, self.objective.maximizes(m)) if isinstance(m, str) else m for m in metrics]
+        objective = Objective(metric=pairs[0][0])
+        judged = self._beliefs.judged(objective)
+        return [judged.records[i].plan for i in pareto_front(judged, pairs)]
+
+    def predict(self, plans: Sequence[Plan]) -> list[Mapping[str, Estimate]]:
+        """What is believed of plans, measured or not, for every metric that there is knowledge of."""
+        expected: list[Mapping[str, Estimate]] = list(
+            self._beliefs.estimates(self._encoding.encode(plans), self.objective)
+        )
+        return expected
+
+    def importance(self) -> Mapping[str, float]:
+        """Share of each decision in what moves the objective and the limited metrics."""
+        self._beliefs.refresh(self.objective)
+        return dict(zip(self._encoding.names, map(float, self._beliefs.importance(self.objective)), strict=True))
+
+    def tree_summary(self) -> tuple[OptionSummary, ...]:
+        """The options of the tree's first decision, and below each those of the second, from the last suggestion."""
+        return () if self._tree is None else self._summarise(self._tree, 0, 0, {})
+
+    def _summarise(self, tree: Tree, node: int, depth: int, above: Mapping[int, int]) -> tuple[OptionSummary, ...]:
+        decision = int(tree.order[depth])
+        codes = self._ledger.succeeded()
+        out = []
+        for option, name in enumerate(self._encoding.options[decision]):
+            path = {**above, decision: option}
+            visits, child = int(tree.visits[node, option]), int(tree.children[node, option])
+            deeper = child >= 0 and depth == 0 and len(tree.order) > 1
+            out.append(
+                OptionSummary(
+                    decision=self._encoding.names[decision],
+                    option=name,
+                    visits=visits,
+                    value=float(tree.total[node, option]) / max(visits, 1),
+                    measured=int(np.all([codes[:, d] == o for d, o in path.items()], axis=0).sum()),
+                    below=self._summarise(tree, child, 1, path) if deeper else (),
+                )
+            )
+        return tuple(out)
+
+    def _weights(self, prior: Mapping[tuple[str, str], float]) -> NDArray[np.float64]:
+        """`[decisions, widest]`, each row summing to 1."""
+        table = np.zeros((len(self._encoding.sizes), self._encoding.widest))
+        for d, (name, options) in enumerate(zip(self._encoding.names, self._encoding.options, strict=True)):
+            for o, option in enumerate(options):
+                table[d, o] = prior.get((name, option), 1.0)
+                if not (table[d, o] >= 0 and math.isfinite(table[d, o])):
+                    raise InvalidInput(f"prior of {name}={option} must be finite and not negative, not {table[d, o]}")
+            if table[d].sum() == 0:
+                table[d, : len(options)] = 1.0
+        return np.asarray(table / table.sum(axis=1, keepdims=True))
+
+
+def _incumbent(judged: Judged) -> float | None:
+    """The best believed score among measured plans that are more likely feasible than not."""
+    likely = judged.feasible >= 0.5
+    return float(judged.score[likely].min()) if likely.any() else None
+
+
+def _why_not(space: SearchSpace, plan: Plan) -> str:
+    return space.why_not(plan) or "another version of a technique"
+
+
+__all__ = ["Evidence", "OptionSummary", "Proposal", "Recommendation", "Searcher"]

@@ -1,0 +1,209 @@
+"""A Gaussian process over plans, with hyperparameters at their maximum a posteriori and a factor that grows by rows."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from model_opt.search.kernel import cross, gram, gram_gradient, option_tables
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.integer]
+
+_JITTER = 1e-6
+_LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
+_STD_NUGGET, _STD_NOISE = 1.5, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Candidates as one-option changes of a few plans: `bases` `[bases, decisions]`; `[candidates]`: which base, which
+    decision (-1: none), which option."""
+
+    bases: Integers
+    base_of: Integers
+    decision: Integers
+    option: Integers
+
+    @staticmethod
+    def whole(codes: Integers) -> "Changes":
+        """Every row of `codes`, `[candidates, decisions]`, as it is."""
+        many = len(codes)
+        nothing = np.full(many, -1, dtype=np.int16)
+        return Changes(bases=codes, base_of=np.arange(many, dtype=np.int32), decision=nothing, option=nothing)
+
+
+class Surrogate:
+    """One metric's process on warped targets with zero mean.
+
+    Parameters are logarithms, in one vector: h `[decisions]`, o `[decisions]` (0 where options are not ordered), w
+    `[3]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~ N(log 0.4, 1), log
+    nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider where the noise is a guess.
+    """
+
+    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_]) -> None:
+        self._sizes, self._ordered = sizes, ordered
+        self._dims, self._widest = len(sizes), int(sizes.max())
+        centre = math.log(2 / self._dims)
+        self._centre = np.concatenate([np.full(2 * self._dims, centre), np.full(3, _LOG_WEIGHT), [_LOG_NUGGET, 0.0]])
+        self.parameters: Array = self._centre.copy()
+        self.size = 0
+        self._capacity = 0
+        self._rows: NDArray[np.int16] = np.zeros((self._dims, 0), dtype=np.int16)
+        self._noise: Array = np.zeros(0)
+        self._lower: Array = np.zeros((0, 0))
+        self._lower32: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+
+    # hyperparameters ------------------------------------------------------------------------------------------------
+
+    def _unpack(self, parameters: Array) -> tuple[Array, Array, float, float]:
+        """Tables `[decisions, widest, widest]`, weights `[3]`, nugget, noise factor."""
+        d = self._dims
+        h, o = np.exp(parameters[:d]), np.exp(parameters[d : 2 * d]) * self._ordered
+        tables = option_tables(h, o, self._sizes, self._widest)
+        return tables, np.exp(parameters[2 * d : 2 * d + 3]), math.exp(parameters[-2]), math.exp(parameters[-1])
+
+    def _spread(self, guessed: bool) -> Array:
+        """Standard deviations of the priors, `[parameters]`."""
+        return np.concatenate([np.ones(2 * self._dims + 3), [_STD_NUGGET, 1.5 if guessed else _STD_NOISE]])
+
+    def loss(self, parameters: Array, rows: Integers, z: Array, noise: Array, guessed: bool) -> tuple[float, Array]:
+        """Minus the log posterior of `parameters` and its gradient, given `rows` `[decisions, rows]`, targets and
+        noise variances `[rows]` (Rasmussen and Williams 2006, equation 5.9)."""
+        tables, weights, nugget, factor = self._unpack(parameters)
+        covariance = gram(rows, tables, weights)
+        covariance.flat[:: len(z) + 1] += nugget + factor * noise + _JITTER
+        inverse, log_determinant = _inverse(covariance)
+        alpha = inverse @ z
+        spread = self._spread(guessed)
+        offset = (parameters - self._centre) / spread
+        value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset)
+        sensitivity = 0.5 * (inverse - np.outer(alpha, alpha))
+        parts = gram_gradient(rows, tables, weights, sensitivity)
+        d = self._dims
+        diagonal = np.diag(sensitivity)
+        gradient = offset / spread
+        gradient[:d] += parts[0, :d] * np.exp(parameters[:d])
+        gradient[d : 2 * d] += (
+            parts[1, :d] * np.exp(parameters[d : 2 * d]) * self._ordered / np.maximum(self._sizes - 1, 1)
+        )
+        gradient[2 * d : 2 * d + 3] += parts[2, :3] * weights
+        gradient[-2] += nugget * diagonal.sum()
+        gradient[-1] += factor * float(diagonal @ noise)
+        return value, gradient
+
+    def fit(self, rows: Integers, z: Array, noise: Array, *, guessed: bool, steps: int) -> None:
+        """Moves the parameters by `steps` of iRprop- (Igel and Huesken 2003), and keeps the best seen."""
+        parameters, step = self.parameters.copy(), np.full(len(self.parameters), 0.1)
+        best, best_loss, last = parameters, math.inf, np.zeros(len(parameters))
+        for _ in range(steps):
+            loss, gradient = self.loss(parameters, rows, z, noise, guessed)
+            if loss < best_loss:
+                best, best_loss = parameters.copy(), loss
+            turn = gradient * last
+            step = np.clip(np.where(turn > 0, step * 1.2, np.where(turn < 0, step * 0.5, step)), 1e-3, 0.5)
+            gradient = np.where(turn < 0, 0.0, gradient)
+            parameters = parameters - np.sign(gradient) * step
+            last = gradient
+        self.parameters = best
+
+    @property
+    def importance(self) -> Array:
+        """How much each decision moves the metric: h_d + o_d / 2, `[decisions]`."""
+        d = self._dims
+        return np.exp(self.parameters[:d]) + 0.5 * np.exp(self.parameters[d : 2 * d]) * self._ordered
+
+    # factor ---------------------------------------------------------------------------------------------------------
+
+    def factor(self, rows: Integers, noise: Array) -> None:
+        """Conditions on `rows`, `[decisions, rows]`, with noise variances `[rows]`: O(rows^3)."""
+        self._tables, self._weights, self._nugget, self._factor = self._unpack(self.parameters)
+        n = rows.shape[1]
+        covariance = gram(rows, self._tables, self._weights)
+        covariance.flat[:: n + 1] += self._nugget + self._factor * noise + _JITTER
+        self._reserve(n)
+        self._rows[:, :n], self._noise[:n] = rows, self._factor * noise
+        self._lower[:n, :n] = _lower_inverse(covariance)[0]
+        self._lower32[:n, :n] = self._lower[:n, :n]
+        self.size = n
+
+    def append(self, row: Integers, noise: float) -> None:
+        """Conditions on one more row, `[decisions]`: O(rows^2)."""
+        n = self.size
+        self._reserve(n + 1)
+        covariance = cross(row[None], _NOUGHT, _NONE, _NONE, self._rows[:, :n], self._tables, self._weights)[0]
+        lower = self._lower[:n, :n] @ covariance.astype(np.float64)
+        pivot = self._prior + self._factor * noise + _JITTER - float(lower @ lower)
+        scale = 1 / math.sqrt(max(pivot, _JITTER))
+        self._lower[n, :n], self._lower[n, n] = -scale * (lower @ self._lower[:n, :n]), scale
+        self._lower32[n, : n + 1] = self._lower[n, : n + 1]
+        self._rows[:, n], self._noise[n] = row, self._factor * noise
+        self.size = n + 1
+
+    def truncate(self, size: int) -> None:
+        """Forgets the rows after the first `size`."""
+        self.size = size
+
+    def target(self, z: Array) -> None:
+        """Sets the targets of all rows, `[rows]`."""
+        lower = self._lower[: self.size, : self.size]
+        self._whitened = lower @ z
+        self._targets, self._alpha = z, lower.T @ self._whitened
+
+    @property
+    def targets(self) -> Array:
+        """What `target` was given, `[rows]`."""
+        return self._targets
+
+    def posterior(self, candidates: Changes) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noise-free metric of plans that are not among the rows, `[candidates]`."""
+        n, c = self.size, candidates
+        covariance = cross(c.bases, c.base_of, c.decision, c.option, self._rows[:, :n], self._tables, self._weights)
+        projected = covariance @ self._lower32[:n, :n].T  # [candidates, rows]
+        variance = self._prior - np.einsum("ij,ij->i", projected, projected).astype(np.float64)
+        mean = covariance @ self._alpha.astype(np.float32)
+        return mean.astype(np.float64), np.sqrt(np.maximum(variance, 1e-6))
+
+    def at_rows(self) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noise-free metric of the rows themselves, `[rows]`.
+
+        f = z - N K^-1 z, var = N - N K^-1 N with N the noise: the nugget belongs to the plan, and is not averaged away.
+        """
+        noise = self._noise[: self.size]
+        diagonal = np.einsum("ij,ij->j", self._lower[: self.size, : self.size], self._lower[: self.size, : self.size])
+        return self._targets - noise * self._alpha, np.sqrt(np.maximum(noise - noise**2 * diagonal, 0.0))
+
+    @property
+    def _prior(self) -> float:
+        """Variance of an unseen plan before any data."""
+        pairs = self._weights[1] if self._dims > 1 else 0.0
+        return float(self._weights[0] + pairs + self._weights[2]) + self._nugget
+
+    def _reserve(self, size: int) -> None:
+        if size <= self._capacity:
+            return
+        old, many = self.size, max(64, int(size * 1.5))
+        rows, noise, lower = np.zeros((self._dims, many), dtype=np.int16), np.zeros(many), np.zeros((many, many))
+        rows[:, :old], noise[:old], lower[:old, :old] = self._rows[:, :old], self._noise[:old], self._lower[:old, :old]
+        self._rows, self._noise, self._lower, self._lower32 = rows, noise, lower, lower.astype(np.float32)
+        self._capacity = many
+
+
+_NOUGHT, _NONE = np.zeros(1, dtype=np.int32), np.full(1, -1, dtype=np.int16)
+
+
+def _lower_inverse(covariance: Array) -> tuple[Array, float]:
+    """The inverse of the Cholesky factor, and the log determinant; the diagonal grows until it is positive definite."""
+    for extra in (0.0, 1e-5, 1e-3, 1e-1):
+        lower, failed = lapack.dpotrf(covariance + extra * np.eye(len(covariance)) if extra else covariance, lower=1)
+        if not failed:
+            break
+    inverse, _ = lapack.dtrtri(lower, lower=1)
+    return np.tril(inverse), 2 * float(np.log(np.diag(lower)).sum())
+
+
+def _inverse(covariance: Array) -> tuple[Array, float]:
+    lower, log_determinant = _lower_inverse(covariance)
+    return lower.T @ lower, log_determinant
