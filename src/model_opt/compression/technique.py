@@ -37,6 +37,7 @@ class Technique(StrEnum):
     AOT_INDUCTOR = "aot_inductor"
     OPENVINO = "openvino"
     ONNX_RUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,5 +128,6 @@ def techniques_of(plan: Plan) -> tuple[Technique, ...]:
     found = []
     for choice in sorted(plan.choices, key=lambda c: ORDER.index(c.decision.partition("/")[0])):
         handler, _ = handler_of(choice.decision)
-        found.append(handler.technique(choice.option))
+        if choice.option != handler.leave_alone:
+            found.append(handler.technique(choice.option))
     return tuple(dict.fromkeys(found))

@@ -1,0 +1,83 @@
+"""Models as programs: `torch.export` with a free batch where the model allows it, and ONNX files of them."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_opt.compression.inputs import Inputs, positional
+from model_opt.compression.layout import Flat, Layout
+from model_opt.compression.quiet import quiet
+from model_opt.errors import MissingDependency, TechniqueError
+
+LARGEST_BATCH = 4096
+
+
+def example_tensors(example: Inputs, layout: Layout, batch: int | None = None) -> tuple[Tensor, ...]:
+    """The tensors of `example` as the exporters take them: contiguous, with `batch` rows where that is given."""
+    args, kwargs = positional(example)
+    found = layout.flatten(args, kwargs)
+    if batch is None:
+        return tuple(tensor.detach().contiguous() for tensor in found)
+    rows = torch.arange(batch) % layout.batch
+    return tuple(
+        tensor.detach()[rows.to(tensor.device)].contiguous() if batched else tensor.detach().contiguous()
+        for tensor, batched in zip(found, layout.batched, strict=True)
+    )
+
+
+def export_program(
+    model: nn.Module, layout: Layout, example: Inputs, *, dynamic: bool = True
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """`Flat(model)` as an exported program, and whether its batch is free.
+
+    A model that fixes the batch somewhere is exported for the example's batch. Raises `TechniqueError` where
+    `torch.export` cannot follow the model at all.
+    """
+    flat = Flat(model, layout).eval()
+    if dynamic:
+        try:
+            return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout), True
+        except Exception:  # any failure means that the batch is not free here: the static export decides
+            pass
+    try:
+        return _export(flat, example_tensors(example, layout), None), False
+    except Exception as error:
+        raise TechniqueError(f"torch.export cannot follow this model: {_first_line(error)}") from error
+
+
+def _export(flat: Flat, tensors: tuple[Tensor, ...], free: Layout | None) -> torch.export.ExportedProgram:
+    shapes: Any = None
+    if free is not None:
+        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+        shapes = (tuple({0: batch} if batched else None for batched in free.batched),)
+    with quiet(), torch.no_grad():
+        return torch.export.export(flat, tensors, dynamic_shapes=shapes)
+
+
+def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes, bool]:
+    """`model` as one ONNX file with positional inputs, and whether its batch is free; raises `TechniqueError`."""
+    for package in ("onnx", "onnxscript"):
+        _require(package)
+    program, free = export_program(model, layout, example)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
+        except Exception as error:
+            raise TechniqueError(f"no ONNX file can be made of this model: {_first_line(error)}") from error
+        return path.read_bytes(), free
+
+
+def _require(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependency(package, "cpu")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,175 @@
+"""OpenVINO as a runtime, in float32, bf16 or, with NNCF, int8."""
+
+import io
+import tempfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from model_opt.compression.exporting import example_tensors, export_program
+from model_opt.compression.inputs import Inputs
+from model_opt.compression.layout import Layout, layout_of
+from model_opt.compression.quiet import quiet, send_no_usage_data
+from model_opt.compression.runtime_module import RuntimeModule
+from model_opt.compression.technique import Material
+from model_opt.errors import MissingDependency, TechniqueError
+from model_opt.search.signature import Family
+
+SESSIONS = 3
+"""How many batch sizes stay compiled at once. A fixed shape is a third faster than a free one (measured)."""
+
+CALIBRATION_ROWS = 128
+
+
+class OpenVinoModule(RuntimeModule):
+    """A model in OpenVINO's format, compiled for the processor once per batch size."""
+
+    format: ClassVar[str] = "openvino"
+
+    def __init__(
+        self, file: bytes, layout: Layout, *, threads: int, batch: int | None = None, precision: str | None = None
+    ) -> None:
+        """`precision` is the hint "f32" or "bf16"; None leaves it to OpenVINO."""
+        super().__init__(file, layout, threads=threads, batch=batch)
+        self.precision = precision
+
+    def open(self, file: bytes) -> Any:
+        """The model as read, and what has been compiled of it, by input shapes."""
+        return self._read(file), OrderedDict()
+
+    def _read(self, file: bytes) -> Any:
+        xml, weights = unpack(file)
+        return core().read_model(model=io.BytesIO(xml), weights=io.BytesIO(weights))
+
+    def run(self, session: Any, tensors: list[Tensor]) -> Sequence[Tensor]:
+        """What the processor's program for these shapes returns, compiled first where it is new."""
+        model, compiled = session
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if shapes not in compiled:
+            while len(compiled) >= SESSIONS:
+                compiled.popitem(last=False)
+            compiled[shapes] = self._compile(model, shapes)
+        compiled.move_to_end(shapes)
+        result = compiled[shapes]([tensor.cpu().numpy() for tensor in tensors], share_inputs=True, share_outputs=False)
+        return [torch.from_numpy(result[i]) for i in range(len(compiled[shapes].outputs))]
+
+    def _compile(self, model: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        import openvino
+
+        settings: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        if self.precision is not None:
+            settings["INFERENCE_PRECISION_HINT"] = self.precision
+        fixed = model.clone()
+        with quiet():
+            fixed.reshape(
+                {port: openvino.PartialShape(list(shape)) for port, shape in zip(fixed.inputs, shapes, strict=True)}
+            )
+            return core().compile_model(fixed, "CPU", settings)
+
+    def exported(self) -> dict[str, bytes]:
+        """The XML and the weights."""
+        return dict(zip((".xml", ".bin"), unpack(self.contents()), strict=True))
+
+
+def core() -> Any:
+    """OpenVINO in this process; raises `MissingDependency`."""
+    if not _CORE:
+        try:
+            send_no_usage_data()
+            import openvino
+        except ImportError as error:
+            raise MissingDependency("openvino", "cpu") from error
+        _CORE.append(openvino.Core())
+    return _CORE[0]
+
+
+_CORE: list[Any] = []
+
+
+def convert(model: nn.Module, layout: Layout, example: Inputs) -> tuple[Any, bool]:
+    """`model` as an `openvino.Model`, and whether its batch is free; raises `TechniqueError`."""
+    core()
+    import openvino
+
+    program, free = export_program(model, layout, example)
+    with quiet():
+        try:
+            return openvino.convert_model(program), free
+        except Exception as error:
+            raise TechniqueError(f"OpenVINO cannot convert this model: {str(error).strip()[:300]}") from error
+
+
+def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Module:
+    """`model` as an OpenVINO module in `precision` ("fp32", "bf16", "int8_static")."""
+    layout = layout_of(model, material.example)
+    converted, free = convert(model, layout, material.example)
+    if precision == "int8_static":
+        converted = quantise(converted, layout, material)
+    hints = {"fp32": "f32", "bf16": "bf16"}
+    return OpenVinoModule(
+        pack(converted, half_weights=precision == "bf16"),
+        layout,
+        threads=material.threads,
+        batch=None if free else layout.batch,
+        precision=hints.get(precision),
+    )
+
+
+def quantise(converted: Any, layout: Layout, material: Material) -> Any:
+    """Static int8 with NNCF, calibrated on the fit batches; raises `MissingDependency`."""
+    try:
+        send_no_usage_data()
+        with quiet():
+            import nncf
+    except ImportError as error:
+        raise MissingDependency("nncf", "cpu") from error
+    samples = calibration_samples(layout, material)
+    transformer = material.signature.family in (Family.VIT, Family.DIFFUSION)
+    with quiet():
+        try:
+            return nncf.quantize(
+                converted,
+                nncf.Dataset(samples),
+                subset_size=len(samples),
+                fast_bias_correction=False,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            )
+        except Exception as error:
+            raise TechniqueError(f"NNCF cannot quantise this model: {str(error).strip()[:300]}") from error
+
+
+def calibration_samples(layout: Layout, material: Material) -> list[list[Any]]:
+    """Up to `CALIBRATION_ROWS` rows of the fit batches, each batch as a list of numpy arrays."""
+    samples, rows = [], 0
+    for batch in material.fit:
+        tensors = example_tensors(batch, layout)
+        samples.append([tensor.cpu().numpy() for tensor in tensors])
+        rows += len(tensors[0])
+        if rows >= CALIBRATION_ROWS:
+            break
+    return samples
+
+
+def pack(model: Any, *, half_weights: bool) -> bytes:
+    """An `openvino.Model` as one string of bytes: the length of the XML (8 bytes, big endian), XML, weights."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, str(path), compress_to_fp16=half_weights)
+        xml, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return len(xml).to_bytes(8, "big") + xml + weights
+
+
+def unpack(file: bytes) -> tuple[bytes, bytes]:
+    """(XML, weights) of what `pack` made."""
+    length = int.from_bytes(file[:8], "big")
+    return file[8 : 8 + length], file[8 + length :]
