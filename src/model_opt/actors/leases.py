@@ -1,0 +1,195 @@
+"""Leases: the right to measure one plan, and one unit of the budget. Pure: time is passed in, nothing is sent."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from model_opt.search.evaluator import Purpose
+from model_opt.search.plan import Plan
+
+MOST_ATTEMPTS = 3
+"""A plan whose workers were lost this often is settled as crashed."""
+
+
+class LeaseState(StrEnum):
+    """granted → settled | expired → granted (attempt + 1) | dropped at the end of the search."""
+
+    GRANTED = "granted"
+    EXPIRED = "expired"
+    SETTLED = "settled"
+    DROPPED = "dropped"
+
+
+class Verdict(StrEnum):
+    """What a result is to its lease."""
+
+    SETTLES = "settles"
+    EXTRA = "extra"
+    """Another attempt has settled it, or the search had dropped it: samples that are not part of the budget."""
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A worker's life: a worker that is started again has the same name and a greater incarnation."""
+
+    worker: str
+    incarnation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One lease. `context` is the key of where its holder measures; `expires_s` is in the coordinator's clock."""
+
+    lease_id: str
+    plan: Plan
+    purpose: Purpose
+    context: str
+    state: LeaseState
+    attempt: int
+    holder: Holder
+    expires_s: float
+
+
+ResultKey = tuple[str, int]
+"""(lease_id, attempt): what makes a result known again."""
+
+
+class LeaseBook:
+    """All leases of one search. At every moment settled + granted + expired ≤ budget, and nothing settles twice.
+
+    Methods that change leases put them in `changed`, by id, for whoever keeps the book on disk.
+    """
+
+    def __init__(self, budget: int, *, lease_s: float, prefix: str) -> None:
+        """`lease_s` is how long a lease lives without a sign of its holder; ids are `prefix` and a number."""
+        self.budget = budget
+        self.changed: dict[str, Lease] = {}
+        self.leases: dict[str, Lease] = {}
+        self.results: set[ResultKey] = set()
+        self._lease_s = lease_s
+        self._prefix = prefix
+        self._by_state: dict[LeaseState, dict[str, None]] = {state: {} for state in LeaseState}
+        self._flying: dict[tuple[str, str], str] = {}
+
+    def restore(self, leases: Iterable[Lease], results: Iterable[ResultKey], now: float) -> None:
+        """Takes over what was kept; holders get a full lease from `now`, for nobody could renew in between."""
+        for lease in leases:
+            self._put(replace(lease, expires_s=now + self._lease_s))
+        self.results.update(results)
+        self.changed.clear()
+
+    @property
+    def settled(self) -> int:
+        """Units of the budget that are spent."""
+        return len(self._by_state[LeaseState.SETTLED])
+
+    @property
+    def granted(self) -> int:
+        """Leases that somebody holds."""
+        return len(self._by_state[LeaseState.GRANTED])
+
+    @property
+    def room(self) -> int:
+        """Units of the budget that no lease stands for. An expired lease keeps its unit: its result may yet come."""
+        return self.budget - self.settled - self.granted - len(self._by_state[LeaseState.EXPIRED])
+
+    def open(self) -> list[Lease]:
+        """Granted and expired leases."""
+        return self._all(LeaseState.GRANTED) + self._all(LeaseState.EXPIRED)
+
+    def flying(self, plan: Plan, context: str) -> bool:
+        """Whether a lease on this plan in this context is open."""
+        return (plan.key, context) in self._flying
+
+    def held_by(self, holder: Holder) -> list[Lease]:
+        """What `holder` should be measuring."""
+        return [lease for lease in self._all(LeaseState.GRANTED) if lease.holder == holder]
+
+    def grant(self, plan: Plan, purpose: Purpose, context: str, holder: Holder, now: float) -> Lease | None:
+        """A new lease, or None where the budget has no room or the plan is in flight in this context."""
+        if self.room <= 0 or self.flying(plan, context):
+            return None
+        lease = Lease(
+            lease_id=f"{self._prefix}.{len(self.leases)}",
+            plan=plan,
+            purpose=purpose,
+            context=context,
+            state=LeaseState.GRANTED,
+            attempt=1,
+            holder=holder,
+            expires_s=now + self._lease_s,
+        )
+        return self._put(lease)
+
+    def regrant(self, context: str, holder: Holder, now: float) -> Lease | None:
+        """The oldest expired lease, with its next attempt, or None. It may move to another context."""
+        for lease in self._all(LeaseState.EXPIRED):
+            if lease.context == context or not self.flying(lease.plan, context):
+                return self._put(
+                    replace(
+                        lease,
+                        state=LeaseState.GRANTED,
+                        attempt=lease.attempt + 1,
+                        context=context,
+                        holder=holder,
+                        expires_s=now + self._lease_s,
+                    )
+                )
+        return None
+
+    def renew(self, lease_ids: Collection[str], holder: Holder, now: float) -> None:
+        """Prolongs the leases that `holder` says it has; what is not its own is left alone. Not worth a write."""
+        for lease in self.held_by(holder):
+            if lease.lease_id in lease_ids:
+                self.leases[lease.lease_id] = replace(lease, expires_s=now + self._lease_s)
+
+    def expire(self, now: float) -> list[Lease]:
+        """Expires what has not been renewed in time; the leases that must be given up after too many attempts."""
+        return self._lapse(lease for lease in self._all(LeaseState.GRANTED) if lease.expires_s <= now)
+
+    def release(self, worker: str, *, keep: Holder | None = None) -> list[Lease]:
+        """Expires at once what `worker` holds, apart from what the life `keep` of it holds; as `expire`."""
+        granted = self._all(LeaseState.GRANTED)
+        return self._lapse(lease for lease in granted if lease.holder.worker == worker and lease.holder != keep)
+
+    def settle(self, lease_id: str, attempt: int) -> Verdict:
+        """Counts a result once; of several attempts' results the first settles. Raises `KeyError` for no such lease."""
+        lease = self.leases[lease_id]
+        if (lease_id, attempt) in self.results:
+            return Verdict.DUPLICATE
+        self.results.add((lease_id, attempt))
+        if lease.state not in (LeaseState.GRANTED, LeaseState.EXPIRED):
+            return Verdict.EXTRA
+        self._put(replace(lease, state=LeaseState.SETTLED))
+        return Verdict.SETTLES
+
+    def adopt(self, lease: Lease) -> bool:
+        """Takes a lease of a lost state in, from the result that names it; False where the budget has no room."""
+        if self.room <= 0:
+            return False
+        self._put(replace(lease, state=LeaseState.EXPIRED))
+        return True
+
+    def drop(self) -> None:
+        """Gives back what is open, for the search has ended; results that still come are extra."""
+        for lease in self.open():
+            self._put(replace(lease, state=LeaseState.DROPPED))
+
+    def _lapse(self, leases: Iterable[Lease]) -> list[Lease]:
+        lapsed = [self._put(replace(lease, state=LeaseState.EXPIRED)) for lease in list(leases)]
+        return [lease for lease in lapsed if lease.attempt >= MOST_ATTEMPTS]
+
+    def _all(self, state: LeaseState) -> list[Lease]:
+        return [self.leases[lease_id] for lease_id in self._by_state[state]]
+
+    def _put(self, lease: Lease) -> Lease:
+        before = self.leases.get(lease.lease_id)
+        if before is not None:
+            self._by_state[before.state].pop(before.lease_id, None)
+            self._flying.pop((before.plan.key, before.context), None)
+        if lease.state in (LeaseState.GRANTED, LeaseState.EXPIRED):
+            self._flying[lease.plan.key, lease.context] = lease.lease_id
+        self._by_state[lease.state][lease.lease_id] = None
+        self.leases[lease.lease_id] = self.changed[lease.lease_id] = lease
+        return lease
