@@ -1,0 +1,204 @@
+"""Structured pruning: whole channels and hidden units go, by the L2 norm of all that belongs to them.
+
+torch-pruning finds which slices of which layers belong together (Fang et al., CVPR 2023). Where a model has layer
+norms (transformers, ConvNeXt) the residual stream keeps its width and the hidden widths of the MLPs are pruned. The
+refit is part of the technique.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from model_opt.compression.clean import ensure
+from model_opt.compression.flops import cost, require_cheaper
+from model_opt.compression.inputs import Inputs, call, shapes, tensors
+from model_opt.compression.refit import KEPT, refit
+from model_opt.compression.stages import WEIGHTED, weighted_layers
+from model_opt.compression.statistics import few, stage_filter
+from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.errors import TechniqueError
+from model_opt.search.plan import Plan
+from model_opt.search.signature import Signature
+
+RATIOS = ("0.25", "0.5", "0.7")
+_APPLIED = "_model_opt_pruned"
+_HEADS = ("num_heads", "heads", "n_heads", "num_attention_heads")
+
+
+def prune(model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool]) -> None:
+    """Removes about `ratio` of the channels of each group whose layers are `inside`, in place."""
+    kept_grad = {p: p.requires_grad for p in model.parameters()}
+    model.requires_grad_(True)
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "unwrapped parameters": groups that hold them are left alone
+            pruner = _pruner(model, inputs)
+        chosen = [(g, _weakest(pruner, g, ratio)) for g in _groups(pruner, model, inside)]
+        for group, indices in chosen:
+            _remove(pruner.DG, group, indices)
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(kept_grad.get(parameter, True)).grad = None
+
+
+def _pruner(model: nn.Module, inputs: Inputs) -> Any:
+    return tp.pruner.BasePruner(
+        model,
+        inputs,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        ignored_layers=heads(model, inputs),
+        forward_fn=call,
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+
+
+def _groups(pruner: Any, model: nn.Module, inside: Callable[[str], bool]) -> Iterator[Any]:
+    """The groups that may be pruned: most of their layers are `inside`, and nothing in them must keep its width."""
+    names = {module: name for name, module in model.named_modules()}
+    fixed = {m for owner in model.modules() if _owns_heads(owner) for m in owner.modules()}
+    for group in pruner.DG.get_all_groups(ignored_layers=pruner.ignored_layers, root_module_types=[*_ROOTS]):
+        members = [dep.target.module for dep, _ in group]
+        makers = list(_made(pruner.DG, group))
+        if any(isinstance(m, (nn.LayerNorm, nn.Parameter)) or m in fixed for m in members if _hashable(m)):
+            continue
+        if sum(inside(names[m]) for m in makers) * 2 > len(makers):
+            yield group
+
+
+_ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+def _hashable(member: object) -> bool:
+    return isinstance(member, (nn.Module, nn.Parameter))
+
+
+def _owns_heads(module: nn.Module) -> bool:
+    """Whether `module` is an attention: it knows a number of heads and holds linears of its own."""
+    own = any(isinstance(child, nn.Linear) for child in module.children())
+    return own and any(isinstance(getattr(module, name, None), int) for name in _HEADS)
+
+
+def _made(graph: Any, group: Any) -> Iterator[nn.Module]:
+    """The layers whose outputs are pruned by `group`."""
+    for dep, _ in group:
+        if isinstance(dep.target.module, WEIGHTED) and graph.is_out_channel_pruning_fn(dep.handler):
+            yield dep.target.module
+
+
+def _weakest(pruner: Any, group: Any, ratio: float) -> list[int]:
+    """Which indices of the group's root go: about `ratio` of them, alike in every channel group."""
+    channel_groups = pruner._get_channel_groups(group)
+    importance = pruner.importance(group)
+    if importance is None or len(importance) % channel_groups:
+        return []
+    each = importance.view(channel_groups, -1).mean(0)
+    gone = torch.argsort(each, stable=True)[: len(each) - _keep(len(each), ratio, channel_groups)]
+    return [int(g * len(each) + i) for g in range(channel_groups) for i in gone]
+
+
+def _keep(width: int, ratio: float, channel_groups: int) -> int:
+    """How many of `width` channels stay: a multiple of 32 in wide layers, of 8 or 4 in narrow ones."""
+    unit = 32 if width >= 256 else 8 if width >= 32 else 4 if width >= 16 else 1
+    if channel_groups > 1:
+        unit = 4 if width >= 16 else 1
+    return min(width, max(unit, round(width * (1 - ratio) / unit) * unit))
+
+
+def _remove(graph: Any, group: Any, indices: list[int]) -> None:
+    root = group[0].dep
+    if not indices:
+        return
+    real = graph.get_pruning_group(root.target.module, root.handler, indices)
+    if not graph.check_pruning_group(real):
+        return
+    for dep, gone in real:
+        layer = dep.target.module
+        if isinstance(layer, WEIGHTED) and graph.is_out_channel_pruning_fn(dep.handler):
+            width = layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0]
+            stay = torch.ones(width, dtype=torch.bool)
+            stay[list(gone)] = False
+            before: Tensor = getattr(layer, KEPT, torch.arange(width))
+            setattr(layer, KEPT, before[stay])
+    real.prune()
+
+
+def heads(model: nn.Module, inputs: Inputs) -> list[nn.Module]:
+    """The layers whose outputs reach the model's outputs with no other layer between: they must keep their width.
+
+    Walks the autograd graph back from the outputs up to the first weights on every path.
+    """
+    owners = {p: m for _, m in weighted_layers(model) for p in m.parameters(recurse=False)}
+    with torch.enable_grad():
+        outputs = tensors(call(model, inputs))
+    stack, visited, found = [t.grad_fn for t in outputs], set(), set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        behind = [f for f, _ in node.next_functions if f is not None]
+        leaves = [_leaf(f) for f in behind]
+        layers = {owners[leaf] for leaf in leaves if leaf in owners}
+        found |= layers
+        stack.extend(() if layers else behind)
+    return [m for _, m in weighted_layers(model) if m in found]
+
+
+def _leaf(node: Any) -> Any:
+    """The parameter at `node`, seen through a transposition; else None."""
+    if not hasattr(node, "variable") and len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", None)
+
+
+def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
+    model = ensure(model, material)
+    inputs = few(material.example, 2)
+    before, shape = cost(model, inputs), shapes_of(model, inputs)
+    try:
+        prune(model, float(option), inputs, stage_filter(material.teacher, stage))
+        after = shapes_of(model, inputs)
+    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise TechniqueError(f"pruning {option} breaks this model: {error}") from error
+    if after != shape:
+        raise TechniqueError(f"pruning {option} changes the output's shape: {shape} → {after}")
+    require_cheaper(before, cost(model, inputs), f"pruning {option}")
+    applied = getattr(model, _APPLIED, 0) + 1
+    setattr(model, _APPLIED, applied)
+    if applied == sum(c.decision.partition("/")[0] == "prune" for c in plan.choices):
+        refit(model, material)
+    return model
+
+
+def shapes_of(model: nn.Module, inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the outputs of `model`; raises `TechniqueError` where an output is not finite."""
+    with torch.no_grad():
+        outputs = tensors(call(model, inputs))
+    if not all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point()):
+        raise TechniqueError("the outputs are not finite")
+    return shapes(tuple(outputs))
+
+
+def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+    """Offered where at least two layers follow one another, so that a width between them can go."""
+    wide = [m for _, m in weighted_layers(model) if isinstance(m, _ROOTS) and m.weight.shape[0] >= 8]
+    return RATIOS if len(wide) >= 2 else ()
+
+
+register(
+    Handler(
+        decision="prune",
+        leave_alone="0",
+        technique=lambda option: Technique.STRUCTURED_PRUNING,
+        options=_options,
+        apply=_apply,
+        ordered=True,
+        per_stage=True,
+    )
+)
