@@ -32,12 +32,14 @@ class Measurement:
     """A measured plan: independent samples of each metric, and where the time went.
 
     `samples["log_speedup"]` has one value a timing block, exact metrics have one value. `seconds` maps a phase
-    ("prepare", "time", "accuracy") to its length. `notes` are for people ("accuracy from a part of the data").
+    ("prepare", "time", "accuracy") to its length. `partial` says that the plan was dropped before everything was
+    measured: its last metric is a first look. `notes` are for people.
     """
 
     plan: Plan
     samples: Mapping[str, tuple[float, ...]]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    partial: bool = False
     notes: tuple[str, ...] = ()
 
 

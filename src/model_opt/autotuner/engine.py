@@ -1,0 +1,145 @@
+"""Plans are proposed, measured and learnt from until the budget, the time or the space is used up."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from model_opt.actors.child import MeasuringChild
+from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.result import Observed
+from model_opt.autotuner.rules import prior, strategies
+from model_opt.search.evaluator import Failure, Measurement, Outcome
+from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
+from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
+from model_opt.search.signature import Signature
+from model_opt.search.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One search on this machine. `explore_until` (monotonic seconds) is when measuring must end, None for never.
+
+    `known` are plans that did well on similar models, best first; `evidence` is what was measured there.
+    """
+
+    child: MeasuringChild
+    space: SearchSpace
+    signature: Signature
+    objective: Objective
+    noise: Mapping[str, float | None]
+    first: Sequence[Plan] = ()
+    known: Sequence[Plan] = ()
+    evidence: Sequence[Evidence] = ()
+    seed: int = 0
+    explore_until: float | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search has found, and why it ended: "budget", "time", "space", "interrupted", "rules"."""
+
+    best: Recommendation
+    observed: tuple[Observed, ...]
+    searcher: Searcher
+    ended: str
+
+
+class CompressionTreeSearch:
+    """The rule-based search: the plans known to be good here, then the family's strategies; nothing is explored.
+
+    Where the knowledge base has a plan for this very architecture, only the best few are measured again.
+    """
+
+    KNOWN_ENOUGH = 3
+
+    def run(self, problem: Problem) -> Found:
+        """Measures the strategies and returns the best plan that keeps the constraints."""
+        rules = () if len(problem.known) >= self.KNOWN_ENOUGH else strategies(problem.signature.family, problem.space)
+        ladder = [*problem.first, *problem.known[: self.KNOWN_ENOUGH], *rules]
+        ladder = [plan for plan in dict.fromkeys(ladder) if plan != problem.space.plan({})]
+        searcher = Searcher(
+            problem.space,
+            problem.objective,
+            budget=len(ladder) + 1,
+            seed=problem.seed,
+            noise=dict.fromkeys(problem.objective.metrics, 0.0),  # exact: a ladder leaves nothing to verify
+            first=ladder,
+            evidence=problem.evidence,
+        )
+        return measure_all(problem, searcher, len(ladder) + 1, ended="rules")
+
+
+class MCTSEngine:
+    """Monte Carlo tree search over plans, each new one measured; `n_simulations` counts settled plans, failures too."""
+
+    def __init__(self, n_simulations: int) -> None:
+        self.n_simulations = n_simulations
+
+    def run(self, problem: Problem) -> Found:
+        """Searches until the budget is settled, the time is up, or every plan is measured."""
+        rules = strategies(problem.signature.family, problem.space)
+        searcher = Searcher(
+            problem.space,
+            problem.objective,
+            budget=self.n_simulations,
+            seed=problem.seed,
+            noise=problem.noise,
+            first=list(dict.fromkeys([*problem.first, *problem.known, *rules[:4]])),
+            prior=prior(problem.space),
+            evidence=problem.evidence,
+        )
+        return measure_all(problem, searcher, self.n_simulations, ended="budget")
+
+
+def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
+    """Asks, measures and tells until the searcher has no more, the time is up, or the user interrupts."""
+    observed: list[Observed] = []
+    began = time.monotonic()
+    costs: list[float] = []
+    try:
+        while True:
+            if _time_is_up(problem, costs):
+                ended = "time"
+                break
+            proposal = searcher.ask()
+            if proposal is None:
+                ended = ended if searcher.settled >= budget else "space"
+                break
+            started = time.monotonic()
+            outcome = problem.child.measure(proposal.plan, proposal.purpose)
+            costs.append(time.monotonic() - started)
+            searcher.tell(outcome)
+            observed.append(_observed(outcome, proposal, time.monotonic() - began))
+            problem.on_outcome(outcome)
+            best = searcher.recommend()
+            problem.callbacks.on_measurement(
+                observed[-1], settled=searcher.settled, budget=budget, best=best.plan if best.feasible else None
+            )
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        problem.callbacks.on_note("interrupted: keeping what was found")
+    return Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended=ended)
+
+
+def _time_is_up(problem: Problem, costs: Sequence[float]) -> bool:
+    """Whether another plan of the usual length would not end in time. The first is always tried."""
+    if problem.explore_until is None or not costs:
+        return False
+    return time.monotonic() + float(np.median(costs)) > problem.explore_until
+
+
+def _observed(outcome: Outcome, proposal: Proposal, at_s: float) -> Observed:
+    seen = Observed(plan=outcome.plan, purpose=str(proposal.purpose), at_s=at_s, seconds=dict(outcome.seconds))
+    if isinstance(outcome, Failure):
+        return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
+    return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes)
+
+
+def mean_metrics(measurement: Measurement) -> dict[str, float]:
+    """The mean of each metric's samples."""
+    return {name: float(np.mean(values)) for name, values in measurement.samples.items() if len(values)}

@@ -1,0 +1,132 @@
+"""`IntelligentOptimizer`: a model goes in, a smaller, faster, measured model comes out."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_data_path
+from torch import nn
+
+from model_opt.actors.timing_lock import TimingLock
+from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.constraints import Constraints
+from model_opt.autotuner.request import make_task
+from model_opt.autotuner.result import CompressionResult
+from model_opt.autotuner.run import METHODS, Limits, Run
+from model_opt.compression.inputs import Inputs
+from model_opt.errors import InvalidInput, UnknownName
+from model_opt.search.plan import Plan
+from model_opt.storage.open import open_store
+from model_opt.storage.store import KnowledgeStore
+
+
+class IntelligentOptimizer:
+    """Finds the best way to compress a model, by measuring on this device, and remembers what it measured."""
+
+    def __init__(
+        self,
+        knowledge_base_path: str | Path | None = None,
+        storage_backend: KnowledgeStore | str | None = None,
+        *,
+        callbacks: Callbacks | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        """Says where knowledge is kept: a JSON file (`knowledge_base_path`), a store or the URL of one
+        (`storage_backend`), or else an SQLite file in the user's data folder.
+
+        Nothing is opened before the first optimisation.
+        """
+        if knowledge_base_path is not None and storage_backend is not None:
+            raise InvalidInput("give knowledge_base_path or storage_backend, not both")
+        self._store_at = storage_backend if storage_backend is not None else knowledge_base_path
+        self._callbacks = callbacks or Callbacks()
+        self._device = device
+        self._seed = seed
+
+    def optimize_auto(
+        self,
+        model: nn.Module,
+        method: str = "rule_based",
+        n_simulations: int = 50,
+        timeout_seconds: float | None = None,
+        constraints: Mapping[str, float] | None = None,
+        example_input: Inputs | None = None,
+        *,
+        calibration_data: Iterable[Any] | None = None,
+        eval_fn: Callable[[nn.Module], float] | None = None,
+        train_data: Iterable[Any] | None = None,
+        plans: Sequence[Plan | Mapping[str, str]] = (),
+        freeze: Mapping[str, str] | None = None,
+        exclude: Collection[str] = (),
+        output: str | Path | None = None,
+    ) -> tuple[nn.Module, CompressionResult]:
+        """The optimised model and the result. The user's model is not changed.
+
+        `method` is "rule_based" (the family's strategies and what is known, no search), "mcts" (a search) or
+        "hybrid" (a search that starts from what is known of similar architectures). `n_simulations` counts measured
+        plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
+        `autotuner.constraints.RANGES`; without `max_accuracy_drop` at most one point may be lost.
+        `calibration_data` is an iterable of inputs (batches or rows;
+        pairs with class indices are labelled data). `eval_fn` takes a model and returns its accuracy. `train_data`
+        yields (inputs, target) for fine-tuning. `plans` are tried first; `freeze` fixes decisions, `exclude` names
+        techniques or decisions not to be used. `output` is a folder for the result and the model.
+
+        Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
+        model itself cannot be measured.
+        """
+        began = time.monotonic()
+        wanted = Constraints.read(constraints)
+        _check_call(method, n_simulations, timeout_seconds)
+        task = make_task(
+            model,
+            example_input=example_input,
+            calibration_data=calibration_data,
+            eval_fn=eval_fn,
+            train_data=train_data,
+            max_accuracy_drop=wanted.max_accuracy_drop,
+            seed=self._seed,
+            device=self._device,
+            timing_lock=TimingLock(),
+        )
+        limits = Limits(
+            method=method,
+            budget=n_simulations,
+            constraints=wanted,
+            began=began,
+            deadline=None if timeout_seconds is None else began + timeout_seconds,
+        )
+        run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude)
+        with _opened(self._store_at) as store:
+            optimised, result = run.go(store, output=None if output is None else Path(output))
+        self._callbacks.on_end(result)
+        return optimised, result
+
+
+def _check_call(method: str, n_simulations: int, timeout_seconds: float | None) -> None:
+    if method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    if isinstance(n_simulations, bool) or not isinstance(n_simulations, int) or n_simulations < 1:
+        raise InvalidInput(f"n_simulations must be a positive whole number, not {n_simulations!r}")
+    if timeout_seconds is not None and not timeout_seconds > 0:
+        raise InvalidInput(f"timeout_seconds must be positive, not {timeout_seconds!r}")
+
+
+@contextmanager
+def _opened(store_at: KnowledgeStore | str | Path | None) -> Iterator[KnowledgeStore]:
+    """The user's store, closed afterwards only if it was opened here."""
+    if store_at is not None and not isinstance(store_at, str | Path):
+        yield store_at
+        return
+    store = open_store(store_at if store_at is not None else default_store_path())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def default_store_path() -> Path:
+    """The SQLite file that knowledge is kept in where nothing else is said."""
+    return user_data_path("model_opt") / "knowledge.db"

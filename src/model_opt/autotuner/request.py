@@ -1,0 +1,222 @@
+"""What the user hands in, checked and brought into the form that the measuring process takes."""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_opt.compression.evaluate import Task
+from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, output, rows, shapes, tensors
+from model_opt.errors import InvalidInput
+
+MOST_ROWS = 1024
+NOISE_ROWS = 64
+BATCH_ROWS = 32
+USUAL_SHAPES = ((3, 224, 224), (3, 32, 32), (1, 28, 28), (3, 299, 299), (1, 32, 32), (1, 8, 8), (3, 64, 64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Rows to calibrate on: one batch of inputs, and their class indices `[rows]` if there are any."""
+
+    inputs: Inputs
+    labels: Tensor | None
+
+
+def make_task(
+    model: nn.Module,
+    *,
+    example_input: Inputs | None,
+    calibration_data: Iterable[Any] | None,
+    eval_fn: Callable[[nn.Module], float] | None,
+    train_data: Iterable[Any] | None,
+    max_accuracy_drop: float,
+    seed: int,
+    device: str = "cpu",
+    timing_lock: Any = None,
+) -> Task:
+    """The task for a measuring process. Raises `InvalidInput`, with the argument to mend, before anything is started.
+
+    The model is copied; the user's own is never touched.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if eval_fn is not None and not callable(eval_fn):
+        raise InvalidInput(f"eval_fn must take a model and return its accuracy, not be a {type(eval_fn).__name__}")
+    ours = _copied(model)
+    data = _read_data(calibration_data if calibration_data is not None else train_data, example_input)
+    example = example_input
+    if example is None:
+        example = _example_from(data) if data else _guess_example(ours)
+    _check_forward(ours, example)
+    source = "fidelity"
+    if data is None:
+        data, source = Data(inputs=_noise(example, seed), labels=None), "fidelity (noise)"
+        if eval_fn is None:
+            warnings.warn(
+                "no calibration_data and no eval_fn: accuracy is agreement with the original on random noise",
+                stacklevel=3,
+            )
+    fit, held_out, labels = _split(data, seed)
+    return Task(
+        model=ours,
+        example=example,
+        fit=fit,
+        held_out=held_out,
+        labels=labels,
+        judged_on=source,
+        eval_fn=eval_fn,
+        train_data=list(train_data) if train_data is not None else None,
+        accuracy_limit=max_accuracy_drop,
+        threads=torch.get_num_threads(),
+        seed=seed,
+        device=device,
+        timing_lock=timing_lock,
+    )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except Exception as error:
+        raise InvalidInput(
+            f"the model cannot be copied ({type(error).__name__}: {error}); copy.deepcopy must work"
+        ) from (error)
+
+
+def _read_data(given: Iterable[Any] | None, example: Inputs | None) -> Data | None:
+    """The first `MOST_ROWS` rows of `given`, whose items are batches of inputs, or single rows, or pairs of inputs and
+    class indices as data loaders yield them."""
+    if given is None:
+        return None
+    if isinstance(given, Tensor):
+        given = [given]
+    inputs: list[Inputs] = []
+    labels: list[Tensor] = []
+    count = 0
+    for position, item in enumerate(_iterate(given)):
+        made, label = _read_item(item, example, position)
+        inputs.append(made)
+        labels += [label] if label is not None else []
+        count += batch_size(made)
+        if count >= MOST_ROWS:
+            break
+    if not inputs:
+        raise InvalidInput("calibration_data is empty: give it at least one batch of inputs, or leave it out")
+    if labels and len(labels) != len(inputs):
+        raise InvalidInput("calibration_data has labels for some items and not for others")
+    whole = rows(join(inputs), 0, MOST_ROWS)
+    return Data(inputs=whole, labels=torch.cat(labels)[:MOST_ROWS] if labels else None)
+
+
+def _iterate(given: Iterable[Any]) -> Iterator[Any]:
+    try:
+        iterator = iter(given)
+    except TypeError as error:
+        raise InvalidInput(f"calibration_data must be an iterable of inputs, not {type(given).__name__}") from error
+    while True:
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise InvalidInput(f"calibration_data raised {type(error).__name__} while it was read: {error}") from error
+
+
+def _read_item(item: Any, example: Inputs | None, position: int) -> tuple[Inputs, Tensor | None]:
+    label = None
+    if isinstance(item, list | tuple) and len(item) == 2 and _is_label(item[1]) and not isinstance(example, tuple):
+        item, label = item[0], torch.as_tensor(item[1]).reshape(-1).long()
+    if isinstance(item, list):
+        item = tuple(item)
+    if not isinstance(item, Tensor | tuple | Mapping) or not tensors(item):
+        raise InvalidInput(f"item {position} of calibration_data holds no tensor: {type(item).__name__}")
+    made: Inputs = item
+    if example is not None and tensors(made)[0].ndim == tensors(example)[0].ndim - 1:
+        made = map_tensors(lambda tensor: tensor.unsqueeze(0), made)
+    if label is not None and len(label) != batch_size(made):
+        raise InvalidInput(f"item {position} of calibration_data: {len(label)} labels for {batch_size(made)} inputs")
+    return made, label
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return True
+    return isinstance(value, Tensor) and value.ndim <= 1 and not value.is_floating_point()
+
+
+def _example_from(data: Data) -> Inputs:
+    return rows(data.inputs, 0, min(8, batch_size(data.inputs)))
+
+
+def _guess_example(model: nn.Module) -> Inputs:
+    """A noise input of the first usual shape that the model takes."""
+    for shape in USUAL_SHAPES:
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, *shape))
+        except Exception:
+            continue
+        return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    tried = ", ".join("x".join(map(str, shape)) for shape in USUAL_SHAPES)
+    raise InvalidInput(f"the model takes none of the usual inputs ({tried}): give example_input=")
+
+
+def _check_forward(model: nn.Module, example: Inputs) -> None:
+    if not isinstance(example, Tensor | tuple | Mapping) or not tensors(example):
+        raise InvalidInput(
+            f"example_input must hold a tensor: a tensor, a tuple or a mapping, not {type(example).__name__}"
+        )
+    if any(leaf.ndim == 0 for leaf in tensors(example)):
+        raise InvalidInput("example_input holds a scalar tensor: the first axis of every tensor is the batch")
+    try:
+        with torch.inference_mode():
+            made = output(call(model, example))
+    except InvalidInput:
+        raise
+    except Exception as error:
+        where = ", ".join("x".join(map(str, shape)) for shape in shapes(example))
+        raise InvalidInput(
+            f"the model raised {type(error).__name__} on example_input ({where}): {error}. Give an example_input= that "
+            "the model takes, batch first"
+        ) from error
+    if not torch.isfinite(made.float()).all():
+        raise InvalidInput(
+            "the model's output on example_input is not finite (NaN or infinity): nothing can be compared"
+        )
+
+
+def _noise(example: Inputs, seed: int) -> Inputs:
+    """`NOISE_ROWS` rows like the example's: floats normal with its mean and spread, integers drawn from its values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(tensor: Tensor) -> Tensor:
+        shape = (NOISE_ROWS, *tensor.shape[1:])
+        if tensor.is_floating_point():
+            spread = tensor.float().std() if tensor.numel() > 1 else torch.tensor(1.0)
+            return (torch.randn(shape, generator=generator) * spread.clamp_min(1e-3) + tensor.float().mean()).to(tensor)
+        chosen = torch.randint(tensor.numel(), (int(torch.tensor(shape).prod()),), generator=generator)
+        return tensor.reshape(-1)[chosen].reshape(shape)
+
+    return map_tensors(like, example)
+
+
+def _split(data: Data, seed: int) -> tuple[list[Inputs], list[Inputs], list[Tensor] | None]:
+    """Fit batches, held-out batches, and the held-out labels: half of the shuffled rows each."""
+    total = batch_size(data.inputs)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    cut = max(1, total // 2)
+    fitted, judged = order[:cut], order[cut:] if total > 1 else order
+    labels = None if data.labels is None else list(torch.split(data.labels[judged], BATCH_ROWS))
+    return _batches(data.inputs, fitted), _batches(data.inputs, judged), labels
+
+
+def _batches(inputs: Inputs, chosen: Tensor) -> list[Inputs]:
+    size = len(chosen)
+    picked = map_tensors(lambda tensor: tensor[chosen], inputs)
+    return [rows(picked, start, start + BATCH_ROWS) for start in itertools.islice(range(0, size, BATCH_ROWS), size)]

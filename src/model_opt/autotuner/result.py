@@ -1,0 +1,186 @@
+"""What an optimisation gives back: measured figures with their intervals, the plan, and all that was measured."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_opt.compression.shipping import write_atomically
+from model_opt.compression.technique import Technique
+from model_opt.errors import InvalidInput
+from model_opt.search.plan import Choice, Plan
+
+SCHEMA = 1
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> "Figure":
+        """A figure that is known for certain."""
+        return cls(value=value, low=value, high=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start."""
+
+    plan: Plan
+    purpose: str
+    at_s: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoPoint:
+    """A plan that no other measured plan beats in speed, size and accuracy at once."""
+
+    plan: Plan
+    speedup: float
+    compression_ratio: float
+    accuracy_drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionResult:
+    """The outcome of one optimisation. Every figure was measured on this device.
+
+    `figures` has `speedup`, `compression_ratio`, `accuracy_drop` and `latency_ms`, and `peak_memory_ratio` where the
+    system tells memory; a speed-up's interval is a 95 % prediction interval for a fresh process. `baseline` is the
+    user's model: `latency_ms`, `size_bytes`, `accuracy`. `accuracy_source` is "eval_fn", "labelled data", "fidelity"
+    (agreement with the original on calibration inputs) or "fidelity (noise)". `feasible` says whether the constraints
+    hold. `knowledge` says what earlier measurements the search started from. `seconds` maps a phase to its length.
+    """
+
+    figures: Mapping[str, Figure]
+    plan: Plan
+    techniques: tuple[Technique, ...]
+    feasible: bool
+    constraints: Mapping[str, float]
+    method: str
+    accuracy_source: str
+    baseline: Mapping[str, float]
+    context: Mapping[str, Any]
+    signature: Mapping[str, Any]
+    pareto: tuple[ParetoPoint, ...]
+    observations: tuple[Observed, ...]
+    seconds: Mapping[str, float]
+    ended: str
+    notes: tuple[str, ...] = ()
+    knowledge: Mapping[str, Any] = field(default_factory=dict)
+    importance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def speedup(self) -> float:
+        """Baseline latency ÷ the optimised model's."""
+        return self.figures["speedup"].value
+
+    @property
+    def compression_ratio(self) -> float:
+        """Baseline bytes ÷ the optimised model's, as saved."""
+        return self.figures["compression_ratio"].value
+
+    @property
+    def accuracy_drop(self) -> float:
+        """Accuracy lost, as a share: 0.01 is one point."""
+        return self.figures["accuracy_drop"].value
+
+    def summary(self) -> dict[str, Any]:
+        """The few figures that scripts read: what `model-opt optimize --json` prints."""
+        named = {name: asdict(self.figures[name]) for name in ("compression_ratio", "speedup", "accuracy_drop")}
+        return named | {
+            "techniques": [technique.value for technique in self.techniques],
+            "plan": {choice.decision: choice.option for choice in self.plan.choices},
+            "feasible": self.feasible,
+            "accuracy_source": self.accuracy_source,
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """The whole result; `from_json` reads it back equal."""
+        return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CompressionResult":
+        """Reads what `to_json` wrote. Raises `InvalidInput` for anything else."""
+        try:
+            raw = json.loads(text)
+            if raw.pop("schema") != SCHEMA:
+                raise InvalidInput("this result was written by another version of model_opt")
+            raw["figures"] = {name: Figure(**figure) for name, figure in raw["figures"].items()}
+            raw["plan"] = _plan(raw["plan"])
+            raw["techniques"] = tuple(map(Technique, raw["techniques"]))
+            raw["pareto"] = tuple(ParetoPoint(**point | {"plan": _plan(point["plan"])}) for point in raw["pareto"])
+            raw["observations"] = tuple(
+                Observed(**seen | {"plan": _plan(seen["plan"]), "notes": tuple(seen["notes"])})
+                for seen in raw["observations"]
+            )
+            return cls(**raw | {"notes": tuple(raw["notes"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput(f"not a result of model_opt: {type(error).__name__}: {error}") from error
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `result.json` into `folder`, made if it is not there; nothing is left half written.
+
+        The optimised model is written beside it by `model_opt.save`.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / RESULT_FILE, self.to_json().encode())
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "CompressionResult":
+        """Reads a result folder, or its `result.json`. Raises `InvalidInput` where there is none."""
+        path = Path(folder)
+        path = path / RESULT_FILE if path.is_dir() else path
+        try:
+            return cls.from_json(path.read_text())
+        except OSError as error:
+            raise InvalidInput(
+                f"no result at {path}: {error.strerror}. Make one with model-opt optimize … --output"
+            ) from (error)
+
+
+def pareto_points(observed: Mapping[Plan, Mapping[str, float]]) -> tuple[ParetoPoint, ...]:
+    """The plans of `observed` that no other beats in speed, size and accuracy at once, fastest first."""
+    points = [
+        ParetoPoint(
+            plan=plan,
+            speedup=math.exp(metrics["log_speedup"]),
+            compression_ratio=math.exp(metrics["log_size_ratio"]),
+            accuracy_drop=metrics["accuracy_drop"],
+        )
+        for plan, metrics in observed.items()
+        if {"log_speedup", "log_size_ratio", "accuracy_drop"} <= metrics.keys()
+    ]
+    kept = [point for point in points if not any(_beats(other, point) for other in points)]
+    return tuple(sorted(kept, key=lambda point: -point.speedup))
+
+
+def _beats(a: ParetoPoint, b: ParetoPoint) -> bool:
+    at_least = a.speedup >= b.speedup and a.compression_ratio >= b.compression_ratio
+    at_least = at_least and a.accuracy_drop <= b.accuracy_drop
+    return at_least and (a.speedup, a.compression_ratio, a.accuracy_drop) != (
+        b.speedup,
+        b.compression_ratio,
+        b.accuracy_drop,
+    )
+
+
+def _plan(raw: Mapping[str, Any]) -> Plan:
+    return Plan(tuple(Choice(**choice) for choice in raw["choices"]))

@@ -1,0 +1,94 @@
+"""What each family usually gains from: strategies to measure first, and weights for the search's first moves."""
+
+from collections.abc import Mapping, Sequence
+
+from model_opt.search.plan import Plan
+from model_opt.search.signature import Family
+from model_opt.search.space import Decision, SearchSpace
+
+MILD, STRONG = "mild", "strong"
+"""Stand for the first option of an ordered decision that does something, and for the one after it."""
+
+Template = Mapping[str, Sequence[str]]
+"""Decision → the options wanted, best first; the first that is there is taken, none leaves the decision alone."""
+
+INT8 = ("int8_static", "int8_torchao", "int8_dynamic")
+FAST = ("openvino", "onnxruntime", "aot_inductor")
+
+_CNN: Sequence[Template] = (
+    {"clean": ["fused"], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
+    {"clean": ["fused"], "precision": INT8},
+    {"clean": ["fused"], "prune": [STRONG], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "runtime": ("onnxruntime", "openvino", "aot_inductor")},
+)
+_VIT: Sequence[Template] = (
+    {"clean": ["fused"], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "token_merging": [MILD], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
+    {"clean": ["fused"], "precision": ["int8_dynamic", "int8_torchao"]},
+    {"clean": ["fused"], "low_rank": [STRONG], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
+)
+_DIFFUSION: Sequence[Template] = (
+    {"clean": ["fused"], "token_merging": [MILD], "precision": ["bf16"], "runtime": FAST},
+    {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
+    {"clean": ["fused"], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "precision": ["int8_dynamic"]},
+    {"clean": ["fused"], "runtime": FAST},
+)
+
+STRATEGIES: Mapping[Family, Sequence[Template]] = {
+    Family.CNN: _CNN,
+    Family.VIT: _VIT,
+    Family.HYBRID: (*_CNN[:3], *_VIT[1:2], *_CNN[3:]),
+    Family.DIFFUSION: _DIFFUSION,
+    Family.OTHER: _VIT,
+}
+
+WEIGHTS: Mapping[tuple[str, str], float] = {
+    ("clean", "fused"): 4.0,
+    ("precision", "int8_static"): 4.0,
+    ("precision", "bf16"): 2.0,
+    ("precision", "int8_dynamic"): 2.0,
+    ("runtime", "openvino"): 4.0,
+    ("runtime", "onnxruntime"): 2.0,
+    ("runtime", "aot_inductor"): 1.0,
+    ("runtime", "torch_compile"): 0.3,
+}
+"""Prior weights of options; what is not named weighs 1."""
+
+
+def strategies(family: Family, space: SearchSpace) -> list[Plan]:
+    """The family's strategies as plans of `space`, most promising first; those not allowed there are left out."""
+    plans = [_fill(template, space) for template in STRATEGIES[family]]
+    return [plan for plan in dict.fromkeys(plans) if space.why_not(plan) is None and plan != space.plan({})]
+
+
+def prior(space: SearchSpace) -> dict[tuple[str, str], float]:
+    """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most."""
+    weights = {}
+    for decision in space.decisions:
+        for position, option in enumerate(decision.options):
+            staged = "/" in decision.name and position == 0
+            weights[decision.name, option] = 4.0 if staged else WEIGHTS.get((decision.name, option), 1.0)
+    return weights
+
+
+def _fill(template: Template, space: SearchSpace) -> Plan:
+    chosen: dict[str, str] = {}
+    for decision in space.decisions:
+        options = [_option(decision, wanted) for wanted in template.get(decision.name, ())]
+        for option in filter(None, options):
+            if space.why_not(space.plan(chosen | {decision.name: option})) is None:
+                chosen[decision.name] = option
+                break
+    return space.plan(chosen)
+
+
+def _option(decision: Decision, wanted: str) -> str | None:
+    if wanted in decision.options:
+        return wanted
+    place = {MILD: 1, STRONG: 2}.get(wanted, 0)
+    return decision.options[place] if 0 < place < len(decision.options) else None

@@ -1,0 +1,209 @@
+"""One optimisation on this machine, from the task to the result; each step is one call."""
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from torch import nn
+
+from model_opt.actors.child import MeasuringChild
+from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.constraints import Constraints
+from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem
+from model_opt.autotuner.finish import Answer, conclude
+from model_opt.autotuner.knowledge import Lesson, Recalled, recall
+from model_opt.autotuner.result import CompressionResult, pareto_points
+from model_opt.compression.evaluate import CompressionEvaluator, Task
+from model_opt.compression.machine import inspect
+from model_opt.compression.shipping import load_model, write_atomically
+from model_opt.compression.signature import sign_model
+from model_opt.compression.space import build_space
+from model_opt.compression.technique import techniques_of
+from model_opt.errors import InvalidInput, StoreError
+from model_opt.search.context import Context
+from model_opt.search.evaluator import Measurement, Outcome
+from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
+from model_opt.storage.store import KnowledgeStore
+
+T = TypeVar("T")
+
+METHODS = ("rule_based", "mcts", "hybrid")
+MODEL_FILE = "model.pt"
+FINISH_SHARE = 0.3
+FINISH_S = 45.0
+"""Of a time limit, this share and at most this many seconds are kept for the final figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How to search and for how long. `began` and `deadline` are monotonic seconds; a deadline of None is never."""
+
+    method: str
+    budget: int
+    constraints: Constraints
+    began: float
+    deadline: float | None
+
+    @property
+    def explore_until(self) -> float | None:
+        """When measuring ends, so that the final figures still fit in."""
+        if self.deadline is None:
+            return None
+        return self.deadline - min(FINISH_S, FINISH_SHARE * (self.deadline - self.began))
+
+
+class Run:
+    """One optimisation. Building it checks the user's plans and names; `go` measures."""
+
+    def __init__(
+        self,
+        task: Task,
+        limits: Limits,
+        callbacks: Callbacks,
+        *,
+        plans: Sequence[Plan | Mapping[str, str]],
+        freeze: Mapping[str, str] | None,
+        exclude: Collection[str],
+    ) -> None:
+        self._task, self._limits, self._callbacks = task, limits, callbacks
+        self.signature = sign_model(task.model)
+        self.machine = inspect(task.device)
+        self.space = build_space(task.model, self.signature, self.machine, exclude=exclude, freeze=freeze)
+        self._first = [self._user_plan(plan) for plan in plans]
+        self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
+
+    def go(self, store: KnowledgeStore, *, output: Path | None) -> tuple[nn.Module, CompressionResult]:
+        """Measures, concludes, remembers; the model and the result are written to `output` if it is given."""
+        with tempfile.TemporaryDirectory() as scratch, self._child() as child:
+            found, answer, lesson, described, recalled = self._measure(child, store, Path(scratch))
+            self._remember(store, lesson)
+            result = self._result(found, answer, described, recalled)
+            if output is not None:
+                result.save(output)
+                write_atomically(output / MODEL_FILE, answer.model.read_bytes())
+            return load_model(answer.model), result
+
+    def _measure(
+        self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
+    ) -> tuple[Found, Answer, Lesson, Mapping[str, object], Recalled]:
+        described = self._timed("baseline", child.describe)
+        context = cast(Context, described["context"])
+        baseline = cast(Mapping[str, float], described["baseline"])
+        objective = self._limits.constraints.objective(baseline)
+        recalled = self._recall(store, context, objective)
+        lesson = Lesson(self.signature, context)
+
+        def learn(outcome: Outcome) -> None:
+            if isinstance(outcome, Measurement):
+                lesson.add(outcome)
+
+        problem = Problem(
+            child=child,
+            space=self.space,
+            signature=self.signature,
+            objective=objective,
+            noise=cast(Mapping[str, float | None], described["noise"]),
+            first=self._first,
+            known=recalled.plans,
+            evidence=recalled.evidence,
+            seed=self._task.seed,
+            explore_until=self._limits.explore_until,
+            callbacks=self._callbacks,
+            on_outcome=learn,
+        )
+        found = self._timed("search", lambda: self._engine().run(problem))
+        answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
+        return found, answer, lesson, described, recalled
+
+    def _engine(self) -> CompressionTreeSearch | MCTSEngine:
+        rules = self._limits.method == "rule_based"
+        budget = self._limits.budget
+        engine: CompressionTreeSearch | MCTSEngine = CompressionTreeSearch() if rules else MCTSEngine(budget)
+        self._callbacks.on_start(plans=self.space.total_plans, budget=budget)
+        return engine
+
+    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> Answer:
+        return conclude(
+            child,
+            found,
+            objective,
+            scratch,
+            example=self._task.example,
+            threads=self._task.threads,
+            deadline=self._limits.deadline if found.ended != "interrupted" else time.monotonic(),
+            callbacks=self._callbacks,
+        )
+
+    def _child(self) -> MeasuringChild:
+        task = self._task
+        return MeasuringChild(
+            lambda: CompressionEvaluator(task),
+            deadline=self._limits.deadline,
+            on_phase=lambda name: self._callbacks.on_phase(name, None),
+        )
+
+    def _recall(self, store: KnowledgeStore, context: Context, objective: Objective) -> Recalled:
+        if self._limits.method == "mcts":
+            return Recalled()
+        try:
+            recalled = recall(store, self.signature, self.space, context, objective)
+        except StoreError as error:
+            self._callbacks.on_note(f"the knowledge base cannot be read, so the search starts from nothing: {error}")
+            return Recalled()
+        self._callbacks.on_note(recalled.describe())
+        return recalled
+
+    def _remember(self, store: KnowledgeStore, lesson: Lesson) -> None:
+        try:
+            count = self._timed("remember", lambda: lesson.teach(store))
+            self._callbacks.on_note(f"{count} measured plans were added to the knowledge base")
+        except StoreError as error:
+            self._callbacks.on_note(f"what was measured could not be added to the knowledge base: {error}")
+
+    def _user_plan(self, plan: Plan | Mapping[str, str]) -> Plan:
+        made = plan if isinstance(plan, Plan) else self.space.plan(plan)
+        if reason := self.space.why_not(made):
+            raise InvalidInput(f"plan {made}: {reason}")
+        return made
+
+    def _timed(self, phase: str, step: Callable[[], T]) -> T:
+        began = time.monotonic()
+        self._callbacks.on_phase(phase, None)
+        try:
+            return step()
+        finally:
+            self._phases[phase] = time.monotonic() - began
+
+    def _result(
+        self, found: Found, answer: Answer, described: Mapping[str, object], recalled: Recalled
+    ) -> CompressionResult:
+        context = cast(Context, described["context"])
+        bounds = {name: bound for name, bound in asdict(self._limits.constraints).items() if bound is not None}
+        return CompressionResult(
+            figures=answer.figures,
+            plan=answer.plan,
+            techniques=techniques_of(answer.plan),
+            feasible=answer.feasible,
+            constraints=bounds,
+            method=self._limits.method,
+            accuracy_source=str(described["accuracy_source"]),
+            baseline=cast(Mapping[str, float], described["baseline"]),
+            context=asdict(context) | {"key": context.key},
+            signature=asdict(self.signature) | {"key": self.signature.key},
+            pareto=pareto_points(_means(found)),
+            observations=found.observed,
+            seconds=self._phases | {"total": time.monotonic() - self._limits.began},
+            ended=found.ended,
+            notes=(*((recalled.describe(),) if recalled.rows else ()), *answer.notes),
+            knowledge=recalled.as_json(),
+            importance=found.searcher.importance(),
+        )
+
+
+def _means(found: Found) -> dict[Plan, Mapping[str, float]]:
+    """The latest figures of each measured plan."""
+    return {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}

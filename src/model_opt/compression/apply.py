@@ -1,0 +1,105 @@
+"""Applies a plan to a copy of the user's model, technique after technique, in the order in which they compose."""
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model_opt.compression.inputs import call, output
+from model_opt.compression.stages import stages
+from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
+from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
+from model_opt.search.plan import Plan
+
+SAME = "same"
+"""The first option of a stage's decision: whatever the whole model's decision says."""
+
+STRUCTURES_KEPT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One technique as it will be applied: to `stage`, or to the whole model where that is None."""
+
+    handler: Handler
+    option: str
+    stage: str | None
+
+
+def steps(plan: Plan, model: nn.Module) -> list[Step]:
+    """What `plan` does to `model`, in order. A stage's own choice replaces the whole model's for that stage."""
+    found: list[Step] = []
+    for name in ORDER:
+        whole = plan.option(name)
+        own = {c.decision.partition("/")[2]: c.option for c in plan.choices if c.decision.startswith(name + "/")}
+        if whole is None and not own:
+            continue
+        handler = HANDLERS[name]
+        if not own:
+            found.append(Step(handler=handler, option=str(whole), stage=None))
+            continue
+        for stage in stages(model):
+            option = own.get(stage, whole or handler.leave_alone)
+            if option != handler.leave_alone:
+                found.append(Step(handler=handler, option=option, stage=stage))
+    return found
+
+
+def apply_plan(plan: Plan, material: Material) -> nn.Module:
+    """The model that `plan` makes of a copy of the teacher, in eval mode; the teacher is not touched.
+
+    Structures (what comes before precision and runtime) are kept for the next plans that share them. Raises
+    `TechniqueError` where the plan cannot be applied, `MeasurementFailed` where the outcome gives wrong outputs.
+    """
+    todo = steps(plan, material.teacher)
+    structural = [step for step in todo if step.handler.decision not in ("precision", "runtime")]
+    model = _structure(structural, plan, material)
+    for step in todo[len(structural) :]:
+        model = _apply(step, model, plan, material)
+    _check(model, material)
+    return model
+
+
+def _structure(todo: list[Step], plan: Plan, material: Material) -> nn.Module:
+    """The model after `todo`, a copy that the caller may change; starts from the longest part already made."""
+    kept: OrderedDict[tuple[tuple[str, str, str | None], ...], nn.Module]
+    kept = material.cache.setdefault("structures", OrderedDict())
+    keys = [(step.handler.decision, step.option, step.stage) for step in todo]
+    done = next((n for n in range(len(todo), 0, -1) if tuple(keys[:n]) in kept), 0)
+    model = copy.deepcopy(kept[tuple(keys[:done])] if done else material.teacher).eval()
+    for position in range(done, len(todo)):
+        model = _apply(todo[position], model, plan, material)
+    if len(todo) > done:
+        kept[tuple(keys)] = copy.deepcopy(model)
+        while len(kept) > STRUCTURES_KEPT:
+            kept.popitem(last=False)
+    return model
+
+
+def _apply(step: Step, model: nn.Module, plan: Plan, material: Material) -> nn.Module:
+    where = f"{step.handler.decision}={step.option}" + (f" on {step.stage}" if step.stage else "")
+    try:
+        return step.handler.apply(model, step.option, step.stage, plan, material).eval()
+    except ModelOptError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "out of memory" in str(error).lower():
+            raise
+        raise TechniqueError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _check(model: nn.Module, material: Material) -> None:
+    """The outcome must take the example and give finite outputs of the shape the teacher gives."""
+    with torch.inference_mode():
+        expected = material.cache.get("example output")
+        if expected is None:
+            expected = material.cache["example output"] = output(call(material.teacher, material.example))
+        made = output(call(model, material.example))
+    if made.shape != expected.shape:
+        raise MeasurementFailed(f"outputs have shape {tuple(made.shape)}, not {tuple(expected.shape)}")
+    if not torch.isfinite(made).all():
+        raise MeasurementFailed("outputs are not finite")

@@ -1,0 +1,220 @@
+"""The evaluator of compression plans: applies a plan, checks it, weighs it, times it beside the original, judges it."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model_opt.compression import space  # noqa: F401  (registers every technique)
+from model_opt.compression.accuracy import Drop, FidelityJudge, FunctionJudge, Judge, LabelJudge
+from model_opt.compression.apply import apply_plan
+from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
+from model_opt.compression.machine import inspect, libraries
+from model_opt.compression.shipping import save_model, size_bytes
+from model_opt.compression.signature import sign_model
+from model_opt.compression.technique import Material
+from model_opt.compression.timing import Paired, time_pair
+from model_opt.search.context import Context
+from model_opt.search.evaluator import Measurement, Phase, Purpose
+from model_opt.search.plan import Plan
+
+BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
+TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
+PREPARATION_NOISE = 0.02
+"""Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that a measuring process needs. Travels by cloudpickle.
+
+    `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
+    `judged_on` is the source that the result names when there is neither `eval_fn` nor labels. `accuracy_limit` is the
+    largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data.
+    """
+
+    model: nn.Module
+    example: Inputs
+    fit: Sequence[Inputs]
+    held_out: Sequence[Inputs]
+    labels: Sequence[Tensor] | None = None
+    judged_on: str = "fidelity"
+    eval_fn: Callable[[nn.Module], float] | None = None
+    train_data: Any = None
+    accuracy_limit: float | None = None
+    threads: int = 1
+    seed: int = 0
+    device: str = "cpu"
+    timing_lock: Any = field(default=None)
+    """A lock with `exclusive()` and `shared()` context managers, or None on a machine that nobody else measures on."""
+
+
+class CompressionEvaluator:
+    """An `Evaluator` of compression plans for one task, in a process of its own."""
+
+    def __init__(self, task: Task) -> None:
+        """Loads the model and judges the original once. Raises what the model or `eval_fn` raises."""
+        torch.set_num_threads(task.threads)
+        _seed(task.seed)
+        self._task = replace(
+            task,
+            model=task.model.eval().to(task.device),
+            example=_to(task.device, task.example),
+            fit=[_to(task.device, batch) for batch in task.fit],
+            held_out=[_to(task.device, batch) for batch in task.held_out],
+        )
+        self._judge = _judge(self._task)
+        self._material = Material(
+            teacher=self._task.model,
+            example=self._task.example,
+            fit=self._task.fit,
+            held_out=self._task.held_out,
+            signature=sign_model(self._task.model),
+            machine=inspect(task.device),
+            threads=task.threads,
+            seed=task.seed,
+            phase=lambda name: None,
+            train_data=task.train_data,
+        )
+        self._size_bytes = size_bytes(self._task.model)
+
+    def describe(self) -> Mapping[str, object]:
+        """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
+        "accuracy_source": str}`. The noise of a timing is that of the original against itself.
+        """
+        paired = self._time(self._task.model, Purpose.VERIFY)
+        ratios = paired.log_ratios
+        return {
+            "context": self.context(),
+            "baseline": {
+                "latency_ms": float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms]))),
+                "size_bytes": float(self._size_bytes),
+                "accuracy": self._judge.baseline,
+            },
+            "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / 7 + PREPARATION_NOISE**2},
+            "accuracy_source": self._judge.source,
+            "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
+        }
+
+    def context(self) -> Context:
+        """Where this process measures."""
+        task = self._task
+        dtype = next((p.dtype for p in task.model.parameters()), torch.float32)
+        return Context(
+            device=self._material.machine.device_class,
+            libraries=tuple(sorted(libraries().items())),
+            dtype=str(dtype).removeprefix("torch."),
+            threads=task.threads,
+            batch=batch_size(task.example),
+            input_shapes=shapes(task.example),
+        )
+
+    def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
+        """Applies `plan`, weighs it, times it in turn with the original, and judges it: a first look, then the rest."""
+        clock = _Phases(phase)
+        clock("prepare")
+        model = self._made(plan, clock)
+        clock("time")
+        paired = self._time(model, purpose)
+        clock("accuracy")
+        drop, notes = self._drop(model)
+        clock("")
+        samples = {
+            "log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),),
+            "log_speedup": tuple(paired.log_ratios.tolist()),
+            "latency_ms": tuple(paired.plan_ms.tolist()),
+            "accuracy_drop": (drop.value,),
+            "accuracy_error": (drop.error,),
+        }
+        return Measurement(
+            plan=plan,
+            samples=samples,
+            seconds=clock.seconds,
+            partial=not drop.whole,
+            notes=(*notes, *_doubts(paired)),
+        )
+
+    def save(self, plan: Plan, path: str, recipe: Mapping[str, object]) -> None:
+        """Makes `plan`'s model and writes it to `path`; the empty plan writes the original."""
+        model = self._made(plan, lambda name: None)
+        save_model(model, Path(path), recipe=recipe)
+
+    def _made(self, plan: Plan, phase: Phase) -> nn.Module:
+        _seed(self._task.seed)
+        self._material.phase = phase
+        with self._lock("shared"):
+            return apply_plan(plan, self._material)
+
+    def _time(self, model: nn.Module, purpose: Purpose) -> Paired:
+        with self._lock("exclusive"):
+            return time_pair(
+                self._task.model, model, self._task.example, blocks=BLOCKS[purpose], at_most_s=TIMING_S[purpose]
+            )
+
+    def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
+        limit = self._task.accuracy_limit
+        with self._lock("shared"):
+            part = self._judge.part(model) if limit is not None else None
+            if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
+                return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
+            return self._judge.whole(model), ()
+
+    def _lock(self, kind: str) -> Any:
+        return getattr(self._task.timing_lock, kind)() if self._task.timing_lock else _Unlocked()
+
+
+class _Unlocked:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class _Phases:
+    """Passes phases on and keeps how long each took, in seconds."""
+
+    def __init__(self, phase: Phase) -> None:
+        self._phase, self._current = phase, ""
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        if self._current:
+            self.seconds[self._current] = self.seconds.get(self._current, 0.0) + now - self._since
+        self._current, self._since = name, now
+        if name:
+            self._phase(name)
+
+
+def _judge(task: Task) -> Judge:
+    if task.eval_fn is not None:
+        return FunctionJudge(task.eval_fn, task.model)
+    if task.labels is not None:
+        return LabelJudge(list(zip(task.held_out, task.labels, strict=True)), task.model)
+    return FidelityJudge(task.held_out, task.model, task.judged_on)
+
+
+def _doubts(paired: Paired) -> tuple[str, ...]:
+    notes = []
+    if paired.drift > 0.05:
+        notes.append(f"the original's own time drifted by {paired.drift:.0%} during the measurement")
+    if paired.busy is not None and paired.busy > 0.1:
+        notes.append(f"other programs used {paired.busy:.0%} of the processors during the measurement")
+    return tuple(notes)
+
+
+def _to(device: str, inputs: Inputs) -> Inputs:
+    return map_tensors(lambda tensor: tensor.to(device), inputs)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -1,0 +1,57 @@
+"""The last word on speed: the saved models, loaded in a process that has done nothing else, timed in turn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_opt.compression.inputs import Inputs
+from model_opt.compression.shipping import load_model
+from model_opt.compression.timing import peak_memory_bytes, time_pair
+
+BLOCKS = 15
+TIMING_S = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One process's timing. `peak_bytes` is of the model that was loaded first, None where the system does not tell."""
+
+    log_speedup: float
+    baseline_ms: float
+    plan_ms: float
+    peak_bytes: int | None
+    busy: float | None
+
+
+class FreshTiming:
+    """Loads two saved models and times them; made once a process.
+
+    `plan_first` says which is loaded first: only that one's peak memory can be told.
+    """
+
+    def __init__(self, baseline: Path, plan: Path, example: Inputs, *, threads: int, plan_first: bool) -> None:
+        torch.set_num_threads(threads)
+        self._paths = {"baseline": baseline, "plan": plan}
+        self._example = example
+        self._first = "plan" if plan_first else "baseline"
+
+    def describe(self) -> Mapping[str, object]:
+        """Nothing is known before the comparison."""
+        return {}
+
+    def compare(self) -> Comparison:
+        """Loads and times both. Raises what loading or calling the models raises."""
+        first, peak = peak_memory_bytes(lambda: load_model(self._paths[self._first]), self._example)
+        second = "baseline" if self._first == "plan" else "plan"
+        models = {self._first: first, second: load_model(self._paths[second])}
+        paired = time_pair(models["baseline"], models["plan"], self._example, blocks=BLOCKS, at_most_s=TIMING_S)
+        return Comparison(
+            log_speedup=float(np.median(paired.log_ratios)),
+            baseline_ms=float(np.median(paired.baseline_ms)),
+            plan_ms=float(np.median(paired.plan_ms)),
+            peak_bytes=peak,
+            busy=paired.busy,
+        )

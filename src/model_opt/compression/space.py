@@ -1,0 +1,112 @@
+"""Builds the search space of a model: every registered technique that can be used on it, on this machine."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from model_opt.compression import (  # noqa: F401  (each registers its technique)
+    clean,
+    precision,
+    prune,
+    runtime,
+)
+from model_opt.compression.apply import SAME
+from model_opt.compression.precision import forbidden
+from model_opt.compression.stages import stages, weighted_layers
+from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of
+from model_opt.errors import InvalidInput, UnknownName
+from model_opt.search.plan import Choice
+from model_opt.search.signature import Signature
+from model_opt.search.space import Decision, Forbid, SearchSpace
+
+STAGED_LAYERS = 12
+"""Models with fewer weighted layers get no decisions per stage: the whole model's are as fine."""
+
+
+def build_space(
+    model: nn.Module,
+    signature: Signature,
+    machine: Machine,
+    *,
+    exclude: Collection[str] = (),
+    freeze: Mapping[str, str] | None = None,
+) -> SearchSpace:
+    """The decisions for `model`, in the order of composition, with the combinations that are not allowed.
+
+    `exclude` names techniques ("int8") or decisions ("prune") that are not to be used. `freeze` fixes decisions: their
+    option is part of every plan. Raises `UnknownName` for names that mean nothing here.
+    """
+    _check_names(exclude)
+    frozen = dict(freeze or {})
+    decisions, rules, choices = [], [], []
+    for name in ORDER:
+        handler = HANDLERS.get(name)
+        if handler is None or name in exclude:
+            continue
+        options = [o for o in handler.options(model, signature, machine) if handler.technique(o) not in exclude]
+        made, own = _decisions(handler, options, model)
+        rules += own
+        for decision in made:
+            if decision.name in frozen:
+                choices += _frozen(decision, frozen.pop(decision.name), handler)
+            elif len(decision.options) > 1:
+                decisions.append(decision)
+    if frozen:
+        raise UnknownName("decision to freeze:", next(iter(frozen)), [d.name for d in decisions])
+    return SearchSpace(decisions, _restrict([*rules, *forbidden(machine)], decisions, choices), choices)
+
+
+def _check_names(exclude: Collection[str]) -> None:
+    known = {*map(str, Technique), *ORDER}
+    for name in exclude:
+        if name not in known:
+            raise UnknownName("technique or decision to exclude:", name, known)
+
+
+def _decisions(handler: Handler, options: Sequence[str], model: nn.Module) -> tuple[list[Decision], list[Forbid]]:
+    """The decision of a technique, and one for each stage; a stage may not repeat the whole model's option."""
+    name, every = handler.decision, (handler.leave_alone, *options)
+    whole = Decision(name, every, handler.ordered, version=handler.version)
+    if not options or not handler.per_stage or len(weighted_layers(model)) < STAGED_LAYERS:
+        return [whole], []
+    made, rules = [whole], []
+    for stage in stages(model):
+        made.append(Decision(f"{name}/{stage}", (SAME, *every), version=handler.version))
+        rules += [Forbid({name: {o}, f"{name}/{stage}": {o}}, "the stage has the whole model's option") for o in every]
+    return made, rules
+
+
+def _frozen(decision: Decision, option: str, handler: Handler) -> list[Choice]:
+    if option not in decision.options:
+        raise UnknownName(f"option of {decision.name!r}:", option, decision.options)
+    if option == decision.options[0]:
+        return []
+    return [Choice(decision=decision.name, option=option, version=handler.version)]
+
+
+def _restrict(rules: Sequence[Forbid], decisions: Sequence[Decision], frozen: Sequence[Choice]) -> list[Forbid]:
+    """`rules` in terms of the options that are there; rules that cannot be broken are dropped.
+
+    Raises `InvalidInput` where the frozen choices break a rule by themselves.
+    """
+    options = {decision.name: frozenset(decision.options) for decision in decisions}
+    fixed = {choice.decision: choice.option for choice in frozen}
+    kept = []
+    for rule in rules:
+        if any(name in fixed and fixed[name] not in wanted for name, wanted in rule.when.items()):
+            continue
+        when = {}
+        for name, wanted in rule.when.items():
+            if name not in fixed:
+                when[name] = frozenset(wanted) & options.get(name, frozenset({_leave_alone(name)}))
+        if not when:
+            raise InvalidInput(f"the frozen choices do not go together: {rule.reason}")
+        if all(when.values()):
+            kept.append(Forbid({n: w for n, w in when.items() if n in options}, rule.reason))
+    return kept
+
+
+def _leave_alone(decision: str) -> str:
+    """The first option of a decision that the space lacks."""
+    handler, stage = handler_of(decision)
+    return SAME if stage else handler.leave_alone
