@@ -38,7 +38,7 @@ class Simulation:
     def __init__(self, seed: int, *, budget: int = 40, workers: int = 5, journal: Journal | None = None) -> None:
         self.rng = random.Random(seed)
         self.journal = journal or MemoryJournal()
-        self.rules = Rules(budget=budget, objective=Objective(metric="x"), lease_s=5.0)
+        self.rules = Rules(budget=budget, objective=Objective(metric="x"), lease_s=3.0)
         self.now = 0.0
         self.lives = 0
         self.evaluated = Samples()
@@ -103,11 +103,11 @@ class Simulation:
     def answer(self, ask: Ask) -> None:
         reply, changes = self.coordinator.handle(ask, self.now)
         fate = self.rng.random()
-        if fate < 0.01:
+        if fate < 0.001:
             self.crash()  # before the commit: nobody has heard of it
             return
         self.journal.commit(self.coordinator.term, [changes])
-        if fate < 0.02:
+        if fate < 0.002:
             self.crash()  # between commit and acknowledgement
             return
         self.acknowledged |= dict.fromkeys(reply.acknowledged)
@@ -160,7 +160,7 @@ class Simulation:
             ghost.frozen_until = self.now + self.rng.uniform(1, 20)
             self.ghosts.append(ghost)
             self.workers[name] = self.born(name)
-        elif draw < 0.016:
+        elif draw < 0.014:
             self.crash()
 
     def crash(self) -> None:

@@ -66,6 +66,9 @@ class CoordinatorState:
         self.log: list[tuple[str, Outcome]] = []
         self.tally = Tally()
         self.ending = None if kept.facts.get("ending") is None else str(kept.facts["ending"])
+        first = kept.facts.get("first_grant_s")
+        self.first_grant_s = None if first is None else float(str(first))
+        self.last_settled_s: float | None = None
         self._began = now
         self._open = not rules.gather or bool(kept.leases)
         self._tried: set[RowId] = set()
@@ -124,6 +127,13 @@ class CoordinatorState:
         self._end(why)
         return self._drain()
 
+    @property
+    def best_value(self) -> float | None:
+        """The objective of the best plan measured within the limits, None before there is one."""
+        if self._best is None or self._best[0] > 0:
+            return None
+        return -self._best[1] if self.rules.objective.maximize else self._best[1]
+
     # results --------------------------------------------------------------------------------------------------------
 
     def _take(self, result: Result, holder: Holder, now: float) -> None:
@@ -171,6 +181,7 @@ class CoordinatorState:
             tally.extra += 1
             return
         self.log.append((kept.result.context, outcome))
+        self.last_settled_s = kept.at_s
         self._tried.add((outcome.plan.key, kept.result.context))
         tally.workers[kept.result.worker] = tally.workers.get(kept.result.worker, 0) + 1
         if isinstance(outcome, Failure):
@@ -245,6 +256,8 @@ class CoordinatorState:
             if (lease := self.book.grant(plan, purpose, ask.context, ask.holder, now)) is not None:
                 given.append(lease)
                 wanted -= 1
+        if given and self.first_grant_s is None:
+            self.first_grant_s = self._facts["first_grant_s"] = now
         return tuple(
             Grant(lease_id=lease.lease_id, plan=lease.plan, purpose=lease.purpose, attempt=lease.attempt)
             for lease in given

@@ -30,6 +30,7 @@ class WorkerState:
         self._serial = 0
         self._results: dict[ResultKey, Result] = {}
         self._unsent: dict[ResultKey, None] = {}
+        self._measured = 0
         self._measured_s = 0.0
 
     @property
@@ -42,6 +43,11 @@ class WorkerState:
         """Results that no coordinator of this term is known to have."""
         return len(self._unsent)
 
+    def held(self) -> frozenset[str]:
+        """The ids of leases that are queued, being measured, or measured and not yet known to be on disk."""
+        own = [*self.queue, *([self.running] if self.running else [])]
+        return frozenset(grant.lease_id for grant in own) | {lease_id for lease_id, _ in self._unsent}
+
     def question(
         self,
         *,
@@ -52,9 +58,7 @@ class WorkerState:
     ) -> Ask:
         """The next question; only its answer will be accepted."""
         self._serial += 1
-        held = [grant.lease_id for grant in self.queue] + ([self.running.lease_id] if self.running else [])
         unsent = [self._results[key] for key in self._unsent]
-        measured = sum(key[1] > 0 for key in self._results)
         return Ask(
             holder=self.holder,
             serial=self._serial,
@@ -63,9 +67,9 @@ class WorkerState:
             results=tuple(unsent[:MOST_RESULTS]),
             proposals=tuple(proposals),
             wanted=wanted,
-            held=frozenset(held) | {result.lease_id for result in unsent[MOST_RESULTS:]},
+            held=self.held(),
             cursor=self.cursor,
-            speed=measured / self._measured_s if self._measured_s else 0.0,
+            speed=self._measured / self._measured_s if self._measured_s else 0.0,
             exhausted=exhausted,
             leaving=leaving,
         )
@@ -99,6 +103,7 @@ class WorkerState:
         if grant is None:
             raise RuntimeError("nothing was being measured")
         key = (grant.lease_id, grant.attempt)
+        self._measured += 1
         self._measured_s += busy_s
         self._results[key] = Result(
             lease_id=grant.lease_id,
@@ -110,6 +115,10 @@ class WorkerState:
             busy_s=busy_s,
         )
         self._unsent[key] = None
+
+    def abandon(self) -> None:
+        """Forgets the plan that was started: the search is over."""
+        self.running = None
 
     def _accept(self, grant: Grant) -> None:
         known = [*self.queue, *([self.running] if self.running else [])]

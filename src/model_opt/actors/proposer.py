@@ -1,0 +1,73 @@
+"""What a worker would like to measure: its own local tree and surrogate over everything the fleet has measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.objective import Objective
+from model_opt.search.ownership import owned_by
+from model_opt.search.plan import Plan
+from model_opt.search.searcher import Evidence, Searcher
+from model_opt.search.space import SearchSpace
+
+Proposals = list[tuple[Plan, Purpose]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched for: everything a worker needs to make its `Searcher`, apart from the budget."""
+
+    space: SearchSpace
+    objective: Objective
+    seed: int = 0
+    noise: Mapping[str, float | None] = field(default_factory=dict)
+    first: tuple[Plan, ...] = ()
+    prior: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+
+    def searcher(self, budget: int, noise: Mapping[str, float | None]) -> Searcher:
+        """A fresh searcher; `noise` of the device wins over what was assumed."""
+        return Searcher(
+            self.space,
+            self.objective,
+            budget=budget,
+            seed=self.seed,
+            noise={**self.noise, **noise},
+            first=self.first,
+            prior=self.prior,
+            evidence=self.evidence,
+        )
+
+
+class Proposer(Protocol):
+    """Proposes plans for one worker. Told every settled outcome of its context once, in the coordinator's order."""
+
+    def tell(self, outcome: Outcome) -> None:
+        """Learns from an outcome."""
+
+    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+        """Up to about `many` plans, best first; empty only where there is nothing left that anybody could measure."""
+
+
+class TreeProposer:
+    """Proposes from a `Searcher`: plans that this worker owns, and anybody's once it owns none that are left."""
+
+    def __init__(self, worker: str, search: Search, budget: int, noise: Mapping[str, float | None]) -> None:
+        self._worker = worker
+        self._searcher = search.searcher(budget, noise)
+
+    def tell(self, outcome: Outcome) -> None:
+        """See `Proposer`."""
+        self._searcher.tell(outcome)
+
+    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+        """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart."""
+        searcher = self._searcher
+        searcher.budget = budget
+        left = budget - searcher.settled - len(flying)
+        found = []
+        if self._worker in roster and left > searcher.verifications:
+            found = searcher.ask_many(many, owned=owned_by(self._worker, roster), believed=flying)
+        found = found or searcher.ask_many(many, believed=flying)
+        return [(proposal.plan, proposal.purpose) for proposal in found]

@@ -1,0 +1,119 @@
+"""Workers with real trees against a real coordinator and its file, as threads of one process."""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from made_up import OBJECTIVE, SPACE, Sleeping
+
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.leases import Holder
+from model_opt.actors.proposer import Search, TreeProposer
+from model_opt.actors.service import CoordinatorService
+from model_opt.actors.worker_loop import WorkerLoop
+from model_opt.actors.worker_state import WorkerState
+from model_opt.search.evaluator import Measurement, Outcome, Purpose
+from model_opt.search.plan import Plan
+
+SEARCH = Search(space=SPACE, objective=OBJECTIVE)
+
+
+def loop(name: str, link: object, *, seconds: float = 0.0, life: str = "1") -> WorkerLoop:
+    evaluator = Sleeping(seconds)
+
+    def measure(plan: Plan, purpose: Purpose) -> Outcome:
+        return evaluator.measure(plan, purpose, lambda phase: None)
+
+    return WorkerLoop(
+        WorkerState(Holder(worker=name, incarnation=life), "c"),
+        link,  # type: ignore[arg-type]
+        measure,
+        lambda budget: TreeProposer(name, SEARCH, budget, {}),
+        beat_s=0.2,
+    )
+
+
+def run_all(loops: list[WorkerLoop]) -> list[str]:
+    endings: list[str] = []
+    threads = [threading.Thread(target=lambda each=each: endings.append(each.run())) for each in loops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return endings
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_workers_settle_the_budget_and_repeat_nothing(tmp_path: Path, workers: int) -> None:
+    service = CoordinatorService.at(tmp_path, Rules(budget=60, objective=OBJECTIVE))
+    assert set(run_all([loop(f"w{i}", service) for i in range(workers)])) == {"budget"}
+    outcomes = [outcome for _, outcome in service.outcomes()]
+    assert len(outcomes) == 60
+    assert len({outcome.plan.key for outcome in outcomes}) == 60
+    assert service.status()["settled"] == 60
+    best = min(o.samples["latency_ms"][0] for o in outcomes if isinstance(o, Measurement))
+    assert best < 50.0
+    service.close()
+
+
+def test_one_worker_leaves_and_another_goes_on(tmp_path: Path) -> None:
+    service = CoordinatorService.at(tmp_path, Rules(budget=30, objective=OBJECTIVE))
+    first = loop("a", service, seconds=0.02)
+    threading.Timer(0.3, first.leave).start()
+    assert first.run() == "left"
+    assert service.status()["workers"] == 0
+    assert loop("b", service).run() == "budget"
+    assert service.status()["settled"] == 30
+    service.close()
+
+
+def test_a_coordinator_that_comes_back_has_forgotten_nothing(tmp_path: Path) -> None:
+    rules = Rules(budget=40, objective=OBJECTIVE)
+
+    class Moving:
+        """A link to whoever is the coordinator now."""
+
+        def __init__(self) -> None:
+            self.service = CoordinatorService.at(tmp_path, rules)
+
+        def ask(self, ask):
+            return self.service.ask(ask)
+
+        def beat(self, holder, held) -> None:
+            self.service.beat(holder, held)
+
+    link = Moving()
+    old = link.service
+    worker = threading.Thread(target=loop("a", link, seconds=0.01).run)
+    worker.start()
+    while old.status()["settled"] < 10:
+        time.sleep(0.01)
+    link.service = CoordinatorService.at(tmp_path, rules)  # as after a kill: the old one lives on, and cannot write
+    worker.join(60)
+    assert not worker.is_alive()
+    status = link.service.status()
+    assert (status["settled"], status["term"], status["ending"]) == (40, 2, "budget")
+    positions = Counter(outcome.plan.key for _, outcome in link.service.outcomes())
+    assert max(positions.values()) == 1
+    link.service.close()
+    old.close()
+
+
+def test_a_space_that_runs_out_ends_the_search(tmp_path: Path) -> None:
+    from model_opt.search.space import Decision, SearchSpace
+
+    small = Search(space=SearchSpace([Decision("a", "012"), Decision("b", "01")]), objective=OBJECTIVE)
+    service = CoordinatorService.at(tmp_path, Rules(budget=60, objective=OBJECTIVE))
+    evaluator = Sleeping(0.0)
+    worker = WorkerLoop(
+        WorkerState(Holder(worker="a", incarnation="1"), "c"),
+        service,
+        lambda plan, purpose: evaluator.measure(plan, purpose, lambda phase: None),
+        lambda budget: TreeProposer("a", small, budget, {}),
+    )
+    assert worker.run() == "exhausted"
+    assert service.status()["settled"] == 6
+    service.close()
