@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from model_opt.errors import InvalidInput
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
 from model_opt.federation.wire import Limits, decode_record, digest_of, encode
 
@@ -17,8 +18,10 @@ class Sealed:
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """Seals a record made here."""
+        """Seals a record made here; raises `InvalidInput` where it is larger than receivers accept."""
         data = encode(record)
+        if len(data) > Limits().max_bytes:
+            raise InvalidInput(f"a {type(record).__name__.lower()} of {len(data)} bytes is too large: send it in parts")
         return cls(record=record, data=data, digest=digest_of(data))
 
     @classmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation import wire_rows
@@ -31,7 +31,7 @@ _FRAME_OF_FOUR = 0x94
 class Limits:
     """What a decoder accepts: sizes in bytes, counts of rows, metrics and names' characters."""
 
-    max_bytes: int = 16 * 2**20
+    max_bytes: int = 8 * 2**20
     max_head_bytes: int = 64 * 2**10
     max_meta_bytes: int = 2**20
     max_rows: int = 1_000_000
@@ -194,7 +194,8 @@ def _envelope(head: Head, meta: bytes, columns: bytes, limits: Limits) -> Envelo
 def _snapshot(head: Head, meta: bytes, columns: bytes, limits: Limits) -> Snapshot:
     if meta:
         raise WireError("a snapshot has no meta")
-    parts, offset = [], 0
+    parts: list[Envelope] = []
+    offset = 0
     while offset < len(columns):
         length = int.from_bytes(columns[offset : offset + 4], "little")
         offset += 4

@@ -76,13 +76,13 @@ def unpack(
         raise WireError(f"{len(meta['metrics'])} metrics are more than {max_metrics}")
     decisions = tuple(_decision(fields) for fields in meta["decisions"])
     reader = _Reader(columns)
-    codes = reader.integers(meta["codes"], rows * len(decisions)).reshape(rows, len(decisions))
+    codes: NDArray[Any] = reader.integers(meta["codes"], rows * len(decisions)).reshape(rows, len(decisions))
     numbers = reader.integers(meta["context_of"], rows) if len(contexts) > 1 else np.zeros(rows, dtype=np.uint16)
     metrics = {text(fields[0]): _metric(fields, reader, rows) for fields in meta["metrics"]}
     reader.finish()
     block = RowBlock(
         decisions=decisions,
-        codes=codes.astype(np.uint16 if codes.dtype.itemsize > 1 else np.uint8, copy=False),
+        codes=codes.astype(np.uint8) if codes.itemsize == 1 else codes.astype(np.uint16),
         contexts=numbers.astype(np.uint16, copy=False),
         metrics=metrics,
     )

@@ -19,7 +19,7 @@ from model_opt.federation.sealed import Sealed
 from model_opt.federation.wire import Head, Limits, decode_record, read_head
 from model_opt.search.context import Context
 from model_opt.search.signature import Signature
-from model_opt.storage.neighbours import Neighbours
+from model_opt.storage.neighbours import Neighbours, check_query
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts, OriginSummary
 
@@ -75,9 +75,7 @@ class BaseStore(ABC):
 
     def nearest(self, query: Signature | NDArray[np.float32], k: int = 5) -> list[tuple[Signature, float]]:
         """See `KnowledgeStore.nearest`: exact, by comparing with every signature."""
-        vector = query.vector if isinstance(query, Signature) else np.asarray(query, dtype=np.float32)
-        if k < 1:
-            raise InvalidInput(f"k is {k}: at least one neighbour has to be asked for")
+        vector = check_query(query, k)
         return self._call(lambda: self._known_signatures().nearest(vector, k))
 
     def revoke(self, revocation: Revocation) -> None:
@@ -306,8 +304,7 @@ def _links(data: bytes, limits: Limits) -> list[Link]:
         return [_link(head)]
     if head.kind == "snapshot":
         record = decode_record(data, limits)
-        assert isinstance(record, Snapshot)
-        return [_link(read_head(Sealed.of(part).data, limits)) for part in record.parts]
+        return [_link(read_head(Sealed.of(part).data, limits)) for part in Sealed.of(record).envelopes]
     return []
 
 

@@ -187,7 +187,8 @@ class JSONBackend(BaseStore):
 
     def _contexts(self) -> dict[str, Context]:
         self._refresh()
-        return dict(self._contents.contexts)
+        keys = {row.context for row in self._own_rows()}
+        return {key: self._contents.contexts[key] for key in keys}
 
     def _counts(self) -> Counts:
         self._refresh()
@@ -196,7 +197,7 @@ class JSONBackend(BaseStore):
             records=len(records),
             rows=len(self._own_rows()),
             signatures=len(self._signatures()),
-            contexts=len(self._contents.contexts),
+            contexts=len(self._contexts()),
             origins=len({one.record.origin for one in records}),
         )
 

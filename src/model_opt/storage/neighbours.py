@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
-from model_opt.search.signature import Signature
+from model_opt.search.signature import Family, Signature
 
 
 class Neighbours:
@@ -18,13 +18,26 @@ class Neighbours:
         self._matrix = np.array([signature.vector for signature in self._values], dtype=np.float32)
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[Signature, float]]:
-        """The `k` most similar to `vector` by cosine, best first, ties by key; fewer where there are fewer."""
+        """The `k` most similar to `vector` (of length 1) by cosine, best first, ties by key; or all that there are."""
         if not self._values:
             return []
-        length = float(np.linalg.norm(vector))
-        if vector.shape != self._matrix.shape[1:] or not np.isfinite(length) or not length:
-            raise InvalidInput(f"a signature's vector is {self._matrix.shape[1:]} finite numbers, not all nought")
-        similarity = self._matrix @ (vector / np.float32(length))
+        similarity = self._matrix @ vector
         # Rounded, so that ties are ties on every processor.
         order = np.argsort(-np.round(similarity, 6), kind="stable")[:k]
         return [(self._values[i], min(1.0, max(-1.0, float(similarity[i])))) for i in order]
+
+
+def check_query(query: Signature | NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """The vector that is asked for, `[32]`, of length 1; raises `InvalidInput` for anything else and for k < 1."""
+    if k < 1:
+        raise InvalidInput(f"k is {k}: at least one neighbour has to be asked for")
+    if isinstance(query, Signature):
+        return query.vector
+    vector = np.asarray(query, dtype=np.float32)
+    length = float(np.linalg.norm(vector))
+    if vector.shape != _EXAMPLE.vector.shape or not np.isfinite(length) or not length:
+        raise InvalidInput(f"a signature's vector is {len(_EXAMPLE.vector)} finite numbers, not all nought")
+    return vector / np.float32(length)
+
+
+_EXAMPLE = Signature(family=Family.OTHER, parameters=0, layers=0, operators={}, stages=())

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
 
+from platformdirs import user_data_path
+
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.storage.store import KnowledgeStore
 
@@ -20,16 +22,17 @@ class Address:
     def __repr__(self) -> str:
         return f"Address({redacted(self.parts.geturl())!r})"
 
-    def without_options(self, *, password: bool = True) -> str:
-        """The URL with the options that are not ours, as its driver wants it."""
-        query = urlencode(self.options)
-        bare = self.parts._replace(query=query)
-        if not password:
-            bare = bare._replace(netloc=self.parts.netloc.rpartition("@")[2])
-        return bare.geturl()
+    def driver_url(self) -> str:
+        """The URL as its driver wants it: with the options that are not ours, and with the password."""
+        return self.parts._replace(query=urlencode(self.options)).geturl()
 
 
 _OURS = ("chroma", "federation")
+
+
+def default_store_path() -> Path:
+    """The SQLite file, in the user's data folder, that knowledge is kept in where nothing else is said."""
+    return user_data_path("model_opt") / "knowledge.db"
 
 
 def open_store(store: str | Path | KnowledgeStore, federation: str = "local") -> KnowledgeStore:
@@ -86,8 +89,47 @@ def _open_sqlite(address: Address) -> KnowledgeStore:
     return SQLiteBackend(unquote(address.parts.path[1:]), federation=address.federation)
 
 
-_SCHEMES: dict[str, Callable[[Address], KnowledgeStore]] = {"sqlite": _open_sqlite}
+def _open_neo4j(address: Address) -> KnowledgeStore:
+    from model_opt.storage.neo4j_graph import Neo4jBackend
+
+    parts = address.parts
+    user = None if parts.username is None else unquote(parts.username)
+    return Neo4jBackend(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query=urlencode(address.options)).geturl(),
+        user=user,
+        password=None if parts.password is None else unquote(parts.password),
+        database=parts.path.strip("/") or "neo4j",
+        federation=address.federation,
+    )
+
+
+def _open_redis(address: Address) -> KnowledgeStore:
+    from model_opt.storage.redis_hash import RedisBackend
+
+    return RedisBackend(url=address.driver_url(), federation=address.federation)
+
+
+def _open_mongodb(address: Address) -> KnowledgeStore:
+    from model_opt.storage.mongodb import MongoDBBackend
+
+    database = address.parts.path.strip("/") or "model_opt"
+    return MongoDBBackend(address.driver_url(), database=database, federation=address.federation)
+
+
+_SCHEMES: dict[str, Callable[[Address], KnowledgeStore]] = {
+    "sqlite": _open_sqlite,
+    **dict.fromkeys(("neo4j", "neo4j+s", "neo4j+ssc", "bolt", "bolt+s", "bolt+ssc"), _open_neo4j),
+    **dict.fromkeys(("redis", "rediss"), _open_redis),
+    **dict.fromkeys(("mongodb", "mongodb+srv"), _open_mongodb),
+}
 
 
 def _indexed(store: KnowledgeStore, where: str) -> KnowledgeStore:
-    raise InvalidInput(where)
+    from model_opt.storage.chroma import ChromaDBBackend
+
+    if "://" not in where:
+        return ChromaDBBackend(where, store=store)
+    parts = urlparse(where)
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 8000)
+    return ChromaDBBackend(host=parts.hostname, port=port, ssl=secure, store=store)

@@ -30,7 +30,8 @@ CREATE INDEX IF NOT EXISTS record_order ON records (federation, policy, cursor);
 CREATE TABLE IF NOT EXISTS signatures (
   id INTEGER PRIMARY KEY AUTOINCREMENT, federation TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
   UNIQUE (federation, key));
-CREATE TABLE IF NOT EXISTS contexts (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS contexts (
+  id INTEGER PRIMARY KEY, federation TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (federation, key));
 CREATE TABLE IF NOT EXISTS streams (
   id INTEGER PRIMARY KEY, federation TEXT NOT NULL, origin TEXT NOT NULL, epoch TEXT NOT NULL,
   UNIQUE (federation, origin, epoch));
@@ -175,7 +176,9 @@ class SQLiteBackend(BaseStore):
         stream = self._number("streams", federation=self.federation, origin=envelope.origin, epoch=envelope.epoch)
         layout = self._number("layouts", value=packed.layout)
         contexts = [
-            self._number("contexts", key=context.key, value=json.dumps(context_fields(context)))
+            self._number(
+                "contexts", federation=self.federation, key=context.key, value=json.dumps(context_fields(context))
+            )
             for context in envelope.contexts
         ]
         rows = zip(
@@ -263,7 +266,8 @@ class SQLiteBackend(BaseStore):
         return {key: signature_of(json.loads(value)) for key, value in found}
 
     def _contexts(self) -> dict[str, Context]:
-        return {key: context_of(json.loads(value)) for key, value in self._read("SELECT key, value FROM contexts")}
+        found = self._read("SELECT key, value FROM contexts WHERE federation = ?", self.federation)
+        return {key: context_of(json.loads(value)) for key, value in found}
 
     def _counts(self) -> Counts:
         one = self.federation
@@ -272,6 +276,6 @@ class SQLiteBackend(BaseStore):
             records=self._read("SELECT COUNT(*) FROM records WHERE federation = ?", one)[0][0],
             rows=self._read(rows, one)[0][0],
             signatures=self._read("SELECT COUNT(*) FROM signatures WHERE federation = ?", one)[0][0],
-            contexts=self._read("SELECT COUNT(*) FROM contexts")[0][0],
+            contexts=self._read("SELECT COUNT(*) FROM contexts WHERE federation = ?", one)[0][0],
             origins=self._read("SELECT COUNT(DISTINCT origin) FROM streams WHERE federation = ?", one)[0][0],
         )

@@ -1,0 +1,260 @@
+"""Neo4j: the knowledge as a graph that a person can walk in the Neo4j Browser. Community edition is enough.
+
+    (:Signature)-[:ROOT]->(:State)-[:OPTION {decision, option}]->(:State)-[:PLAN]->(:Plan)
+    (:Measurement {<metric>_n, _mean, _m2, _min, _max})-[:OF]->(:Plan)
+    (:Measurement)-[:BY]->(:Origin)            (:Context), by the measurement's `context`
+    (:Record)                                  what everything else is derived from
+
+A state is what the choices so far amount to; a plan hangs on the state where its choices end. Every label has one
+canonical `key` under a UNIQUE constraint. Meant for one writer: relationships at a shared node lock it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
+from model_opt.federation.envelope import Envelope
+from model_opt.federation.row import Row
+from model_opt.federation.wire import Limits
+from model_opt.search.context import Context
+from model_opt.search.signature import Signature
+from model_opt.storage import neo4j_cypher as cypher
+from model_opt.storage.base import BaseStore, Write
+from model_opt.storage.neo4j_values import (
+    EMPTY,
+    PlanReader,
+    context_node,
+    context_value,
+    graph_of,
+    measurement,
+    row_value,
+    signature_node,
+    signature_value,
+)
+from model_opt.storage.open import redacted
+from model_opt.storage.retry import Retry
+from model_opt.storage.store import Counts
+
+T = TypeVar("T")
+_BATCH = 2000
+"""Rows a transaction."""
+_DELETED = 5000
+_REMEMBERED = 500_000
+
+
+class Neo4jBackend(BaseStore):
+    """A store in one database of a Neo4j server, 5 or newer. Several federations may share the database."""
+
+    def __init__(
+        self,
+        uri: str = "neo4j://localhost:7687",
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        database: str = "neo4j",
+        federation: str = "local",
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        **options: Any,
+    ) -> None:
+        """`neo4j+s://` and `bolt+s://` are TLS. `options` go to `neo4j.GraphDatabase.driver`."""
+        super().__init__(federation=federation, retry=retry, limits=limits)
+        self._uri, self._database = uri, database
+        self._auth = (user, password or "") if user is not None else None
+        waits = {"connection_acquisition_timeout": 10.0, "liveness_check_timeout": 60.0, "connection_timeout": 5.0}
+        waits["max_transaction_retry_time"] = 10.0
+        # Names that an empty database has not seen yet are no news.
+        quiet = {"notifications_disabled_categories": ["UNRECOGNIZED"]}
+        self._options: dict[str, Any] = waits | quiet | options
+        self._driver: Any = None
+        self._remembered: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"Neo4jBackend({redacted(self._uri)!r}, database={self._database!r})"
+
+    def _connect(self) -> None:
+        try:
+            from neo4j import GraphDatabase
+        except ImportError as error:
+            raise MissingDependency("neo4j", "all") from error
+        with self._translated():
+            if self._driver is None:
+                self._driver = GraphDatabase.driver(self._uri, auth=self._auth, **self._options)
+            self._driver.verify_connectivity()
+            for statement in cypher.SCHEMA:
+                self._driver.execute_query(statement, database_=self._database)
+
+    def _disconnect(self) -> None:
+        self._remembered.clear()
+        if self._driver is not None:
+            self._driver.close()
+        self._driver = None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from neo4j import exceptions
+
+        try:
+            yield
+        except exceptions.AuthError as error:
+            raise StoreError(f"{self!r} refuses the user name or password") from error
+        except (exceptions.ServiceUnavailable, exceptions.SessionExpired, OSError) as error:
+            # IncompleteCommit is one of these: the guards make it safe to send again.
+            raise StoreUnavailable(f"{self!r} cannot be reached: {type(error).__name__}") from error
+        except exceptions.Neo4jError as error:
+            kind = StoreUnavailable if error.is_retryable() else StoreError
+            raise kind(f"{self!r}: {error.code}: {error.message}") from error
+        except exceptions.DriverError as error:
+            raise StoreError(f"{self!r}: {type(error).__name__}: {error}") from error
+
+    def _read(self, statement: str, **parameters: Any) -> list[Any]:
+        with self._translated():
+            found = self._driver.execute_query(
+                statement, parameters, database_=self._database, routing_=_routing("READ")
+            )
+            return list(found.records)
+
+    def _in_transaction(self, work: Callable[[Any], T]) -> T:
+        with self._translated(), self._driver.session(database=self._database) as session:
+            result: T = session.execute_write(work)
+            return result
+
+    def _run(self, statement: str, **parameters: Any) -> list[Any]:
+        return self._in_transaction(lambda transaction: list(transaction.run(statement, parameters)))
+
+    def _schema(self) -> int | None:
+        found = self._read(cypher.READ_FACT, key=self._key("rows"))
+        return int(found[0]["value"]) if found else None
+
+    def _set_schema(self, version: int) -> None:
+        self._run(cypher.PUT_FACT, key=self._key("rows"), value=version)
+
+    def _key(self, *parts: str) -> str:
+        return "|".join((self.federation, *parts))
+
+    # Writing
+
+    def _put(self, writes: Sequence[Write]) -> int:
+        new = self._unknown(writes)
+        self._put_rows([envelope for write in new for envelope in write.envelopes])
+        return sum(self._in_transaction(partial(self._record, write=write)) for write in new)
+
+    def _unknown(self, writes: Sequence[Write]) -> list[Write]:
+        """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
+        places = [self._key(write.sealed.identity) for write in writes]
+        known = {found["key"]: found["digest"] for found in self._read(cypher.READ_DIGESTS, keys=places)}
+        new = []
+        for place, write in zip(places, writes, strict=True):
+            if place not in known:
+                new.append(write)
+            if known.setdefault(place, write.sealed.digest) != write.sealed.digest:
+                raise StoreConflict(f"{write.sealed.identity} is there already, and says something else")
+        return new
+
+    def _record(self, transaction: Any, write: Write) -> int:
+        sealed = write.sealed
+        found = transaction.run(
+            cypher.PUT_RECORD,
+            counter=self._key("records"),
+            key=self._key(sealed.identity),
+            federation=self.federation,
+            origin=sealed.record.origin,
+            law=sealed.kind != "envelope",
+            digest=sealed.digest,
+            data=sealed.data,
+        ).single(strict=True)
+        if found["digest"] != sealed.digest:
+            raise StoreConflict(f"{sealed.identity} was written by somebody else meanwhile")
+        return int(found["new"])
+
+    def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            rows = sorted(envelope.rows, key=lambda row: row.plan.key)
+            self._in_transaction(partial(self._values, envelope=envelope))
+            for start in range(0, len(rows), _BATCH):
+                part = rows[start : start + _BATCH]
+                self._in_transaction(partial(self._batch, rows=part))
+                scope = self._key(envelope.signature.key)
+                self._remember(f"{scope}|{row.plan.key}" for row in part)
+
+    def _values(self, transaction: Any, envelope: Envelope) -> None:
+        transaction.run(
+            cypher.PUT_VALUES,
+            signature=signature_node(self.federation, envelope.signature),
+            root=self._key(envelope.signature.key, EMPTY.key),
+            origin={"key": self._key(envelope.origin), "federation": self.federation, "name": envelope.origin},
+        ).consume()
+        contexts = [context_node(self.federation, context) for context in envelope.contexts]
+        transaction.run(cypher.PUT_CONTEXTS, contexts=contexts).consume()
+
+    def _batch(self, transaction: Any, rows: Sequence[Row]) -> None:
+        scope = self._key(rows[0].signature)
+        unknown = {row.plan.key: row.plan for row in rows if f"{scope}|{row.plan.key}" not in self._remembered}
+        if unknown:
+            keys = [f"{scope}|{key}" for key in unknown]
+            known = {found["key"] for found in transaction.run(cypher.READ_PLANS, keys=keys)}
+            plans = [plan for key, plan in unknown.items() if f"{scope}|{key}" not in known]
+            levels, nodes = graph_of(scope, plans)
+            for states in levels:
+                transaction.run(cypher.PUT_STATES, states=states).consume()
+            transaction.run(cypher.PUT_PLANS, plans=nodes).consume()
+        values = [measurement(scope, row) for row in rows]
+        transaction.run(cypher.PUT_MEASUREMENTS, rows=values, origin=self._key(rows[0].origin)).consume()
+
+    def _remember(self, keys: Iterable[str]) -> None:
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.clear()
+        self._remembered.update(keys)
+
+    def _forget(self, origin: str | None, epochs: Sequence[str] | None) -> None:
+        self._remembered.clear()
+        scope = {"federation": self.federation, "origin": origin, "epochs": None if epochs is None else list(epochs)}
+        for statement in cypher.FORGET:
+            while self._run(statement, limit=_DELETED, **scope)[0]["gone"]:
+                continue
+
+    # Reading
+
+    def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
+        statement = cypher.READ_LAWS if policies else cypher.READ_RECORDS
+        found = self._read(statement, federation=self.federation, since=since, limit=limit)
+        return [(record["cursor"], bytes(record["data"])) for record in found]
+
+    def _rows(self, keys: Sequence[str] | None) -> list[Row]:
+        wanted = list(self._signatures()) if keys is None else keys
+        reader = PlanReader()
+        rows = []
+        for key in wanted:
+            found = self._read(cypher.READ_MEASUREMENTS, scope=self._key(key))
+            rows += [row_value(self.federation, record["m"], reader(record["choices"])) for record in found]
+        return rows
+
+    def _signature_stamp(self) -> object:
+        return self._read(cypher.COUNT_SIGNATURES, federation=self.federation)[0]["count"]
+
+    def _signatures(self) -> dict[str, Signature]:
+        found = self._read(cypher.READ_SIGNATURES, federation=self.federation)
+        return {record["key"]: signature_value(record["value"]) for record in found}
+
+    def _contexts(self) -> dict[str, Context]:
+        found = self._read(cypher.READ_CONTEXTS, federation=self.federation)
+        return {record["key"]: context_value(record["value"]) for record in found}
+
+    def _counts(self) -> Counts:
+        found = self._read(cypher.COUNT_ALL, federation=self.federation)[0]
+        return Counts(**{name: found[name] for name in ("records", "rows", "signatures", "contexts", "origins")})
+
+    def fold_statistics(self, signature: str) -> int:
+        """Writes onto the tree's edges what is measured below them; marked `derived`, for people. Returns the edges.
+
+        `plans` and `samples` count; each `<metric>_mean` is the mean of the plans' means.
+        """
+        return int(self._run(cypher.FOLD, signature=self._key(signature))[0]["edges"])
+
+
+def _routing(name: str) -> Any:
+    from neo4j import RoutingControl
+
+    return RoutingControl[name]
