@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_data_path
 from torch import nn
 
 from model_opt.actors.timing_lock import TimingLock
@@ -18,7 +17,7 @@ from model_opt.autotuner.run import METHODS, Limits, Run
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.plan import Plan
-from model_opt.storage.open import open_store
+from model_opt.storage.open import default_store_path, open_store
 from model_opt.storage.store import KnowledgeStore
 
 
@@ -125,8 +124,3 @@ def _opened(store_at: KnowledgeStore | str | Path | None) -> Iterator[KnowledgeS
         yield store
     finally:
         store.close()
-
-
-def default_store_path() -> Path:
-    """The SQLite file that knowledge is kept in where nothing else is said."""
-    return user_data_path("model_opt") / "knowledge.db"

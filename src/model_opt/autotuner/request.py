@@ -220,3 +220,8 @@ def _batches(inputs: Inputs, chosen: Tensor) -> list[Inputs]:
     size = len(chosen)
     picked = map_tensors(lambda tensor: tensor[chosen], inputs)
     return [rows(picked, start, start + BATCH_ROWS) for start in itertools.islice(range(0, size, BATCH_ROWS), size)]
+
+
+def set_threads(threads: int) -> None:
+    """Threads that this process, and what it starts, measures with."""
+    torch.set_num_threads(threads)

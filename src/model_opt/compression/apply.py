@@ -11,7 +11,7 @@ from model_opt.compression.inputs import call, output
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
 from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
-from model_opt.search.plan import Plan
+from model_opt.search.plan import Choice, Plan
 
 SAME = "same"
 """The first option of a stage's decision: whatever the whole model's decision says."""
@@ -55,26 +55,45 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
     """
     todo = steps(plan, material.teacher)
     structural = [step for step in todo if step.handler.decision not in ("precision", "runtime")]
-    model = _structure(structural, plan, material)
+    resolved = _resolved(todo)
+    model = _structure(structural, resolved, material)
     for step in todo[len(structural) :]:
-        model = _apply(step, model, plan, material)
+        model = _apply(step, model, resolved, material)
     _check(model, material)
     return model
 
 
+def _resolved(todo: list[Step]) -> Plan:
+    """The plan that names each step of `todo` and nothing else: what handlers are told."""
+    return Plan(
+        tuple(
+            Choice(
+                decision=step.handler.decision + (f"/{step.stage}" if step.stage else ""),
+                option=step.option,
+                version=step.handler.version,
+            )
+            for step in todo
+        )
+    )
+
+
 def _structure(todo: list[Step], plan: Plan, material: Material) -> nn.Module:
-    """The model after `todo`, a copy that the caller may change; starts from the longest part already made."""
+    """The model after `todo`, a copy that the caller may change; starts from the longest part already made.
+
+    Parts end where a decision ends, since a technique that was applied to several stages recovers after the last.
+    """
     kept: OrderedDict[tuple[tuple[str, str, str | None], ...], nn.Module]
     kept = material.cache.setdefault("structures", OrderedDict())
     keys = [(step.handler.decision, step.option, step.stage) for step in todo]
-    done = next((n for n in range(len(todo), 0, -1) if tuple(keys[:n]) in kept), 0)
+    ends = [n for n in range(len(todo), 0, -1) if n == len(todo) or keys[n][0] != keys[n - 1][0]]
+    done = next((n for n in ends if tuple(keys[:n]) in kept), 0)
     model = copy.deepcopy(kept[tuple(keys[:done])] if done else material.teacher).eval()
     for position in range(done, len(todo)):
         model = _apply(todo[position], model, plan, material)
-    if len(todo) > done:
-        kept[tuple(keys)] = copy.deepcopy(model)
-        while len(kept) > STRUCTURES_KEPT:
-            kept.popitem(last=False)
+        if position + 1 in ends:
+            kept[tuple(keys[: position + 1])] = copy.deepcopy(model)
+    while len(kept) > STRUCTURES_KEPT:
+        kept.popitem(last=False)
     return model
 
 

@@ -1,0 +1,48 @@
+# Two commands do everything: `make run` and `make test`. Each installs what it needs into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run test check soak servers clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/.run ## Compress a trained network on this machine and print true figures
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/.dev check ## Check and test everything (up to 15 minutes on two cores)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(VENV)/.dev ## The long tests: fuzzing, fault schedules, every model
+	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 3600
+
+servers: $(VENV)/.dev ## Install the database servers that the tests start (Neo4j, Redis)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/servers/install.sh
+
+clean: ## Remove the environment and what was made
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	@echo "installing model_opt with its runtimes and examples into $(VENV) (a few minutes, once)"
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,examples]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing model_opt with everything into $(VENV) (a few minutes, once)"
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	@touch $@ $(VENV)/.run

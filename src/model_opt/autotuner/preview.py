@@ -1,0 +1,64 @@
+"""What a search would do, before it does it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from model_opt.autotuner.request import make_task
+from model_opt.compression.evaluate import BLOCKS, TIMING_S
+from model_opt.compression.inputs import Inputs
+from model_opt.compression.machine import inspect
+from model_opt.compression.signature import sign_model
+from model_opt.compression.space import build_space
+from model_opt.compression.timing import TURNS, time_pair
+from model_opt.search.evaluator import Purpose
+
+PREPARE_CALLS = 60
+"""Preparing a plan costs about as much as this many calls of the original, and `PREPARE_S` at least."""
+PREPARE_S = 3.0
+START_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """The decisions with their options, the number of plans, and a rough cost from one timing of the original."""
+
+    family: str
+    decisions: Mapping[str, tuple[str, ...]]
+    plans: int
+    seconds_each: float
+    seconds_in_all: float
+
+
+def preview(
+    model: nn.Module,
+    example_input: Inputs | None,
+    *,
+    freeze: Mapping[str, str],
+    exclude: Collection[str],
+    simulations: int,
+) -> Preview:
+    """The search that these arguments would start. Raises `InvalidInput` as that would."""
+    task = make_task(
+        model,
+        example_input=example_input,
+        calibration_data=None,
+        eval_fn=lambda made: 1.0,
+        train_data=None,
+        max_accuracy_drop=1.0,
+        seed=0,
+    )
+    signature = sign_model(task.model)
+    space = build_space(task.model, signature, inspect(task.device), freeze=freeze, exclude=exclude)
+    timed = time_pair(task.model, task.model, task.example, blocks=3, at_most_s=2.0)
+    once_s = float(timed.baseline_ms.mean()) / 1000
+    timing_s = min(TIMING_S[Purpose.EXPLORE], BLOCKS[Purpose.EXPLORE] * TURNS * 2 * max(once_s, 0.008))
+    each_s = max(PREPARE_S, PREPARE_CALLS * once_s) + timing_s
+    return Preview(
+        family=str(signature.family),
+        decisions={decision.name: tuple(decision.options) for decision in space.decisions},
+        plans=space.total_plans,
+        seconds_each=each_s,
+        seconds_in_all=START_S + each_s * simulations,
+    )

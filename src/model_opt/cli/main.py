@@ -1,0 +1,48 @@
+"""`model-opt`: the command line. Each command is one function; heavy imports wait until one is called."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from model_opt import __version__
+from model_opt.cli import knowledge, optimizing
+from model_opt.errors import ModelOptError
+
+app = typer.Typer(
+    name="model-opt",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Finds the best way to compress a neural network, by measuring on this machine.",
+    epilog="Start with: [bold]model-opt optimize torchvision:resnet18 --max-accuracy-drop 1.0[/]",
+)
+app.command("optimize")(optimizing.optimize)
+app.command("show")(optimizing.show)
+app.command("doctor")(optimizing.doctor)
+app.add_typer(knowledge.app, name="knowledge")
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: errors of ours are one line on standard error and exit code 2; Ctrl-C is 130."""
+    try:
+        app()
+    except ModelOptError as error:
+        print(f"model-opt: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("model-opt: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from networks import NotANumber, Raises, TwoInputs, small_cnn
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from model_opt.autotuner.request import NOISE_ROWS, make_task
+from model_opt.compression.inputs import batch_size, join
+from model_opt.errors import InvalidInput
+
+EXAMPLE = torch.randn(4, 3, 32, 32)
+
+
+def task(model=None, **given):
+    arguments = {"example_input": EXAMPLE, "calibration_data": None, "eval_fn": None, "train_data": None}
+    return make_task(model or small_cnn(), **arguments | given, max_accuracy_drop=0.01, seed=0)
+
+
+def test_the_users_model_is_neither_changed_nor_shared():
+    model = small_cnn().train()
+    made = task(model, calibration_data=[EXAMPLE])
+    assert model.training and not made.model.training
+    assert made.model[0].weight.data_ptr() != model[0].weight.data_ptr()
+
+
+def test_noise_stands_in_for_missing_data_and_says_so():
+    with pytest.warns(UserWarning, match="random noise"):
+        made = task()
+    assert made.judged_on == "fidelity (noise)"
+    assert batch_size(join(made.fit)) + batch_size(join(made.held_out)) == NOISE_ROWS
+
+
+def test_pairs_from_a_data_loader_are_labelled_data():
+    images, classes = torch.randn(50, 3, 32, 32), torch.arange(50) % 10
+    made = task(calibration_data=DataLoader(TensorDataset(images, classes), batch_size=16))
+    judged, labels = join(made.held_out), torch.cat(made.labels)
+    rows = [int((images == row).flatten(1).all(1).nonzero()) for row in judged]
+    assert labels.tolist() == [int(classes[row]) for row in rows]
+    assert len(rows) == 25
+
+
+def test_nothing_is_judged_that_was_fitted():
+    images = torch.randn(40, 3, 32, 32)
+    made = task(calibration_data=images.split(8))
+    fitted = {tuple(row.flatten()[:3].tolist()) for row in join(made.fit)}
+    judged = {tuple(row.flatten()[:3].tolist()) for row in join(made.held_out)}
+    assert len(fitted) == len(judged) == 20 and not fitted & judged
+
+
+def test_single_rows_become_batches():
+    assert batch_size(join(task(calibration_data=torch.randn(6, 3, 32, 32).unbind(0)).fit)) == 3
+
+
+def test_a_mapping_is_an_example_input():
+    example = {"left": torch.randn(2, 8), "right": torch.randn(2, 8)}
+    with pytest.warns(UserWarning):
+        made = task(TwoInputs(), example_input=example)
+    assert set(made.fit[0]) == {"left", "right"}
+
+
+def test_the_usual_shapes_are_tried_where_no_example_is_given():
+    with pytest.warns(UserWarning):
+        assert task(small_cnn(), example_input=None).example.shape == (1, 3, 224, 224)
+    grey = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    with pytest.warns(UserWarning):
+        assert task(grey, example_input=None).example.shape == (1, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("resnet18", {}, r"torch.nn.Module, not str"),
+        (Raises(), {}, "raised RuntimeError on example_input.*mat1"),
+        (small_cnn(), {"example_input": torch.randn(4, 1, 32, 32)}, "raised RuntimeError.*4x1x32x32"),
+        (NotANumber(), {"example_input": torch.randn(2, 4)}, "not finite"),
+        (nn.Linear(7, 7), {"example_input": None}, "none of the usual inputs.*example_input="),
+        (small_cnn(), {"calibration_data": []}, "calibration_data is empty"),
+        (small_cnn(), {"calibration_data": 7}, "must be an iterable of inputs, not int"),
+        (small_cnn(), {"calibration_data": ["cat.jpg"]}, "item 0 of calibration_data holds no tensor"),
+        (small_cnn(), {"eval_fn": 0.97}, "eval_fn must take a model"),
+        (small_cnn(), {"example_input": "cat.jpg"}, "example_input must hold a tensor"),
+    ],
+)
+def test_what_cannot_be_used_is_named(model, given, message):
+    with pytest.raises(InvalidInput, match=message):
+        task(model, **given)
+
+
+def test_an_iterable_that_raises_is_named():
+    def broken():
+        yield EXAMPLE
+        raise OSError("disk gone")
+
+    with pytest.raises(InvalidInput, match=r"calibration_data raised OSError.*disk gone"):
+        task(calibration_data=broken())
