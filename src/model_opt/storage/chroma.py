@@ -96,6 +96,10 @@ class ChromaIndex:
         """Lets the connection go."""
         if self._collection is not None:
             self._client.close()
+            # Chroma's HTTP client leaves its connections to the garbage collector.
+            session = getattr(getattr(self._client, "_server", None), "_session", None)
+            if session is not None:
+                session.close()
         self._collection = None
 
     def _open(self) -> Any:

@@ -290,7 +290,7 @@ class StoreConformance:
                 reason="a broken clock",
                 epochs={envelopes[0].epoch: 2},
             )
-records: list[Envelope | Revocation] = [*envelopes, revocation]
+            records: list[Envelope | Revocation] = [*envelopes, revocation]
             for record in reversed(records) if early else records:
                 store.append(record)
             assert store.rows() == sorted_rows(envelopes[0].rows)
