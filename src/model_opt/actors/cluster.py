@@ -1,0 +1,72 @@
+"""The way into a Ray cluster, and the names of what runs there."""
+
+import logging
+import os
+from typing import Any
+
+from model_opt.errors import FleetError
+
+NAMESPACE = "model_opt"
+_PREFIX = "search/"
+HEAD = {"node:__internal_head__": 0.001}
+"""A resource that only the head node has; hard affinity to its id would outlast the node and never be met again."""
+
+
+def connect(address: str | None, *, cpus: int | None = None) -> None:
+    """Joins the cluster at `address` ("auto", "ray://…", host:port), or starts one on this machine for None.
+
+    Does nothing where this process is connected already. A local cluster has `cpus` logical CPUs, listens on the
+    loopback address, and ends with this process. Raises `FleetError` where nothing answers at `address`.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, TimeoutError) as error:
+        raise FleetError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def coordinator_name(search: str) -> str:
+    """The name of a search's coordinator."""
+    return f"{_PREFIX}{search}"
+
+
+def worker_name(search: str, slot: str) -> str:
+    """The name of the worker in a slot."""
+    return f"worker/{search}/{slot}"
+
+
+def find_coordinator(search: str) -> Any:
+    """The handle of a search's coordinator; raises `FleetError`, naming the searches that run."""
+    import ray
+
+    try:
+        return ray.get_actor(coordinator_name(search), namespace=NAMESPACE)
+    except ValueError as error:
+        running = ", ".join(running_searches()) or "none"
+        raise FleetError(f"no search {search!r} runs here (running: {running}); resume it by its name") from error
+
+
+def running_searches() -> list[str]:
+    """The names of searches whose coordinator lives, finished ones that still answer included."""
+    return sorted(name.removeprefix(_PREFIX) for name in _named() if name.startswith(_PREFIX))
+
+
+def living_workers(search: str) -> dict[str, str]:
+    """The workers of a search, those that are being started again included: actor name by slot."""
+    prefix = worker_name(search, "")
+    return {name.removeprefix(prefix): name for name in _named() if name.startswith(prefix)}
+
+
+def _named() -> list[str]:
+    from ray.util import list_named_actors
+
+    actors = list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]

@@ -1,0 +1,196 @@
+"""The coordinator as a Ray actor: detached, on the head node, started again by Ray wherever it dies.
+
+All that it decides is in `coordinator_state`, all that it keeps in `durable`; this file is the edge.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from platformdirs import user_state_path
+
+from model_opt.actors import bundle
+from model_opt.actors.bundle import Manifest, Request
+from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
+from model_opt.actors.crew import Crew
+from model_opt.actors.flush import Flush, context_fact, contexts_of
+from model_opt.actors.leases import Holder
+from model_opt.actors.logs import log_as_json
+from model_opt.actors.messages import Ask, MergedRow, Reply
+from model_opt.actors.metrics import FleetMetrics
+from model_opt.actors.service import CoordinatorService
+from model_opt.errors import FleetError
+from model_opt.search.context import Context
+from model_opt.search.evaluator import Outcome
+
+log = logging.getLogger(__name__)
+
+RECONCILE_S = 1.0
+_DESCRIPTION = "description/"
+
+
+def state_root(state: str | None) -> Path:
+    """The folder that searches are kept in: the given one, or the user's own on this machine."""
+    return Path(state) if state else user_state_path("model_opt") / "searches"
+
+
+class Coordinator:
+    """One search of a cluster. Everything it answers is on disk; after a restart it goes on with the next term."""
+
+    def __init__(self, search: str, state: str | None) -> None:
+        log_as_json(search=search, role="coordinator")
+        self._search = search
+        self._folder = state_root(state) / search
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._service: CoordinatorService | None = None
+        self._request: Request | None = None
+        self._manifest: Manifest | None = None
+        self._flush: Flush | None = None
+        self._closing = threading.Event()
+        self._reconciler: threading.Thread | None = None
+        if bundle.sealed(self._folder):
+            self._open()
+
+    # submitting -----------------------------------------------------------------------------------------------------
+
+    def is_open(self) -> bool:
+        """Whether the search is whole, here on disk, and being searched."""
+        return self._service is not None
+
+    def receive(self, number: int, chunk: bytes) -> None:
+        """A piece of the factory's pickle; the same piece may come again."""
+        path = self._folder / bundle.FACTORY
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(number * bundle.CHUNK_BYTES)
+            file.write(chunk)
+            file.truncate()
+
+    def seal(self, manifest: Manifest, request: Request) -> None:
+        """Everything is here: from now on the search needs its driver no more."""
+        if self._service is None:
+            bundle.seal(self._folder, manifest, request)
+            self._open()
+
+    def _open(self) -> None:
+        self._manifest, self._request = bundle.read(self._folder)
+        self._service = CoordinatorService.at(self._folder, self._request.rules, fatal=_perish)
+        if self._request.sharing is not None:
+            self._flush = Flush(self._service, self._request.sharing)
+        self._reconciler = threading.Thread(target=self._reconcile, name="model-opt-reconcile", daemon=True)
+        self._reconciler.start()
+
+    def _reconcile(self) -> None:
+        """Keeps the workers that the cluster has room for, as long as the search lasts; and the metrics."""
+        service, request = self._serving()
+        crew, metrics = Crew(self._search, request.placement), FleetMetrics(self._search)
+        while not self._closing.wait(RECONCILE_S):
+            try:
+                status = service.status()
+                crew.dismiss() if status["ending"] else crew.reconcile()
+                metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
+            except Exception:
+                log.exception("the workers could not be looked after; trying again")
+        crew.dismiss(grace_s=0.0)
+
+    def _serving(self) -> tuple[CoordinatorService, Request]:
+        if self._service is None or self._request is None:
+            raise FleetError(f"the search {self._search!r} was never submitted as a whole: submit it again")
+        return self._service, self._request
+
+    # workers --------------------------------------------------------------------------------------------------------
+
+    async def ask(self, ask: Ask) -> Reply:
+        """A worker's turn; the answer leaves when it is on disk."""
+        return await asyncio.wrap_future(self._serving()[0].submit(ask))
+
+    async def beat(self, holder: Holder, held: frozenset[str]) -> None:
+        """A worker's sign of life."""
+        self._serving()[0].beat(holder, held)
+
+    async def hire(self) -> tuple[Manifest, Request]:
+        """What a new worker needs to know."""
+        _, request = self._serving()
+        if self._manifest is None:
+            raise FleetError("there is no manifest")
+        return self._manifest, request
+
+    async def chunk(self, number: int) -> bytes:
+        """A piece of the factory's pickle."""
+        return await asyncio.to_thread(bundle.read_chunk, self._folder / bundle.FACTORY, number)
+
+    async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
+        """What a worker's evaluator says of itself; `description` is JSON-like."""
+        facts = {f"{_DESCRIPTION}{worker}": dict(description), **(context_fact(context) if context else {})}
+        await asyncio.to_thread(self._serving()[0].remember, facts)
+
+    # drivers --------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Counts and where it stands."""
+        service, request = self._serving()
+        shared = {"flush_lag_s": self._flush.lag_s, "flush_error": self._flush.error} if self._flush else {}
+        here: dict[str, Any] = {"name": self._search, "state": str(self._folder), "pid": os.getpid()}
+        here["objective"] = request.rules.objective.metric
+        return service.status() | here | shared
+
+    async def results(self, since: int) -> list[tuple[str, Outcome]]:
+        """(context key, outcome) of what settled after the first `since`; at most 1,000 at a time."""
+        return self._serving()[0].outcomes()[since : since + 1000]
+
+    async def rows(self) -> list[MergedRow]:
+        """The merged rows."""
+        return self._serving()[0].rows()
+
+    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Request]:
+        """The contexts by key, what each worker's evaluator said, and the search."""
+        service, request = self._serving()
+        said = {k.removeprefix(_DESCRIPTION): v for k, v in service.facts.items() if k.startswith(_DESCRIPTION)}
+        return contexts_of(service.facts), said, request
+
+    async def extend(self, more: int) -> None:
+        """More budget; a search that had ended goes on."""
+        await asyncio.to_thread(self._serving()[0].extend, more)
+
+    async def stop(self) -> None:
+        """Ends the search; what was measured stays."""
+        await asyncio.to_thread(self._serving()[0].stop)
+
+    async def shutdown(self) -> None:
+        """Ends the workers and flushes; the state folder stays, and the search can be resumed from it."""
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
+        self._closing.set()
+        if self._reconciler is not None:
+            self._reconciler.join()
+        if self._flush is not None:
+            self._flush.close()
+        if self._service is not None:
+            self._service.close()
+
+
+def start_coordinator(search: str, state: str | None) -> Any:
+    """The coordinator's handle; it is started where it does not run."""
+    options = {
+        "name": coordinator_name(search),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "resources": HEAD,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "max_concurrency": 1000,
+    }
+    return ray.remote(Coordinator).options(**options).remote(search, state)
+
+
+def _perish(error: BaseException) -> None:
+    """Memory may be ahead of the disk: Ray starts a new life from what is on disk."""
+    log.critical("the coordinator ends and is started again: %s", error)
+    os._exit(1)

@@ -1,0 +1,309 @@
+"""Searches on a cluster, by name: submit, watch, look, stop, resume, extend. A search outlives who started it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_opt.actors.bundle import Placement, Request, Sharing, chunks, pickled
+from model_opt.actors.cluster import HEAD, connect, coordinator_name, find_coordinator, running_searches
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.deadlines import Deadlines
+from model_opt.actors.messages import MergedRow
+from model_opt.actors.proposer import Search
+from model_opt.errors import FleetError, InvalidInput
+from model_opt.federation.envelope import check_name
+from model_opt.search.context import Context
+from model_opt.search.evaluator import Evaluator, Outcome
+from model_opt.search.objective import Objective
+from model_opt.search.recommendation import Recommendation
+from model_opt.search.searcher import Searcher
+from model_opt.search.signature import Signature
+from model_opt.search.space import SearchSpace
+
+WATCH_S = 0.5
+Progress = Callable[[Mapping[str, Any]], None]
+"""Told the status of a search every half second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetResult:
+    """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
+    recommendation is theirs. `status` has the counts; `descriptions` is what each worker's evaluator said."""
+
+    name: str
+    ending: str
+    recommendation: Recommendation | None
+    outcomes: tuple[Outcome, ...]
+    rows: tuple[MergedRow, ...]
+    context: Context | None
+    contexts: Mapping[str, Context]
+    descriptions: Mapping[str, Any]
+    status: Mapping[str, Any]
+    searcher: Searcher
+
+
+def run_search(
+    factory: Callable[[], Evaluator],
+    space: SearchSpace,
+    objective: Objective,
+    *,
+    name: str,
+    simulations: int,
+    workers: int | None = None,
+    address: str | None = None,
+    state: str | None = None,
+    store: str | None = None,
+    signature: Signature | None = None,
+    federation: str = "local",
+    origin: str = "local",
+    seed: int = 0,
+    noise: Mapping[str, float | None] | None = None,
+    first: tuple[Any, ...] = (),
+    prior: Mapping[tuple[str, str], float] | None = None,
+    evidence: tuple[Any, ...] = (),
+    timeout_s: float | None = None,
+    patience: int | None = None,
+    gather: int = 0,
+    placement: Placement | None = None,
+    deadlines: Deadlines | None = None,
+    on_progress: Progress | None = None,
+) -> FleetResult:
+    """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
+
+    `workers` None: one for every slot of `placement`. `state` is the folder of the head node that searches are kept
+    in. With `store` and `signature` the merged rows are flushed there. `timeout_s` covers everything. A search of this
+    name that is there already goes on (its own request holds). Raises `InvalidInput`, `FleetError`.
+    """
+    placement = placement or Placement()
+    if workers is not None:
+        placement = Placement(**{**vars(placement), "workers": workers})
+    if store is not None and signature is None:
+        raise InvalidInput("a store needs the signature of the model that the rows are of")
+    rules = Rules(
+        budget=simulations,
+        objective=objective,
+        deadline_s=None if timeout_s is None else time.time() + timeout_s,
+        patience=patience,
+        gather=gather,
+    )
+    request = Request(
+        search=Search(
+            space=space,
+            objective=objective,
+            seed=seed,
+            noise=noise or {},
+            first=tuple(first),
+            prior=prior or {},
+            evidence=tuple(evidence),
+        ),
+        rules=rules,
+        placement=placement,
+        deadlines=deadlines or Deadlines(),
+        sharing=_sharing(store, signature, federation, origin),
+    )
+    submit(factory, request, name=name, address=address, state=state)
+    return watch(name, address=address, on_progress=on_progress)
+
+
+def submit(
+    factory: Callable[[], Evaluator],
+    request: Request,
+    *,
+    name: str,
+    address: str | None = None,
+    state: str | None = None,
+) -> None:
+    """Hands a search to the cluster; when this returns it needs this process no more (on a real cluster)."""
+    import ray
+
+    check_name("search", name)
+    if request.rules.budget < 1:
+        raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")
+    with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
+        path, manifest = pickled(factory, Path(folder))
+        connect(address, cpus=_local_cpus(request.placement))
+        coordinator = _start(name, state)
+        if not ray.get(coordinator.is_open.remote()):
+            for number, chunk in enumerate(chunks(path)):
+                ray.get(coordinator.receive.remote(number, chunk))
+            ray.get(coordinator.seal.remote(manifest, request))
+
+
+def watch(name: str, *, address: str | None = None, on_progress: Progress | None = None) -> FleetResult:
+    """Waits for the end of a search, from wherever; a lost connection to it can be made again by calling this again.
+
+    Raises `FleetError` where no worker can measure the baseline, with what they say.
+    """
+    import ray
+
+    connect(address)
+    coordinator = find_coordinator(name)
+    while True:
+        status = ray.get(coordinator.status.remote())
+        if on_progress is not None:
+            on_progress(status)
+        if status["ending"]:
+            return result(name, address=address)
+        _check_workers(coordinator, status)
+        time.sleep(WATCH_S)
+
+
+def result(name: str, *, address: str | None = None) -> FleetResult:
+    """What a search has found so far, finished or not."""
+    import ray
+
+    connect(address)
+    coordinator = find_coordinator(name)
+    settled: list[tuple[str, Outcome]] = []
+    while more := ray.get(coordinator.results.remote(len(settled))):
+        settled += more
+    status, rows = ray.get([coordinator.status.remote(), coordinator.rows.remote()])
+    contexts, descriptions, request = ray.get(coordinator.facts.remote())
+    home = _most_measured(settled)
+    outcomes = tuple(outcome for context, outcome in settled if context == home)
+    searcher = request.search.searcher(status["budget"], _noise(descriptions))
+    for outcome in outcomes:
+        searcher.tell(outcome)
+    return FleetResult(
+        name=name,
+        ending=status["ending"] or "running",
+        recommendation=searcher.recommend() if outcomes else None,
+        outcomes=outcomes,
+        rows=tuple(rows),
+        context=contexts.get(home),
+        contexts=contexts,
+        descriptions=descriptions,
+        status=status,
+        searcher=searcher,
+    )
+
+
+def status(name: str, *, address: str | None = None) -> dict[str, Any]:
+    """Counts of a search and where it stands."""
+    import ray
+
+    connect(address)
+    found: dict[str, Any] = ray.get(find_coordinator(name).status.remote())
+    return found
+
+
+def stop(name: str, *, address: str | None = None) -> None:
+    """Ends a search; what it has measured stays."""
+    import ray
+
+    connect(address)
+    ray.get(find_coordinator(name).stop.remote())
+
+
+def extend(name: str, simulations: int, *, address: str | None = None, state: str | None = None) -> None:
+    """Lets a search go on for `simulations` more, also one that has ended."""
+    import ray
+
+    if simulations < 1:
+        raise InvalidInput(f"simulations must be at least 1, not {simulations}")
+    resume(name, address=address, state=state)
+    ray.get(find_coordinator(name).extend.remote(simulations))
+
+
+def resume(name: str, *, address: str | None = None, state: str | None = None) -> None:
+    """Starts a search's coordinator from its state folder, with exact counts; nothing where it runs.
+
+    Raises `FleetError` where the folder has no such search.
+    """
+    import ray
+
+    connect(address)
+    if name in running_searches():
+        return
+    coordinator = _start(name, state)
+    if not ray.get(coordinator.is_open.remote()):
+        ray.kill(coordinator, no_restart=True)
+        kept = ", ".join(sorted(kept_searches(address=address, state=state))) or "none"
+        raise FleetError(f"no search {name!r} is kept on the head node (kept: {kept})")
+
+
+def release(name: str, *, address: str | None = None) -> None:
+    """Ends a search's processes; its state folder stays, and `resume` and `extend` start it again from there."""
+    import ray
+
+    connect(address)
+    coordinator = find_coordinator(name)
+    ray.get(coordinator.shutdown.remote())
+    ray.kill(coordinator, no_restart=True)
+    _until_gone(name)
+
+
+def list_searches(*, address: str | None = None, state: str | None = None) -> dict[str, str]:
+    """Every search by name: "running", its ending, or "kept" where only its folder is there."""
+    connect(address)
+    found = dict.fromkeys(kept_searches(address=address, state=state), "kept")
+    for name in running_searches():
+        found[name] = str(status(name).get("ending") or "running")
+    return dict(sorted(found.items()))
+
+
+def kept_searches(*, address: str | None = None, state: str | None = None) -> list[str]:
+    """The names of searches in the head node's state folder."""
+    import ray
+
+    connect(address)
+    names: list[str] = ray.get(ray.remote(_folders).options(num_cpus=0, resources=HEAD).remote(state))
+    return names
+
+
+def _folders(state: str | None) -> list[str]:
+    from model_opt.actors.bundle import sealed
+    from model_opt.actors.coordinator import state_root
+
+    root = state_root(state)
+    return [folder.name for folder in root.iterdir() if sealed(folder)] if root.is_dir() else []
+
+
+def _start(name: str, state: str | None) -> Any:
+    from model_opt.actors.coordinator import start_coordinator
+
+    return start_coordinator(name, state)
+
+
+def _until_gone(name: str) -> None:
+    end = time.monotonic() + 10
+    while coordinator_name(name) and name in running_searches() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
+    """Gives up where nothing was measured, nobody works, and workers say why they cannot."""
+    import ray
+
+    if status["settled"] or status["workers"]:
+        return
+    _, descriptions, _ = ray.get(coordinator.facts.remote())
+    errors = {said["error"] for said in descriptions.values() if "error" in said}
+    if errors and all("error" in said for said in descriptions.values()):
+        ray.get(coordinator.stop.remote())
+        raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
+
+
+def _sharing(store: str | None, signature: Signature | None, federation: str, origin: str) -> Sharing | None:
+    if store is None or signature is None:
+        return None
+    return Sharing(store=store, signature=signature, federation=federation, origin=origin)
+
+
+def _local_cpus(placement: Placement) -> int | None:
+    """Logical CPUs for a local cluster: enough for the workers that were asked for."""
+    return None if placement.workers is None else max(1, round(placement.workers * placement.cpus))
+
+
+def _most_measured(settled: list[tuple[str, Outcome]]) -> str:
+    counts: dict[str, int] = {}
+    for context, _ in settled:
+        counts[context] = counts.get(context, 0) + 1
+    return max(counts, key=lambda context: counts[context], default="")
+
+
+def _noise(descriptions: Mapping[str, Any]) -> dict[str, float | None]:
+    return next((dict(said["noise"]) for said in descriptions.values() if said.get("noise")), {})

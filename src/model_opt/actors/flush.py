@@ -1,0 +1,123 @@
+"""Merged rows on their way to a knowledge store: behind the search, never in its way, no number used twice."""
+
+import base64
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from model_opt.actors.bundle import Sharing
+from model_opt.actors.messages import MergedRow
+from model_opt.actors.service import CoordinatorService
+from model_opt.errors import StoreError
+from model_opt.federation.envelope import FIRST
+from model_opt.federation.stream import Stream
+from model_opt.federation.wire import digest_of, encode
+from model_opt.search.context import Context
+from model_opt.storage.open import open_store
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 2.0
+MOST_ROWS = 5_000
+OUTBOX = "outbox"
+_CONTEXT = "context/"
+
+
+def context_fact(context: Context) -> dict[str, object]:
+    """`context` as a fact that the coordinator keeps; rows only carry its key."""
+    fields = {name: getattr(context, name) for name in ("device", "dtype", "threads", "batch")}
+    shapes = [list(shape) for shape in context.input_shapes]
+    return {f"{_CONTEXT}{context.key}": fields | {"libraries": list(context.libraries), "input_shapes": shapes}}
+
+
+def contexts_of(facts: Mapping[str, object]) -> dict[str, Context]:
+    """The contexts among the coordinator's facts, by key."""
+    found = {}
+    for name, fields in facts.items():
+        if name.startswith(_CONTEXT) and isinstance(fields, dict):
+            context = Context(
+                device=fields["device"],
+                dtype=fields["dtype"],
+                threads=fields["threads"],
+                batch=fields["batch"],
+                libraries=tuple((library, version) for library, version in fields["libraries"]),
+                input_shapes=tuple(tuple(shape) for shape in fields["input_shapes"]),
+            )
+            found[context.key] = context
+    return found
+
+
+class Flush:
+    """Sends rows that changed, as cumulative envelopes of the search's epoch, every `FLUSH_S` seconds.
+
+    An envelope is kept by the coordinator before it is sent, and sent again after a restart: the store takes it once.
+    A store that cannot be reached is tried again; the search goes on.
+    """
+
+    def __init__(self, service: CoordinatorService, sharing: Sharing) -> None:
+        self._service, self._sharing = service, sharing
+        self._store = open_store(sharing.store, federation=sharing.federation)
+        self._waiting: dict[tuple[str, str], MergedRow] = {}
+        self._stop = threading.Event()
+        self.lag_s = 0.0
+        self.error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="model-opt-flush", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Sends what is left, once, and lets the store go."""
+        self._stop.set()
+        self._thread.join()
+        self._store.close()
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        done = False
+        while not done:
+            done = self._stop.wait(FLUSH_S)
+            try:
+                while self._send_some():
+                    pass
+                last, self.error = time.monotonic(), None
+            except StoreError as error:
+                self.error = str(error)
+                log.warning("the knowledge store cannot be written, trying again: %s", error)
+            self.lag_s = time.monotonic() - last
+
+    def _send_some(self) -> bool:
+        """Sends what is in the outbox, then the next rows; whether there may be more."""
+        self._send_outbox()
+        self._waiting |= {(row.plan.key, row.context): row for row in self._service.take_dirty()}
+        contexts = contexts_of(self._service.facts)
+        ready = [key for key, row in self._waiting.items() if row.context in contexts][:MOST_ROWS]
+        if not ready:
+            return False
+        sequence, previous = self._last()
+        sharing = self._sharing
+        stream = Stream(
+            origin=sharing.origin,
+            federation=sharing.federation,
+            epoch=self._service.state.epoch,
+            sequence=sequence,
+            previous=previous,
+        )
+        rows = [self._waiting[key] for key in ready]
+        envelope = stream.mint(sharing.signature, [(row.plan, contexts[row.context], row.moments) for row in rows])
+        raw = encode(envelope)
+        outbox = {"sequence": envelope.sequence, "digest": digest_of(raw), "bytes": base64.b64encode(raw).decode()}
+        self._service.remember({OUTBOX: outbox})
+        for key in ready:
+            del self._waiting[key]
+        self._send_outbox()
+        return bool(self._waiting)
+
+    def _last(self) -> tuple[int, str]:
+        outbox = self._service.facts.get(OUTBOX)
+        return (int(outbox["sequence"]), str(outbox["digest"])) if isinstance(outbox, dict) else (0, FIRST)
+
+    def _send_outbox(self) -> None:
+        outbox = self._service.facts.get(OUTBOX)
+        if isinstance(outbox, dict) and outbox["bytes"]:
+            self._store.append(base64.b64decode(outbox["bytes"]))
+            self._service.remember({OUTBOX: {**outbox, "bytes": ""}})

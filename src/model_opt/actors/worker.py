@@ -1,0 +1,158 @@
+"""A search worker as a Ray actor: one per GPU, fraction or CPU slot; it plans, and a child of its own measures."""
+
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from model_opt.actors.bundle import Manifest, Request, fetched
+from model_opt.actors.child import MeasuringChild
+from model_opt.actors.cluster import find_coordinator
+from model_opt.actors.leases import Holder
+from model_opt.actors.logs import log_as_json
+from model_opt.actors.messages import Ask, Reply
+from model_opt.actors.proposer import TreeProposer
+from model_opt.actors.worker_loop import WorkerLoop
+from model_opt.actors.worker_state import WorkerState
+from model_opt.errors import ModelOptError
+from model_opt.search.context import Context
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 30.0
+RETRY_S = 5.0
+MOST_RETRY_S = 60.0
+
+
+class RayLink:
+    """The way to the coordinator through Ray, which holds calls back while the coordinator is started again."""
+
+    def __init__(self, search: str) -> None:
+        self._coordinator = find_coordinator(search)
+
+    def ask(self, ask: Ask) -> Reply:
+        """See `Link`."""
+        reply: Reply = ray.get(self._coordinator.ask.remote(ask), timeout=ANSWER_S)
+        return reply
+
+    def beat(self, holder: Holder, held: frozenset[str]) -> None:
+        """See `Link`."""
+        self._coordinator.beat.remote(holder, held)
+
+    def hire(self) -> tuple[Manifest, Request]:
+        """The search."""
+        manifest, request = ray.get(self._coordinator.hire.remote(), timeout=ANSWER_S)
+        return manifest, request
+
+    def chunk(self, number: int) -> bytes:
+        """A piece of the factory's pickle."""
+        piece: bytes = ray.get(self._coordinator.chunk.remote(number), timeout=10 * ANSWER_S)
+        return piece
+
+    def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
+        """Tells what the evaluator says of itself."""
+        ray.get(self._coordinator.introduce.remote(worker, context, description), timeout=ANSWER_S)
+
+
+class SearchWorker:
+    """Works from its start until the search ends. Ray starts it again where its process dies."""
+
+    def __init__(self, search: str, name: str) -> None:
+        log_as_json(search=search, role="worker", worker=name)
+        self._search, self._name = search, name
+        self._loop: WorkerLoop | None = None
+        self._leaving = threading.Event()
+        self._ending: str | None = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._thread = threading.Thread(target=self._work, name="model-opt-worker", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> str | None:
+        """Gives the leases back and ends the child; returns why the work ended."""
+        self._leaving.set()
+        if self._loop is not None:
+            self._loop.leave()
+        self._thread.join()
+        return self._ending
+
+    def pid(self) -> int:
+        """The id of the worker's process."""
+        return os.getpid()
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        """A node is drained: leases go back at once, then the process ends."""
+        threading.Thread(target=lambda: (self.leave(), os._exit(0)), daemon=True).start()
+
+    def _work(self) -> None:
+        """One search; a baseline that cannot be measured is tried again, ever more slowly."""
+        wait_s = RETRY_S
+        while not self._leaving.is_set():
+            try:
+                self._ending = self._search_once(RayLink(self._search))
+                return
+            except Exception as error:
+                log.exception("worker %s cannot work", self._name)
+                self._report(error)
+            self._leaving.wait(wait_s)
+            wait_s = min(2 * wait_s, MOST_RETRY_S)
+
+    def _search_once(self, link: RayLink) -> str:
+        manifest, request = link.hire()
+        cache = Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}" / "bundles"
+        factory = fetched(manifest, cache, link.chunk)
+        with MeasuringChild(factory, env=_child_env(request), deadlines=request.deadlines) as child:
+            description = child.describe()
+            context = description.get("context")
+            known = context if isinstance(context, Context) else None
+            link.introduce(self._name, known, json_like(description))
+            self._loop = self._made_loop(link, request, child, context_key(description), description)
+            return "left" if self._leaving.is_set() else self._loop.run()
+
+    def _made_loop(
+        self, link: RayLink, request: Request, child: MeasuringChild, context: str, description: Mapping[str, object]
+    ) -> WorkerLoop:
+        given = description.get("noise")
+        noise = dict(given) if isinstance(given, Mapping) else {}
+        incarnation = f"{time.time_ns():020d}-{os.getpid()}"
+        return WorkerLoop(
+            WorkerState(Holder(worker=self._name, incarnation=incarnation), context),
+            link,
+            child.measure,
+            lambda budget: TreeProposer(self._name, request.search, budget, noise),
+            interrupt=child.kill,
+        )
+
+    def _report(self, error: Exception) -> None:
+        """Tells the coordinator why this worker cannot work; the driver shows it."""
+        message = str(error) if isinstance(error, ModelOptError) else f"{type(error).__name__}: {error}"
+        try:
+            RayLink(self._search).introduce(self._name, None, {"error": message})
+        except Exception as lost:
+            log.warning("nor can that be told: %s", lost)
+
+
+def context_key(description: Mapping[str, object]) -> str:
+    """What tells contexts apart: the key of the evaluator's `Context`, else whatever it says instead."""
+    context = description.get("context")
+    return context.key if isinstance(context, Context) else str(context)
+
+
+def json_like(description: Mapping[str, object]) -> dict[str, Any]:
+    """A description as JSON can hold it: what it cannot is turned into text."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(description), default=str))
+    return kept
+
+
+def _child_env(request: Request) -> dict[str, str]:
+    """Ray sets `OMP_NUM_THREADS=1` for small actors; the measuring process has all processors unless told otherwise."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(processors), **request.placement.env}

@@ -1,0 +1,213 @@
+"""Searches on a real Ray cluster of several raylets, with everything in it killed in turn."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from made_up import OBJECTIVE, SPACE, Sleeping
+
+from model_opt.actors import fleet
+from model_opt.actors.bundle import Placement, Request
+from model_opt.actors.cluster import find_coordinator, living_workers
+from model_opt.actors.coordinator_state import Rules, merged
+from model_opt.actors.proposer import Search
+from model_opt.errors import FleetError, InvalidInput
+from model_opt.search.evaluator import Measurement
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Any) -> Iterator[list[Any]]:
+    """Two raylets with two logical GPUs each."""
+    yield [cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 << 20) for _ in range(2)]
+
+
+def submit(name: str, tmp_path: Path, *, budget: int = 40, seconds: float = 0.1, **placement: Any) -> None:
+    request = Request(
+        search=Search(space=SPACE, objective=OBJECTIVE),
+        rules=Rules(budget=budget, objective=OBJECTIVE, lease_s=6.0),
+        placement=Placement(**placement),
+    )
+    fleet.submit(
+        partial(Sleeping, seconds, tmp_path), request, name=name, address="auto", state=str(tmp_path / "state")
+    )
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+def settled(name: str) -> int:
+    return int(fleet.status(name)["settled"])
+
+
+def check(result: fleet.FleetResult, budget: int) -> None:
+    """Settled leases equal the budget, no plan was explored twice, and the rows are a re-fold of the outcomes."""
+    assert result.status["settled"] == len(result.outcomes) == budget
+    again: dict[str, Any] = {}
+    for outcome in result.outcomes:
+        if isinstance(outcome, Measurement):
+            again[outcome.plan.key] = merged(again.get(outcome.plan.key, {}), outcome)
+    rows = {row.plan.key: row.moments for row in result.rows}
+    if not result.status["extra"]:
+        assert rows == again
+    assert again.keys() <= rows.keys()
+    assert result.recommendation is not None
+
+
+def finish(name: str, budget: int) -> fleet.FleetResult:
+    result = fleet.watch(name)
+    assert result.ending == "budget"
+    check(result, budget)
+    fleet.release(name)
+    assert not living_workers(name)
+    return result
+
+
+def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp_path: Path) -> None:
+    seen: list[Any] = []
+    result = fleet.run_search(
+        partial(Sleeping, 0.05, tmp_path),
+        SPACE,
+        OBJECTIVE,
+        name="per-gpu",
+        simulations=60,
+        address="auto",
+        state=str(tmp_path / "state"),
+        gather=4,
+        on_progress=seen.append,
+    )
+    check(result, 60)
+    assert len({outcome.plan.key for outcome in result.outcomes}) == 60
+    assert len(result.status["measured_by"]) == 4
+    assert seen[-1]["settled"] == 60
+    assert result.context is not None
+    assert result.context.device == "made up"
+    fleet.extend("per-gpu", 10)
+    until(lambda: settled("per-gpu") == 70)
+    fleet.release("per-gpu")
+    assert fleet.list_searches(state=str(tmp_path / "state")) == {"per-gpu": "kept"}
+    fleet.extend("per-gpu", 5, state=str(tmp_path / "state"))
+    finish("per-gpu", 75)
+
+
+def test_workers_children_and_coordinator_killed(nodes: list[Any], tmp_path: Path) -> None:
+    submit("kills", tmp_path, budget=80)
+    until(lambda: settled("kills") >= 5)
+    children = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
+    os.kill(children[0], signal.SIGKILL)
+    (tmp_path / "exit").touch()
+    slot = next(iter(living_workers("kills")))
+    worker = ray.get_actor(living_workers("kills")[slot], namespace="model_opt")
+    os.kill(ray.get(worker.pid.remote()), signal.SIGKILL)
+    for _ in range(3):
+        before = fleet.status("kills")
+        os.kill(before["pid"], signal.SIGKILL)
+        until(lambda: fleet.status("kills")["term"] > before["term"])  # noqa: B023
+        assert settled("kills") >= before["settled"]
+    result = finish("kills", 80)
+    assert result.status["term"] == 4
+
+
+def test_a_node_joins_and_gets_work_and_its_raylet_is_killed(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    submit("nodes", tmp_path, budget=120)
+    until(lambda: settled("nodes") >= 5)
+    joined = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 << 20)
+    until(lambda: len(fleet.status("nodes")["measured_by"]) >= 5)
+    cluster.remove_node(joined, allow_graceful=False)
+    finish("nodes", 120)
+
+
+def test_a_hung_child_costs_one_plan(nodes: list[Any], tmp_path: Path) -> None:
+    from model_opt.actors.deadlines import Deadlines
+
+    request = Request(
+        search=Search(space=SPACE, objective=OBJECTIVE),
+        rules=Rules(budget=30, objective=OBJECTIVE),
+        deadlines=Deadlines(time_s=1.0),
+    )
+    (tmp_path / "hang").touch()
+    fleet.submit(partial(Sleeping, 0.05, tmp_path), request, name="hung", address="auto", state=str(tmp_path / "state"))
+    assert finish("hung", 30).status["failures"] == {"deadline": 1}
+
+
+DRIVER = """
+import sys
+from functools import partial
+from pathlib import Path
+from made_up import OBJECTIVE, SPACE, Sleeping
+from model_opt.actors import fleet
+
+class Mine(Sleeping):
+    pass
+
+fleet.run_search(partial(Mine, 0.1, Path(sys.argv[1])), SPACE, OBJECTIVE, name="orphan", simulations=60, address=sys.argv[2],
+                 state=sys.argv[1] + "/state", workers=2)
+"""
+
+
+def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), cluster.address],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    until(lambda: "orphan" in fleet.list_searches(state=str(tmp_path / "state")))
+    until(lambda: settled("orphan") >= 3)
+    driver.kill()
+    driver.wait()
+    result = finish("orphan", 60)
+    assert len(result.status["measured_by"]) == 2
+
+
+def test_a_frozen_worker_is_replaced_in_its_leases_and_comes_back(nodes: list[Any], tmp_path: Path) -> None:
+    submit("frozen", tmp_path, budget=60)
+    until(lambda: settled("frozen") >= 5)
+    worker = ray.get_actor(next(iter(living_workers("frozen").values())), namespace="model_opt")
+    pid = ray.get(worker.pid.remote())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: fleet.status("frozen")["expired"] >= 1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    finish("frozen", 60)
+
+
+def test_a_stopped_search_and_names_that_are_unknown(nodes: list[Any], tmp_path: Path) -> None:
+    submit("stopped", tmp_path, budget=10_000, workers=1)
+    until(lambda: settled("stopped") >= 2)
+    fleet.stop("stopped")
+    result = fleet.watch("stopped")
+    assert result.ending == "stopped"
+    check(result, len(result.outcomes))
+    fleet.release("stopped")
+    with pytest.raises(FleetError, match="no search 'absent' runs here"):
+        fleet.status("absent")
+    with pytest.raises(FleetError, match=r"kept: stopped"):
+        fleet.resume("absent", state=str(tmp_path / "state"))
+    with pytest.raises(InvalidInput, match="search"):
+        submit("not a name/", tmp_path)
+
+
+def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[Any], tmp_path: Path) -> None:
+    def broken() -> Sleeping:
+        raise ValueError("no such model")
+
+    with pytest.raises(FleetError, match="no such model"):
+        fleet.run_search(
+            broken, SPACE, OBJECTIVE, name="broken", simulations=5, address="auto", workers=1, state=str(tmp_path)
+        )
+    fleet.release("broken")
+    assert find_coordinator is not None
