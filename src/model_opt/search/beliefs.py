@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_opt.errors import InvalidInput
 from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.encoding import Encoding
 from model_opt.search.failures import FailureModel
 from model_opt.search.ledger import Ledger, Record
 from model_opt.search.metric_model import MetricModel
 from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
 from model_opt.search.surrogate import Changes
 
 Array = NDArray[np.float64]
@@ -57,19 +59,20 @@ class Beliefs:
         """The model of `metric` with all rows taken in, or None where there is no row."""
         settled = len(self._ledger.outcomes)
         if self._fresh.get(metric) != settled:
-            rows, repeated = self._ledger.rows(metric, objective)
-            if not len(rows.mean):
+            rows = self._ledger.rows(metric, objective)
+            if rows is None:
                 return None
             model = self._models.setdefault(metric, MetricModel(self._encoding.sizes, self._encoding.ordered))
-            model.update(rows, repeated=repeated)
+            model.update(rows[0], repeated=rows[1])
             self._fresh[metric] = settled
         return self._models[metric]
 
     def judged(self, objective: Objective) -> Judged:
         """The plans that can be compared under `objective`."""
-        measured = self._ledger.measured(objective.metric)
-        common = [r for r in measured if r.whole and all(m in r.samples for m in objective.metrics)]
-        at = {metric: self._places(metric, common) for metric in self._ledger.metrics if common}
+        measured, needed = self._ledger.measured(objective.metric), set(objective.metrics)
+        common = [r for r in measured if r.whole and needed <= r.samples.keys()]
+        keys = [record.plan.key for record in common]
+        at = {metric: self._ledger.places(metric, keys) for metric in self._ledger.metrics if common}
         feasible = np.ones(len(common))
         if not common:
             return Judged(records=(), score=np.zeros(0), std=np.zeros(0), feasible=feasible, estimates={})
@@ -84,14 +87,10 @@ class Beliefs:
             estimates[metric] = (np.where(missing, np.nan, raw_mean[at[metric]]), raw_std[at[metric]])
         return Judged(records=common, score=sign * mean[place], std=std[place], feasible=feasible, estimates=estimates)
 
-    def _places(self, metric: str, records: Sequence[Record]) -> NDArray[np.int64]:
-        """Rows of `records` in the model of `metric`, -1 where one has no sample of it."""
-        place = {id(r): i for i, r in enumerate(self._ledger.measured(metric), start=self._ledger.evidence(metric))}
-        return np.array([place.get(id(record), -1) for record in records], dtype=np.int64)
-
     def _known(self, metric: str, objective: Objective) -> MetricModel:
         model = self.model(metric, objective)
-        assert model is not None  # callers ask for measured metrics only
+        if model is None:
+            raise InvalidInput(f"nothing is known of metric {metric!r}; known: {', '.join(self._ledger.metrics)}")
         return model
 
     def believe(self, objective: Objective, codes: Codes) -> None:
@@ -132,12 +131,16 @@ class Beliefs:
         parts = [model.importance / model.importance.sum() for model in models]
         return np.mean(parts, axis=0) if parts else np.full(len(self._encoding.sizes), 1 / len(self._encoding.sizes))
 
-    def estimates(self, codes: Codes, objective: Objective) -> list[dict[str, Estimate]]:
-        """What every modelled metric is believed to be for unmeasured plans, `[plans, decisions]`."""
-        out: list[dict[str, Estimate]] = [{} for _ in range(len(codes))]
+    def estimates(self, plans: Sequence[Plan], objective: Objective) -> list[Mapping[str, Estimate]]:
+        """What is believed of every modelled metric of `plans`, measured or not."""
+        out: list[dict[str, Estimate]] = [{} for _ in plans]
+        codes = self._encoding.encode(plans)
         for metric in dict.fromkeys((*objective.metrics, *self._ledger.metrics)):
             model = self.model(metric, objective)
-            if model is not None and len(codes):
-                for row, mean, std in zip(out, *model.estimates(codes), strict=True):
-                    row[metric] = Estimate(mean=float(mean), std=float(std))
-        return out
+            if model is None or not plans:
+                continue
+            guess, known = model.estimates(codes), model.estimates_at_rows()
+            for i, row in enumerate(self._ledger.places(metric, [plan.key for plan in plans])):
+                mean, std = (guess[0][i], guess[1][i]) if row < 0 else (known[0][row], known[1][row])
+                out[i][metric] = Estimate(mean=float(mean), std=float(std))
+        return list(out)

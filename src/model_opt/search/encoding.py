@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from model_opt.search.plan import Plan
 from model_opt.search.space import Codes, SearchSpace
 
-ENUMERABLE = 4096
+ENUMERABLE = 1024
 """Spaces of at most so many allowed plans are listed once, and searched exhaustively."""
 
 
@@ -69,7 +69,7 @@ class Encoding:
         """
         prefixes = np.zeros((1, len(self.sizes)), dtype=np.int16)
         for depth, size in enumerate(self.sizes):
-            if len(prefixes) * size > 16 * ENUMERABLE:
+            if len(prefixes) * size > 64 * ENUMERABLE:
                 return None
             prefixes = np.repeat(prefixes, size, axis=0)
             prefixes[:, depth] = np.tile(np.arange(size, dtype=np.int16), len(prefixes) // size)

@@ -26,6 +26,10 @@ class FailureModel:
 
     def update(self, failed: NDArray[np.int16], measured: NDArray[np.int16]) -> None:
         """Learns from all failed and all measured plans, both `[plans, decisions]`."""
+        self._pairs = None
+        if not len(failed):
+            self._log[:] = 0.0
+            return
         bad, good = self._one_hot(failed), self._one_hot(measured)
         fails, wins = bad.sum(axis=0), good.sum(axis=0)
         self._log = np.log(_chance(fails, wins))
@@ -33,7 +37,8 @@ class FailureModel:
         left = bad[~(bad[:, culprit] > 0).any(axis=1)]
         together, apart = left.T @ left, good.T @ good
         chance = np.where(together >= 1, np.sqrt(_chance(together, apart)), 1.0)
-        self._pairs = np.log(chance) if len(left) >= 2 else None
+        if len(left) >= 2:
+            self._pairs = np.log(chance)
 
     def log_success(self, codes: NDArray[np.integer]) -> Array:
         """Log of P(success), `[plans]`, of `codes` `[plans, decisions]`."""

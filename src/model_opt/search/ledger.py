@@ -1,7 +1,7 @@
 """What has been settled: every outcome in order, and per plan the samples of each metric."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,18 +28,55 @@ class Evidence:
 @dataclass
 class Record:
     """One plan that was tried. `attempts` counts its outcomes; it is measured once it has any sample, and `whole`
-    once a measurement was not cut short."""
+    once a measurement was not cut short. `means` are those of the samples."""
 
     plan: Plan
     codes: NDArray[np.int16]
     attempts: int = 0
     whole: bool = False
     samples: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
+
+    def add(self, metric: str, values: tuple[float, ...]) -> None:
+        """Takes in samples of one metric."""
+        self.samples[metric] = self.samples.get(metric, ()) + values
+        self.means[metric] = math.fsum(self.samples[metric]) / len(self.samples[metric])
+
+
+class _Table:
+    """Rows of one metric, in columns that grow: evidence, then plans. `place` is the row of a plan, by its key."""
+
+    def __init__(self, dims: int, evidence: Sequence[tuple[NDArray[np.int16], Evidence]] = ()) -> None:
+        self._codes = np.zeros((max(64, 2 * len(evidence)), dims), dtype=np.int16)
+        self.mean: list[float] = []
+        self.count: list[float] = []
+        self.records: list[Record] = []
+        self.place: dict[str, int] = {}
+        self.given = np.array([piece.variance for _, piece in evidence])
+        for codes, piece in evidence:
+            self._append(codes, piece.mean, 1)
 
     @property
-    def means(self) -> dict[str, float]:
-        """Mean of the samples of each metric."""
-        return {metric: float(np.mean(values)) for metric, values in self.samples.items()}
+    def codes(self) -> NDArray[np.int16]:
+        return self._codes[: len(self.mean)]
+
+    def put(self, record: Record, metric: str) -> None:
+        """Adds the plan's row, or brings it up to date."""
+        mean, count = record.means[metric], len(record.samples[metric])
+        row = self.place.setdefault(record.plan.key, len(self.mean))
+        if row < len(self.mean):
+            self.mean[row], self.count[row] = mean, count
+            return
+        self.records.append(record)
+        self._append(record.codes, mean, count)
+
+    def _append(self, codes: NDArray[np.int16], mean: float, count: float) -> None:
+        row = len(self.mean)
+        if row == len(self._codes):
+            self._codes = np.concatenate([self._codes, np.zeros_like(self._codes)])
+        self._codes[row] = codes
+        self.mean.append(mean)
+        self.count.append(count)
 
 
 class Ledger:
@@ -48,11 +85,11 @@ class Ledger:
     def __init__(self, encoding: Encoding, noise: Mapping[str, float | None], evidence: Sequence[Evidence]) -> None:
         self._encoding = encoding
         self._noise = dict(noise)
-        self._evidence: dict[str, list[tuple[NDArray[np.int16], Evidence]]] = {}
+        by_metric: dict[str, list[tuple[NDArray[np.int16], Evidence]]] = {}
         for piece in evidence:
-            codes = encoding.encode([piece.plan])[0]
-            self._evidence.setdefault(piece.metric, []).append((codes, piece))
-        self._of_metric: dict[str, list[Record]] = {}
+            by_metric.setdefault(piece.metric, []).append((encoding.encode([piece.plan])[0], piece))
+        dims = len(encoding.sizes)
+        self._tables = {metric: _Table(dims, pieces) for metric, pieces in by_metric.items()}
         self._repeated: set[str] = set()
         self.outcomes: list[Outcome] = []
         self.records: dict[str, Record] = {}
@@ -73,13 +110,11 @@ class Ledger:
     def _add_samples(self, record: Record, measurement: Measurement) -> None:
         for metric, values in measurement.samples.items():
             finite = tuple(float(value) for value in values if math.isfinite(value))
-            if not finite:
-                continue
-            if metric in record.samples:
-                self._repeated.add(metric)
-            else:
-                self._of_metric.setdefault(metric, []).append(record)
-            record.samples[metric] = record.samples.get(metric, ()) + finite
+            if finite:
+                if metric in record.samples:
+                    self._repeated.add(metric)
+                record.add(metric, finite)
+                self._tables.setdefault(metric, _Table(len(self._encoding.sizes))).put(record, metric)
 
     def noisy(self, metric: str) -> bool:
         """Whether another sample of `metric` may differ."""
@@ -90,61 +125,60 @@ class Ledger:
         given = self._noise.get(metric, 0.0)
         if given is not None:
             return given
-        return pooled_variance([record.samples[metric] for record in self._of_metric.get(metric, [])])
+        return pooled_variance([record.samples[metric] for record in self.measured(metric)])
 
     @property
     def metrics(self) -> list[str]:
         """Every metric measured so far."""
-        return list(self._of_metric)
+        return [metric for metric, table in self._tables.items() if table.records]
 
-    def measured(self, metric: str) -> list[Record]:
+    def measured(self, metric: str) -> Sequence[Record]:
         """The plans that have samples of `metric`, in the order of their rows."""
-        return self._of_metric.get(metric, [])
+        return self._tables[metric].records if metric in self._tables else ()
 
-    def evidence(self, metric: str) -> int:
-        """How many rows of `metric` come before those of measured plans."""
-        return len(self._evidence.get(metric, []))
+    def places(self, metric: str, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Rows of plans among those of `metric`, -1 where one has no sample of it."""
+        place = self._tables[metric].place
+        return np.array([place.get(key, -1) for key in keys], dtype=np.int64)
 
     @property
     def codes(self) -> NDArray[np.int16]:
         """Every plan that was tried, `[plans, decisions]`."""
-        return self._stack([record.codes for record in self.records.values()])
+        return self._stack(self.records.values())
 
     def failed(self) -> NDArray[np.int16]:
         """Plans that were tried and have no sample, `[plans, decisions]`."""
-        return self._stack([record.codes for record in self.records.values() if not record.samples])
+        return self._stack([record for record in self.records.values() if not record.samples])
 
     def succeeded(self) -> NDArray[np.int16]:
         """Plans that have a sample of something, `[plans, decisions]`."""
-        return self._stack([record.codes for record in self.records.values() if record.samples])
+        return self._stack([record for record in self.records.values() if record.samples])
 
-    def rows(self, metric: str, objective: Objective) -> tuple[Rows, bool]:
-        """All rows of `metric`, and whether old ones have changed since the last call."""
-        evidence, records = self._evidence.get(metric, []), self.measured(metric)
-        counts = np.array([1] * len(evidence) + [len(record.samples[metric]) for record in records], dtype=np.float64)
-        means = [piece.mean for _, piece in evidence] + [float(np.mean(record.samples[metric])) for record in records]
-        variance = np.full(len(counts), self.variance(metric)) / counts
-        variance[: len(evidence)] = [piece.variance for _, piece in evidence]
+    def rows(self, metric: str, objective: Objective) -> tuple[Rows, bool] | None:
+        """All rows of `metric`, and whether old ones have changed since the last call; None where there is no row."""
+        table = self._tables.get(metric)
+        if table is None:
+            return None
+        count = np.array(table.count, dtype=np.float64)
+        variance = self.variance(metric) / count
+        variance[: len(table.given)] = table.given
         repeated = metric in self._repeated
         self._repeated.discard(metric)
-        rows = Rows(
-            codes=self._stack([codes for codes, _ in evidence] + [record.codes for record in records]),
-            mean=np.array(means),
-            variance=variance,
-            count=counts,
-            rank=self._rank(len(evidence), records, objective),
-        )
+        rank = self._rank(table, objective)
+        rows = Rows(codes=table.codes, mean=np.array(table.mean), variance=variance, count=count, rank=rank)
         return rows, repeated
 
-    def _rank(self, evidence: int, records: list[Record], objective: Objective) -> NDArray[np.float64]:
+    def _rank(self, table: _Table, objective: Objective) -> NDArray[np.float64]:
         """Places of rows in the objective's order, evidence last; only computed where rows will have to be left out."""
-        if evidence + len(records) <= LARGEST:
-            return np.zeros(evidence + len(records))
-        order = sorted(range(len(records)), key=lambda i: objective.order(records[i].means))
-        places = np.empty(len(records))
-        places[order] = np.arange(len(records))
-        return np.concatenate([np.full(evidence, float(len(records))), places])
+        many = len(table.records)
+        if len(table.mean) <= LARGEST:
+            return np.zeros(len(table.mean))
+        order = sorted(range(many), key=lambda i: objective.order(table.records[i].means))
+        places = np.empty(many)
+        places[order] = np.arange(many)
+        return np.concatenate([np.full(len(table.given), float(many)), places])
 
-    def _stack(self, rows: list[NDArray[np.int16]]) -> NDArray[np.int16]:
+    def _stack(self, records: Collection[Record]) -> NDArray[np.int16]:
         dims = len(self._encoding.sizes)
-        return np.array(rows, dtype=np.int16).reshape(len(rows), dims)
+        raw = b"".join(record.codes.tobytes() for record in records)
+        return np.frombuffer(raw, dtype=np.int16).reshape(len(records), dims)

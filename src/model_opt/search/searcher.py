@@ -137,6 +137,10 @@ class Searcher:
         plans = [plan for plan in self._waiting_first_plans(believed) if mine(plan)][:many]
         if len(plans) < many and not (plans and self.settled < len(self._start)):
             plans += self._explore(many - len(plans), mine, [*believed, *plans], rng)
+        if (
+            not plans and self.verifications
+        ):  # nothing is left to explore: the rest of the budget makes the leaders surer
+            return self._proposals(self._leaders(mine, believed)[:many], Purpose.VERIFY)
         return self._proposals(plans, Purpose.EXPLORE)
 
     def _proposals(self, plans: Sequence[Plan], purpose: Purpose) -> list[Proposal]:
@@ -272,10 +276,7 @@ class Searcher:
 
     def predict(self, plans: Sequence[Plan]) -> list[Mapping[str, Estimate]]:
         """What is believed of plans, measured or not, for every metric that there is knowledge of."""
-        expected: list[Mapping[str, Estimate]] = list(
-            self._beliefs.estimates(self._encoding.encode(plans), self.objective)
-        )
-        return expected
+        return self._beliefs.estimates(plans, self.objective)
 
     def importance(self) -> Mapping[str, float]:
         """Share of each decision in what moves the objective and the limited metrics."""

@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 _JITTER = 1e-6
+_BLOCK = 128
 _LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
 _STD_NUGGET, _STD_NOISE = 1.5, 0.5
 
@@ -161,8 +162,13 @@ class Surrogate:
         """Mean and standard deviation of the noise-free metric of plans that are not among the rows, `[candidates]`."""
         n, c = self.size, candidates
         covariance = cross(c.bases, c.base_of, c.decision, c.option, self._rows[:, :n], self._tables, self._weights)
-        projected = covariance @ self._lower32[:n, :n].T  # [candidates, rows]
-        variance = self._prior - np.einsum("ij,ij->i", projected, projected).astype(np.float64)
+        variance = np.full(len(covariance), self._prior)
+        for start in range(
+            0, n, _BLOCK
+        ):  # the factor is triangular: each block of rows needs the columns up to its end
+            end = min(start + _BLOCK, n)
+            projected = covariance[:, :end] @ self._lower32[start:end, :end].T  # [candidates, block]
+            variance -= np.einsum("ij,ij->i", projected, projected)
         mean = covariance @ self._alpha.astype(np.float32)
         return mean.astype(np.float64), np.sqrt(np.maximum(variance, 1e-6))
 

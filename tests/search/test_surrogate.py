@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+
+from model_opt.search.acquisition import log_expected_improvement, log_feasible
+from model_opt.search.kernel import cross, gram, option_tables
+from model_opt.search.surrogate import Changes, Surrogate
+from model_opt.search.warp import RankWarp
+
+SIZES = np.array([3, 4, 5, 2, 3, 4])
+ORDERED = np.array([True, False, True, False, False, True])
+
+
+def rows(many: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Plans `[decisions, rows]` and targets with main effects and an interaction."""
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, many) for size in SIZES]).astype(np.int16)
+    return codes, codes[0] - 0.5 * codes[2] + (codes[1] == 2) * (codes[3] == 1) + 0.05 * rng.normal(size=many)
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    codes, raw = rows(30)
+    z, noise = RankWarp(raw).targets, np.linspace(0.0, 0.05, 30)
+    surrogate = Surrogate(SIZES, ORDERED)
+    at = surrogate.parameters + np.random.default_rng(1).normal(size=len(surrogate.parameters)) * 0.3
+    _, gradient = surrogate.loss(at, codes, z, noise, False)
+    step = 1e-5 * np.eye(len(at))
+    numeric = [
+        (surrogate.loss(at + e, codes, z, noise, False)[0] - surrogate.loss(at - e, codes, z, noise, False)[0]) / 2e-5
+        for e in step
+    ]
+    np.testing.assert_allclose(gradient, numeric, atol=1e-6)
+
+
+def test_kernel_by_hand() -> None:
+    """Two decisions, h = (1, 2), o = (0, 3) over three ordered options: k_1 = e^-1, k_2 = e^-(2 + 3/2)."""
+    tables = option_tables(np.array([1.0, 2.0]), np.array([0.0, 3.0]), np.array([2, 3]), 3)
+    plans = np.array([[0, 1], [1, 2]], dtype=np.int16)  # [decisions, rows]
+    a, b = math.exp(-1), math.exp(-3.5)
+    weights = np.array([0.5, 0.3, 0.2])
+    expected = 0.5 * (a + b) / 2 + 0.3 * a * b + 0.2 * a * b
+    assert gram(plans, tables, weights)[0, 1] == pytest.approx(expected)
+    assert gram(plans, tables, weights)[0, 0] == pytest.approx(1.0)
+    base = np.ascontiguousarray(plans.T[:1])
+    changed = cross(
+        base, np.zeros(1, dtype=np.int32), np.array([1], dtype=np.int16), np.array([2], dtype=np.int16), plans, tables,
+        weights
+    )  # fmt: skip
+    assert changed[0, 1] == pytest.approx(0.5 * (a + 1) / 2 + 0.3 * a + 0.2 * a)
+
+
+def test_growing_by_rows_is_conditioning_on_all() -> None:
+    codes, raw = rows(60)
+    z, noise = RankWarp(raw).targets, np.full(60, 0.02)
+    whole, grown = Surrogate(SIZES, ORDERED), Surrogate(SIZES, ORDERED)
+    whole.factor(codes, noise)
+    grown.factor(codes[:, :5], noise[:5])
+    for i in range(5, 60):
+        grown.append(codes[:, i], 0.02)
+    for surrogate in (whole, grown):
+        surrogate.target(z)
+    np.testing.assert_allclose(whole.at_rows(), grown.at_rows(), atol=1e-6)
+    unseen = np.ascontiguousarray(rows(50, seed=9)[0].T)
+    np.testing.assert_allclose(
+        whole.posterior(Changes.whole(unseen)), grown.posterior(Changes.whole(unseen)), atol=1e-4
+    )
+
+
+def test_posterior_is_the_textbook_one() -> None:
+    """Mean k' K^-1 z and variance k(x, x) - k' K^-1 k (Rasmussen and Williams 2006, equations 2.25 and 2.26)."""
+    codes, raw = rows(20)
+    surrogate = Surrogate(SIZES, ORDERED)
+    surrogate.factor(codes, np.full(20, 0.1))
+    surrogate.target(RankWarp(raw).targets)
+    tables, weights, nugget, factor = surrogate._unpack(surrogate.parameters)
+    unseen = np.ascontiguousarray(rows(7, seed=5)[0])
+    joint = gram(np.concatenate([codes, unseen], axis=1), tables, weights)
+    inverse = np.linalg.inv(joint[:20, :20] + (nugget + 0.1 * factor + 1e-6) * np.eye(20))
+    mean, std = surrogate.posterior(Changes.whole(np.ascontiguousarray(unseen.T)))
+    np.testing.assert_allclose(mean, joint[20:, :20] @ inverse @ RankWarp(raw).targets, atol=1e-5)
+    reduction = np.einsum("ij,jk,ik->i", joint[20:, :20], inverse, joint[20:, :20])
+    np.testing.assert_allclose(std**2, weights.sum() + nugget - reduction, atol=1e-5)
+
+
+def test_fitting_finds_what_matters_and_predicts() -> None:
+    codes, raw = rows(80)
+    warp = RankWarp(raw)
+    surrogate = Surrogate(SIZES, ORDERED)
+    surrogate.fit(codes, warp.targets, np.full(80, 0.01), guessed=False, steps=30)
+    surrogate.factor(codes, np.full(80, 0.01))
+    surrogate.target(warp.targets)
+    unseen, truth = rows(300, seed=3)
+    mean, _ = surrogate.posterior(Changes.whole(np.ascontiguousarray(unseen.T)))
+    assert np.corrcoef(mean, truth)[0, 1] > 0.95
+    assert surrogate.importance[[4, 5]].max() < 0.5 * surrogate.importance[:4].min()
+
+
+def test_equal_values_get_the_mean_rank() -> None:
+    """Blom scores of ranks 1, 2.5, 2.5, 4 of four values."""
+    targets = RankWarp(np.array([5.0, 1.0, 3.0, 3.0])).targets
+    np.testing.assert_allclose(targets, [1.0491, -1.0491, 0.0, 0.0], atol=1e-4)
+
+
+def test_warp_round_trip_ends_and_limits() -> None:
+    values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    warp = RankWarp(values)
+    inside_and_beyond = np.array([-3.0, 1.0, 3.0, 16.0, 40.0])
+    np.testing.assert_allclose(warp.backward(warp.forward(inside_and_beyond)), inside_and_beyond)
+    scores = warp.forward(values)
+    assert scores[1] < warp.limit(2.0, True) < scores[2]
+    assert scores[0] < warp.limit(2.0, False) < scores[1]
+    assert warp.limit(3.0, True) == pytest.approx((scores[1] + scores[2]) / 2)
+
+
+def test_a_constant_metric_can_be_warped() -> None:
+    warp = RankWarp(np.full(6, 2.0))
+    np.testing.assert_array_equal(warp.targets, np.zeros(6))
+    assert warp.limit(2.0, True) > 0 > warp.limit(2.0, False)
+    assert warp.limit(1.0, True) < 0 < warp.limit(3.0, True)
+    assert np.isfinite(RankWarp(np.zeros(3)).noise(np.zeros(3), np.full(3, 0.1))).all()
+
+
+@pytest.mark.parametrize("z", [3.0, 0.0, -0.99, -1.01, -5.0, -20.0])
+def test_log_expected_improvement_is_the_logarithm_of_the_formula(z: float) -> None:
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    scale = norm.logpdf(z)  # the integrand is scaled so that the far tail does not underflow
+    integral, _ = quad(lambda x: x * math.exp(norm.logpdf(z - x) - scale), 0, 40, epsrel=1e-10)
+    expected = math.log(integral) + scale + math.log(2.0)
+    value = log_expected_improvement(np.array([1.0]), np.array([2.0]), 1.0 + 2.0 * z)
+    assert value[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_log_expected_improvement_is_finite_and_monotone_far_away() -> None:
+    value = log_expected_improvement(np.array([0.0, 1e2, 1e4, 1e7]), np.ones(4), -1.0)
+    assert np.isfinite(value).all() and (np.diff(value) < 0).all()
+
+
+def test_log_feasible_by_hand() -> None:
+    assert log_feasible(np.array([0.0]), np.array([1.0]), 1.644854, True)[0] == pytest.approx(math.log(0.95), abs=1e-5)
+    assert log_feasible(np.array([0.0]), np.array([1.0]), 1.644854, False)[0] == pytest.approx(math.log(0.05), abs=1e-4)
