@@ -15,8 +15,10 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.result import Figure
+from model_opt.compression.evaluate import Task
 from model_opt.compression.fresh import Comparison, FreshTiming
 from model_opt.compression.inputs import Inputs
+from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
 from model_opt.search.evaluator import Evaluator
 from model_opt.search.objective import Objective
@@ -46,8 +48,7 @@ def conclude(
     objective: Objective,
     scratch: Path,
     *,
-    example: Inputs,
-    threads: int,
+    task: Task,
     deadline: float | None,
     callbacks: Callbacks,
 ) -> Answer:
@@ -58,7 +59,7 @@ def conclude(
     """
     notes: list[str] = []
     original = scratch / "original.pt"
-    child.call("save", Plan(), str(original), {}, phase_deadline=SAVE_S)
+    save_model(task.model, original, recipe={})
     for plan in _candidates(found, objective):
         try:
             model = original
@@ -68,7 +69,12 @@ def conclude(
             fresh = None
             if plan.choices:
                 fresh = time_fresh(
-                    original, model, example, threads=threads, deadline=deadline, on_start=_announce(callbacks, plan)
+                    original,
+                    model,
+                    task.example,
+                    threads=task.threads,
+                    deadline=deadline,
+                    on_start=_announce(callbacks, plan),
                 )
             return _answer(plan, model, found, objective, fresh, notes)
         except MeasurementFailed as error:

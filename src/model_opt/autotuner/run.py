@@ -115,7 +115,9 @@ class Run:
             callbacks=self._callbacks,
             on_outcome=learn,
         )
+        child.deadline = self._limits.explore_until  # a plan that hangs may not take the final figures' time
         found = self._timed("search", lambda: self._engine().run(problem))
+        child.deadline = self._limits.deadline
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
 
@@ -132,8 +134,7 @@ class Run:
             found,
             objective,
             scratch,
-            example=self._task.example,
-            threads=self._task.threads,
+            task=self._task,
             deadline=self._limits.deadline if found.ended != "interrupted" else time.monotonic(),
             callbacks=self._callbacks,
         )
