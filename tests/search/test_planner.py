@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.search.synthetic import Table
+from synthetic import Table
 
 from model_opt.search import Decision, Forbid, SearchSpace
 from model_opt.search.encoding import Encoding

@@ -3,7 +3,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from tests.search.synthetic import Table
+from synthetic import Table
 
 from model_opt.errors import InvalidInput
 from model_opt.search import (

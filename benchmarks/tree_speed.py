@@ -1,0 +1,132 @@
+"""Simulations per second of the search tree on one core: select by PUCT, expand, back up an additive reward.
+
+`fused` runs the whole loop compiled; `stepped` hands a block of leaves to Python and takes their values back, as a
+search over measured plans does; `objects` is the same algorithm with one Python object a node. Branching 12, depth 6.
+
+    python benchmarks/tree_speed.py [--quick] [--json]
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit
+
+from model_opt.search.tree import EXPLORATION, Tree, back_up, expand, new_tree, select
+
+BRANCHING, DEPTH, BLOCK = 12, 6, 64
+
+
+@njit(cache=True)
+def leaves(tree, prior, many, nodes, options, depths):
+    """Selects and expands `many` leaves, whose paths are written to `nodes` and `options`, `[many, depths]`."""
+    for i in range(many):
+        depths[i] = select(tree, prior, nodes[i], options[i])
+        if depths[i] > 0:
+            expand(tree, nodes[i, depths[i] - 1], options[i, depths[i] - 1], depths[i])
+
+
+@njit(cache=True)
+def values_back(tree, many, nodes, options, depths, values):
+    for i in range(many):
+        back_up(tree, nodes[i], options[i], depths[i], values[i])
+
+
+@njit(cache=True)
+def fused(tree, prior, rewards, many, nodes, options):
+    for _ in range(many):
+        depth = select(tree, prior, nodes, options)
+        expand(tree, nodes[depth - 1], options[depth - 1], depth)
+        value = 0.0
+        for t in range(depth):
+            value += rewards[t, options[t]]
+        back_up(tree, nodes, options, depth, value)
+
+
+class Node:
+    """The peer: a node as a Python object."""
+
+    __slots__ = ("best", "children", "total", "visits")
+
+    def __init__(self) -> None:
+        self.children: list[Node | None] = [None] * BRANCHING
+        self.visits, self.total, self.best = [0] * BRANCHING, [0.0] * BRANCHING, [0.0] * BRANCHING
+
+
+def objects(root: Node, prior: list[list[float]], rewards: list[list[float]], many: int) -> None:
+    for _ in range(many):
+        node, path, value = root, [], 0.0
+        while node is not None and len(path) < DEPTH:
+            reach, weights = EXPLORATION * math.sqrt(1 + sum(node.visits)), prior[len(path)]
+            scores = [
+                reach * p / (1 + n) + (0.5 * total / n + 0.5 * best if n else 0.0)
+                for p, n, total, best in zip(weights, node.visits, node.total, node.best, strict=True)
+            ]
+            option = scores.index(max(scores))
+            value += rewards[len(path)][option]
+            path.append((node, option))
+            parent, node = node, node.children[option]
+        if node is None and len(path) < DEPTH:
+            parent.children[option] = Node()
+        for node, option in path:
+            node.visits[option] += 1
+            node.total[option] += value
+            node.best[option] = max(node.best[option], value)
+
+
+def per_second(run: Callable[[int], None], many: int) -> float:
+    run(BLOCK)
+    start = time.perf_counter()
+    run(many)
+    return many / (time.perf_counter() - start)
+
+
+def fresh(many: int) -> Tree:
+    return new_tree(np.arange(DEPTH), np.full(DEPTH, BRANCHING), many + 2 * BLOCK)
+
+
+def measure(many: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    prior, rewards = rng.dirichlet(np.full(BRANCHING, 2.0), DEPTH), rng.random((DEPTH, BRANCHING)) / DEPTH
+    tree, path = fresh(many), np.zeros((2, DEPTH), dtype=np.int64)
+    fused_per_s = per_second(lambda n: fused(tree, prior, rewards, n, path[0], path[1]), many)
+    stepped_tree = fresh(many)
+    nodes, options = np.zeros((BLOCK, DEPTH), dtype=np.int64), np.zeros((BLOCK, DEPTH), dtype=np.int64)
+    depths, level = np.zeros(BLOCK, dtype=np.int64), np.arange(DEPTH)
+
+    def stepped(n: int) -> None:
+        for _ in range(n // BLOCK):
+            leaves(stepped_tree, prior, BLOCK, nodes, options, depths)
+            values = np.where(level < depths[:, None], rewards[level, options], 0.0).sum(axis=1)
+            values_back(stepped_tree, BLOCK, nodes, options, depths, values)
+
+    stepped_per_s = per_second(stepped, many)
+    root = Node()
+    objects_per_s = per_second(lambda n: objects(root, prior.tolist(), rewards.tolist(), n), many // 50)
+    arrays = (tree.children, tree.visits, tree.total, tree.best, tree.masked, tree.parent, tree.edge)
+    return {
+        "fused_per_s": fused_per_s,
+        "stepped_per_s": stepped_per_s,
+        "python_objects_per_s": objects_per_s,
+        "bytes_per_node": sum(array.nbytes for array in arrays) / len(tree.parent),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the simulations")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    figures = measure(100_000 if arguments.quick else 1_000_000)
+    if arguments.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:>22} {value:>12,.0f}")
+
+
+if __name__ == "__main__":
+    main()
