@@ -202,7 +202,7 @@ def _neo4j_ready(address: str) -> None:
     from neo4j.exceptions import AuthError
 
     try:
-        with GraphDatabase.driver(address, auth=("neo4j", _PASSWORD)) as driver:
+        with GraphDatabase.driver(address, auth=("neo4j", _PASSWORD), max_transaction_retry_time=0) as driver:
             driver.execute_query("RETURN 1", database_="neo4j")
     except AuthError:
         with GraphDatabase.driver(address, auth=("neo4j", "neo4j")) as driver:

@@ -90,7 +90,7 @@ def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
         raise WireError("the body does not match the hash in the head")
     try:
         return _MAKERS[head.kind](head, meta, columns, limits)
-    except (InvalidInput, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (InvalidInput, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise WireError(f"not a valid {head.kind}: {type(error).__name__}: {error}") from error
 
 

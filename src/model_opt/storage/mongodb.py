@@ -43,7 +43,7 @@ class MongoDBBackend(BaseStore):
         self._url = connection_string
         self._database = database
         waits = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "socketTimeoutMS": 60000}
-        self._options = waits | {"retryWrites": False, "w": 1, "journal": True} | options
+        self._options = waits | {"retryWrites": False} | options
         self._client: Any = None
 
     def __repr__(self) -> str:
@@ -58,6 +58,8 @@ class MongoDBBackend(BaseStore):
             if self._client is None:
                 self._client = pymongo.MongoClient(self._url, **self._options)
             self._db = self._client[self._database]
+            # The journal has one order: with a record everything written before it is on the disk.
+            self._kept = self._db.get_collection("records", write_concern=pymongo.WriteConcern(w=1, j=True))
             up = pymongo.ASCENDING
             self._db.rows.create_index([("federation", up), ("signature", up)])
             self._db.rows.create_index([("federation", up), ("origin", up), ("epoch", up)])
@@ -134,7 +136,7 @@ class MongoDBBackend(BaseStore):
             while True:
                 last = self._db.records.find_one({"federation": self.federation}, {"cursor": 1}, sort=[("cursor", -1)])
                 try:
-                    self._db.records.insert_one(document | {"cursor": last["cursor"] + 1 if last else 1})
+                    self._kept.insert_one(document | {"cursor": last["cursor"] + 1 if last else 1})
                 except DuplicateKeyError:
                     known = self._db.records.find_one({"_id": document["_id"]}, {"digest": 1})
                     if known is None:

@@ -1,0 +1,163 @@
+"""Bytes: round trips, sizes, what is refused, and old bytes that are replayed for ever."""
+
+import os
+import random
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_opt.errors import WireError
+from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.moments import Moments
+from model_opt.federation.sealed import Sealed
+from model_opt.federation.stream import Stream
+from model_opt.federation.wire import Limits, decode, decode_record, digest_of, encode
+from model_opt.search.plan import Choice, Plan
+from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, entries
+
+DATA = Path(__file__).parents[1] / "data"
+EPOCH = "0123456789abcdef0123456789abcdef"
+
+
+def golden_records() -> dict[str, Record]:
+    """What the golden files hold. Never change it: add another file instead."""
+    stream = Stream(origin="alpha", epoch=EPOCH)
+    rows = [*entries(5, 3), *entries(2, context=OTHER_CONTEXT), (Plan(), CONTEXT, {"latency_ms": Moments.of([1.5])})]
+    first, second = stream.mint(RESNET18, rows), stream.mint(VIT_B, entries(3))
+    later = Stream(origin="alpha", epoch="f" * 32)
+    snapshot = Snapshot(
+        federation="local", origin="alpha", replaces=(EPOCH,), parts=(later.mint(RESNET18, entries(5, 3)),)
+    )
+    revocation = Revocation(
+        federation="local", origin="alpha", authority="alpha", reason="a broken clock", epochs={EPOCH: 2}
+    )
+    return {"envelope-1": first, "envelope-2": second, "snapshot-1": snapshot, "revocation-1": revocation}
+
+
+@pytest.mark.parametrize("name", ["envelope-1", "envelope-2", "snapshot-1", "revocation-1"])
+def test_old_bytes_are_read_and_written_alike(name: str) -> None:
+    record, data = golden_records()[name], (DATA / f"{name}.bin").read_bytes()
+    read = decode_record(data)
+    assert encode(read) == data == encode(record)
+    assert Sealed.open(data).identity == Sealed.of(record).identity
+    if isinstance(record, Envelope):
+        assert isinstance(read, Envelope) and read.rows == record.rows and read.signature == record.signature
+
+
+def test_a_chain_names_its_predecessors() -> None:
+    records = golden_records()
+    first, second = records["envelope-1"], records["envelope-2"]
+    assert isinstance(first, Envelope) and isinstance(second, Envelope)
+    assert first.previous == "0" * 64 and second.previous == digest_of(encode(first)) and second.sequence == 2
+
+
+def test_a_snapshot_is_no_envelope() -> None:
+    with pytest.raises(WireError, match="snapshot"):
+        decode((DATA / "snapshot-1.bin").read_bytes())
+
+
+NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())
+MOMENTS = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=4).map(Moments.of)
+PLANS = st.dictionaries(NAMES, NAMES, max_size=4).map(
+    lambda made: Plan(tuple(Choice(decision=name, option=option) for name, option in made.items()))
+)
+ROWS = st.lists(
+    st.tuples(
+        PLANS, st.sampled_from([CONTEXT, OTHER_CONTEXT]), st.dictionaries(NAMES, MOMENTS, min_size=1, max_size=3)
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: (row[0].key, row[1].key),
+)
+
+
+@given(ROWS)
+def test_any_rows_survive_the_journey(rows: list) -> None:
+    envelope = Stream(origin="alpha").mint(RESNET18, rows)
+    read = decode(encode(envelope))
+    assert read.rows == envelope.rows and encode(read) == encode(envelope)
+    assert [key.hex() for key in read.block.plan_keys] == [row.plan.key for row in envelope.rows]
+
+
+def _parts(data: bytes) -> list:
+    return msgpack.unpackb(data)
+
+
+@settings(max_examples=int(os.environ.get("MODEL_OPT_FUZZ", "2000")), deadline=None)
+@given(st.data())
+def test_altered_bytes_are_refused_without_a_crash(data: st.DataObject) -> None:
+    """Flips, cuts and splices of good records; the hash of the body is made to fit, so that the decoder gets further."""
+    source = random.Random(data.draw(st.integers(0, 2**32)))
+    name = source.choice(["envelope-1", "envelope-2", "snapshot-1", "revocation-1"])
+    magic, head, meta, columns = _parts((DATA / f"{name}.bin").read_bytes())
+    part = source.choice(["head", "meta", "columns", "frame"])
+    if part == "meta":
+        meta = _mutated(meta, source)
+    elif part == "columns":
+        columns = _mutated(columns, source)
+    if part == "head":
+        head = _mutated(head, source)
+    else:
+        from model_opt.federation.wire import _body_hash
+
+        head = msgpack.packb(msgpack.unpackb(head) | {"body": _body_hash(meta, columns)})
+    raw = b"\x94" + b"".join(msgpack.packb(one) for one in (magic, head, meta, columns))
+    if part == "frame":
+        raw = _mutated(raw, source)
+    try:
+        record = decode_record(raw)
+    except WireError:
+        return
+    assert decode_record(encode(record)) is not None
+    for envelope in Sealed.of(record).envelopes:
+        assert len(envelope.rows) == len(envelope.block)
+
+
+def _mutated(raw: bytes, source: random.Random) -> bytes:
+    changed = bytearray(raw)
+    for _ in range(source.randint(1, 4)):
+        at = source.randrange(len(changed) + 1)
+        kind = source.randrange(4)
+        if kind == 0 and at < len(changed):
+            changed[at] = source.randrange(256)
+        elif kind == 1:
+            del changed[at : at + source.randint(1, 9)]
+        elif kind == 2:
+            changed[at:at] = source.randbytes(source.randint(1, 9))
+        else:
+            changed[at : at + 1] = bytes([source.choice([0xDF, 0xDD, 0xC6, 0xC9, 0xDB, 0xCB])]) + b"\xff" * 4
+    return bytes(changed)
+
+
+def test_limits_hold_before_anything_is_decoded() -> None:
+    data = encode(golden_records()["envelope-1"])
+    with pytest.raises(WireError, match="limit"):
+        decode(data, Limits(max_bytes=len(data) - 1))
+    with pytest.raises(WireError, match="not an integer within 1 and 2"):
+        decode(data, Limits(max_rows=2))
+    with pytest.raises(WireError, match="longer"):
+        decode(data, Limits(max_meta_bytes=10))
+    deep = b"\x91" * 100_000
+    with pytest.raises(WireError):
+        decode_record(b"\x94" + msgpack.packb("model_opt") + msgpack.packb(deep[:60_000]) + msgpack.packb(b"") * 2)
+
+
+def test_a_newer_schema_says_what_to_do() -> None:
+    magic, head, meta, columns = _parts(encode(golden_records()["envelope-1"]))
+    newer = msgpack.packb(msgpack.unpackb(head) | {"schema": 9, "reader": 9})
+    with pytest.raises(WireError, match="update model_opt"):
+        decode(b"\x94" + b"".join(msgpack.packb(one) for one in (magic, newer, meta, columns)))
+    readable = msgpack.packb(msgpack.unpackb(head) | {"schema": 9, "reader": 1})
+    raw = b"\x94" + b"".join(msgpack.packb(one) for one in (magic, readable, meta, columns))
+    assert decode(raw).schema == 9
+
+
+@pytest.mark.parametrize(("samples", "most"), [(1, 300_000), (5, 600_000)])
+def test_ten_thousand_rows_stay_small(samples: int, most: int) -> None:
+    rows = [
+        (plan, context, {"log_speedup": moments["log_speedup"]}) for plan, context, moments in entries(10_000, samples)
+    ]
+    assert len(encode(Stream(origin="alpha").mint(RESNET18, rows))) <= most
