@@ -32,7 +32,7 @@ def seconds(plan: Plan, typical_s: float) -> float:
 
 @dataclass(frozen=True)
 class Sleeping:
-    """Sleeps instead of measuring. A file called "hang" or "exit" in `folder` makes one call do that, then goes."""
+    """Sleeps. A file "hang" or "exit" in `folder` makes one call do it, then goes; "hold" holds all."""
 
     typical_s: float = 0.02
     folder: Path | None = None
@@ -51,6 +51,8 @@ class Sleeping:
         return Measurement(plan=plan, samples={name: (value,) for name, value in metrics(plan).items()})
 
     def _mischief(self, folder: Path) -> None:
+        while (folder / "hold").exists():
+            time.sleep(0.02)
         for name in ("hang", "exit"):
             try:
                 (folder / name).unlink()

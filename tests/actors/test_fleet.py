@@ -16,25 +16,26 @@ from made_up import OBJECTIVE, SPACE, Sleeping
 
 from model_opt.actors import fleet
 from model_opt.actors.bundle import Placement, Request
-from model_opt.actors.cluster import find_coordinator, living_workers
+from model_opt.actors.cluster import living_workers
 from model_opt.actors.coordinator_state import Rules, merged
 from model_opt.actors.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.search.evaluator import Measurement
 
+NODE = {"object_store_memory": 80 << 20}
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def nodes(cluster: Any) -> Iterator[list[Any]]:
     """Two raylets with two logical GPUs each."""
-    yield [cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 << 20) for _ in range(2)]
+    yield [cluster.add_node(num_cpus=2, num_gpus=2, **NODE) for _ in range(2)]
 
 
 def submit(name: str, tmp_path: Path, *, budget: int = 40, seconds: float = 0.1, **placement: Any) -> None:
     request = Request(
         search=Search(space=SPACE, objective=OBJECTIVE),
-        rules=Rules(budget=budget, objective=OBJECTIVE, lease_s=6.0),
+        rules=Rules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
         placement=Placement(**placement),
     )
     fleet.submit(
@@ -104,7 +105,7 @@ def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp
 
 
 def test_workers_children_and_coordinator_killed(nodes: list[Any], tmp_path: Path) -> None:
-    submit("kills", tmp_path, budget=80)
+    submit("kills", tmp_path, budget=80, workers=2)
     until(lambda: settled("kills") >= 5)
     children = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
     os.kill(children[0], signal.SIGKILL)
@@ -122,12 +123,14 @@ def test_workers_children_and_coordinator_killed(nodes: list[Any], tmp_path: Pat
 
 
 def test_a_node_joins_and_gets_work_and_its_raylet_is_killed(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
-    submit("nodes", tmp_path, budget=120)
-    until(lambda: settled("nodes") >= 5)
-    joined = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 << 20)
-    until(lambda: len(fleet.status("nodes")["measured_by"]) >= 5)
+    (tmp_path / "hold").touch()
+    submit("nodes", tmp_path, budget=60, seconds=0.2)
+    joined = cluster.add_node(num_cpus=1, num_gpus=1, **NODE)
+    until(lambda: fleet.status("nodes")["granted"] >= 5 and fleet.status("nodes")["workers"] == 5)
+    (tmp_path / "hold").unlink()
+    until(lambda: len(fleet.status("nodes")["measured_by"]) == 5)
     cluster.remove_node(joined, allow_graceful=False)
-    finish("nodes", 120)
+    finish("nodes", 60)
 
 
 def test_a_hung_child_costs_one_plan(nodes: list[Any], tmp_path: Path) -> None:
@@ -137,9 +140,11 @@ def test_a_hung_child_costs_one_plan(nodes: list[Any], tmp_path: Path) -> None:
         search=Search(space=SPACE, objective=OBJECTIVE),
         rules=Rules(budget=30, objective=OBJECTIVE),
         deadlines=Deadlines(time_s=1.0),
+        placement=Placement(workers=1),
     )
     (tmp_path / "hang").touch()
-    fleet.submit(partial(Sleeping, 0.05, tmp_path), request, name="hung", address="auto", state=str(tmp_path / "state"))
+    factory = partial(Sleeping, 0.05, tmp_path)
+    fleet.submit(factory, request, name="hung", address="auto", state=str(tmp_path / "state"))
     assert finish("hung", 30).status["failures"] == {"deadline": 1}
 
 
@@ -153,8 +158,9 @@ from model_opt.actors import fleet
 class Mine(Sleeping):
     pass
 
-fleet.run_search(partial(Mine, 0.1, Path(sys.argv[1])), SPACE, OBJECTIVE, name="orphan", simulations=60, address=sys.argv[2],
-                 state=sys.argv[1] + "/state", workers=2)
+factory = partial(Mine, 0.1, Path(sys.argv[1]))
+fleet.run_search(factory, SPACE, OBJECTIVE, name="orphan", simulations=60, workers=2, address=sys.argv[2],
+                 state=sys.argv[1] + "/state")
 """
 
 
@@ -164,7 +170,7 @@ def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: 
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), cluster.address],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
-    until(lambda: "orphan" in fleet.list_searches(state=str(tmp_path / "state")))
+    until(lambda: fleet.list_searches(state=str(tmp_path / "state")).get("orphan") == "running")
     until(lambda: settled("orphan") >= 3)
     driver.kill()
     driver.wait()
@@ -173,7 +179,7 @@ def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: 
 
 
 def test_a_frozen_worker_is_replaced_in_its_leases_and_comes_back(nodes: list[Any], tmp_path: Path) -> None:
-    submit("frozen", tmp_path, budget=60)
+    submit("frozen", tmp_path, budget=60, workers=2)
     until(lambda: settled("frozen") >= 5)
     worker = ray.get_actor(next(iter(living_workers("frozen").values())), namespace="model_opt")
     pid = ray.get(worker.pid.remote())
@@ -210,4 +216,3 @@ def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[An
             broken, SPACE, OBJECTIVE, name="broken", simulations=5, address="auto", workers=1, state=str(tmp_path)
         )
     fleet.release("broken")
-    assert find_coordinator is not None

@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from model_opt.errors import FleetError
+from model_opt.errors import FleetError, ModelOptError
 
 NAMESPACE = "model_opt"
 _PREFIX = "search/"
@@ -15,8 +15,8 @@ HEAD = {"node:__internal_head__": 0.001}
 def connect(address: str | None, *, cpus: int | None = None) -> None:
     """Joins the cluster at `address` ("auto", "ray://…", host:port), or starts one on this machine for None.
 
-    Does nothing where this process is connected already. A local cluster has `cpus` logical CPUs, listens on the
-    loopback address, and ends with this process. Raises `FleetError` where nothing answers at `address`.
+    Does nothing where this process is connected already. A local cluster has `cpus` logical CPUs and ends with this
+    process. Raises `FleetError` where nothing answers at `address`.
     """
     import ray
 
@@ -25,7 +25,7 @@ def connect(address: str | None, *, cpus: int | None = None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
@@ -52,6 +52,21 @@ def find_coordinator(search: str) -> Any:
     except ValueError as error:
         running = ", ".join(running_searches()) or "none"
         raise FleetError(f"no search {search!r} runs here (running: {running}); resume it by its name") from error
+
+
+def answer(reference: Any, *, timeout_s: float | None = None) -> Any:
+    """What a call to an actor returned. Its own errors are raised as they were, Ray's as `FleetError`."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, ModelOptError):
+            raise error.cause from None
+        raise FleetError(f"a process of the search failed: {error.cause or error}") from error
+    except RayError as error:
+        raise FleetError(f"the cluster does not answer: {error}") from error
 
 
 def running_searches() -> list[str]:

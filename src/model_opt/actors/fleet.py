@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model_opt.actors.bundle import Placement, Request, Sharing, chunks, pickled
-from model_opt.actors.cluster import HEAD, connect, coordinator_name, find_coordinator, running_searches
+from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
 from model_opt.actors.coordinator_state import Rules
 from model_opt.actors.deadlines import Deadlines
 from model_opt.actors.messages import MergedRow
@@ -117,8 +117,6 @@ def submit(
     state: str | None = None,
 ) -> None:
     """Hands a search to the cluster; when this returns it needs this process no more (on a real cluster)."""
-    import ray
-
     check_name("search", name)
     if request.rules.budget < 1:
         raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")
@@ -126,10 +124,10 @@ def submit(
         path, manifest = pickled(factory, Path(folder))
         connect(address, cpus=_local_cpus(request.placement))
         coordinator = _start(name, state)
-        if not ray.get(coordinator.is_open.remote()):
+        if not answer(coordinator.is_open.remote()):
             for number, chunk in enumerate(chunks(path)):
-                ray.get(coordinator.receive.remote(number, chunk))
-            ray.get(coordinator.seal.remote(manifest, request))
+                answer(coordinator.receive.remote(number, chunk))
+            answer(coordinator.seal.remote(manifest, request))
 
 
 def watch(name: str, *, address: str | None = None, on_progress: Progress | None = None) -> FleetResult:
@@ -137,12 +135,10 @@ def watch(name: str, *, address: str | None = None, on_progress: Progress | None
 
     Raises `FleetError` where no worker can measure the baseline, with what they say.
     """
-    import ray
-
     connect(address)
     coordinator = find_coordinator(name)
     while True:
-        status = ray.get(coordinator.status.remote())
+        status = answer(coordinator.status.remote())
         if on_progress is not None:
             on_progress(status)
         if status["ending"]:
@@ -153,15 +149,13 @@ def watch(name: str, *, address: str | None = None, on_progress: Progress | None
 
 def result(name: str, *, address: str | None = None) -> FleetResult:
     """What a search has found so far, finished or not."""
-    import ray
-
     connect(address)
     coordinator = find_coordinator(name)
     settled: list[tuple[str, Outcome]] = []
-    while more := ray.get(coordinator.results.remote(len(settled))):
+    while more := answer(coordinator.results.remote(len(settled))):
         settled += more
-    status, rows = ray.get([coordinator.status.remote(), coordinator.rows.remote()])
-    contexts, descriptions, request = ray.get(coordinator.facts.remote())
+    status, rows = answer([coordinator.status.remote(), coordinator.rows.remote()])
+    contexts, descriptions, request = answer(coordinator.facts.remote())
     home = _most_measured(settled)
     outcomes = tuple(outcome for context, outcome in settled if context == home)
     searcher = request.search.searcher(status["budget"], _noise(descriptions))
@@ -183,29 +177,23 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
 
 def status(name: str, *, address: str | None = None) -> dict[str, Any]:
     """Counts of a search and where it stands."""
-    import ray
-
     connect(address)
-    found: dict[str, Any] = ray.get(find_coordinator(name).status.remote())
+    found: dict[str, Any] = answer(find_coordinator(name).status.remote())
     return found
 
 
 def stop(name: str, *, address: str | None = None) -> None:
     """Ends a search; what it has measured stays."""
-    import ray
-
     connect(address)
-    ray.get(find_coordinator(name).stop.remote())
+    answer(find_coordinator(name).stop.remote())
 
 
 def extend(name: str, simulations: int, *, address: str | None = None, state: str | None = None) -> None:
     """Lets a search go on for `simulations` more, also one that has ended."""
-    import ray
-
     if simulations < 1:
         raise InvalidInput(f"simulations must be at least 1, not {simulations}")
     resume(name, address=address, state=state)
-    ray.get(find_coordinator(name).extend.remote(simulations))
+    answer(find_coordinator(name).extend.remote(simulations))
 
 
 def resume(name: str, *, address: str | None = None, state: str | None = None) -> None:
@@ -219,7 +207,7 @@ def resume(name: str, *, address: str | None = None, state: str | None = None) -
     if name in running_searches():
         return
     coordinator = _start(name, state)
-    if not ray.get(coordinator.is_open.remote()):
+    if not answer(coordinator.is_open.remote()):
         ray.kill(coordinator, no_restart=True)
         kept = ", ".join(sorted(kept_searches(address=address, state=state))) or "none"
         raise FleetError(f"no search {name!r} is kept on the head node (kept: {kept})")
@@ -231,17 +219,19 @@ def release(name: str, *, address: str | None = None) -> None:
 
     connect(address)
     coordinator = find_coordinator(name)
-    ray.get(coordinator.shutdown.remote())
+    answer(coordinator.shutdown.remote())
     ray.kill(coordinator, no_restart=True)
     _until_gone(name)
 
 
 def list_searches(*, address: str | None = None, state: str | None = None) -> dict[str, str]:
-    """Every search by name: "running", its ending, or "kept" where only its folder is there."""
+    """Every search by name: "arriving", "running", its ending, or "kept" where only its folder is there."""
     connect(address)
     found = dict.fromkeys(kept_searches(address=address, state=state), "kept")
     for name in running_searches():
-        found[name] = str(status(name).get("ending") or "running")
+        coordinator = find_coordinator(name)
+        arrived = answer(coordinator.is_open.remote())
+        found[name] = str(answer(coordinator.status.remote())["ending"] or "running") if arrived else "arriving"
     return dict(sorted(found.items()))
 
 
@@ -250,7 +240,7 @@ def kept_searches(*, address: str | None = None, state: str | None = None) -> li
     import ray
 
     connect(address)
-    names: list[str] = ray.get(ray.remote(_folders).options(num_cpus=0, resources=HEAD).remote(state))
+    names: list[str] = answer(ray.remote(_folders).options(num_cpus=0, resources=HEAD).remote(state))
     return names
 
 
@@ -270,20 +260,18 @@ def _start(name: str, state: str | None) -> Any:
 
 def _until_gone(name: str) -> None:
     end = time.monotonic() + 10
-    while coordinator_name(name) and name in running_searches() and time.monotonic() < end:
+    while name in running_searches() and time.monotonic() < end:
         time.sleep(0.05)
 
 
 def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
     """Gives up where nothing was measured, nobody works, and workers say why they cannot."""
-    import ray
-
     if status["settled"] or status["workers"]:
         return
-    _, descriptions, _ = ray.get(coordinator.facts.remote())
+    _, descriptions, _ = answer(coordinator.facts.remote())
     errors = {said["error"] for said in descriptions.values() if "error" in said}
     if errors and all("error" in said for said in descriptions.values()):
-        ray.get(coordinator.stop.remote())
+        answer(coordinator.stop.remote())
         raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
 
 

@@ -18,7 +18,7 @@ from model_opt.search.plan import Plan
 log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
-IDLE_S = 0.5
+IDLE_S = 0.2
 """How long a worker that was granted nothing waits before it asks again."""
 SPARE = 2
 """Proposals beyond what is wanted, for those that somebody else has taken."""

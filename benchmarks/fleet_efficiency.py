@@ -1,0 +1,238 @@
+"""How much of a fleet's time is spent measuring, and what a measured plan costs beside it.
+
+efficiency = seconds inside evaluators / (workers x time from first grant to last settlement). Evaluators sleep,
+lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real: Ray, a child process
+a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random, so that one machine
+can hold them. The overhead of a plan that takes no time is set beside Ray Tune and Optuna, two workers each.
+
+`python benchmarks/fleet_efficiency.py [--quick] [--json]`
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import cloudpickle
+import numpy as np
+
+from model_opt.actors import fleet
+from model_opt.actors.bundle import Placement, Request
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.leases import Holder
+from model_opt.actors.proposer import Proposals, Search
+from model_opt.actors.service import CoordinatorService
+from model_opt.actors.worker_loop import WorkerLoop
+from model_opt.actors.worker_state import WorkerState
+from model_opt.search.evaluator import Measurement, Outcome, Phase, Purpose
+from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
+from model_opt.search.space import Decision, SearchSpace
+
+SPACE = SearchSpace([Decision(f"d{i}", tuple("012345"), ordered=True) for i in range(10)])
+OBJECTIVE = Objective(metric="latency_ms")
+TYPICAL_S, SPREAD, SLOW = 0.5, 0.4, 5.0
+
+
+def sleep_s(plan: Plan, typical_s: float) -> float:
+    return float(typical_s * np.exp(np.random.default_rng(int(plan.key[:8], 16)).normal(0.0, SPREAD)))
+
+
+def measurement(plan: Plan) -> Measurement:
+    strength = sum(int(choice.option) for choice in plan.choices)
+    return Measurement(plan=plan, samples={"latency_ms": (100.0 - strength,)})
+
+
+@dataclass
+class Sleeper:
+    """Sleeps as long as its plan says; whoever claims the file `slow` first is the slow one."""
+
+    folder: Path
+    typical_s: float
+
+    def __post_init__(self) -> None:
+        try:
+            (self.folder / "slow").touch(exist_ok=False)
+            self.factor = SLOW
+        except FileExistsError:
+            self.factor = 1.0
+
+    def describe(self) -> Mapping[str, object]:
+        return {"context": "made up", "noise": {}}
+
+    def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
+        phase("time")
+        time.sleep(self.factor * sleep_s(plan, self.typical_s))
+        return measurement(plan)
+
+
+class RandomProposer:
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Learns nothing."""
+
+    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+        codes = self._rng.integers(0, SPACE.sizes, size=(many, len(SPACE.sizes)))
+        return [(SPACE.decode(row), Purpose.EXPLORE) for row in codes]
+
+
+def efficiency(status: Mapping[str, Any], workers: int) -> float:
+    return float(status["busy_s"] / (workers * (status["last_settled_s"] - status["first_grant_s"])))
+
+
+def on_ray(workers: int, budget: int, typical_s: float, name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(
+            search=Search(space=SPACE, objective=OBJECTIVE),
+            rules=Rules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
+            placement=Placement(workers=workers, gpus=0.0),
+        )
+        fleet.submit(partial(Sleeper, Path(folder), typical_s), request, name=name, state=f"{folder}/state")
+        result = fleet.watch(name)
+        fleet.release(name)
+    distinct = len({outcome.plan.key for outcome in result.outcomes}) / len(result.outcomes)
+    return {**result.status, "distinct_share": distinct}
+
+
+def on_threads(workers: int, budget: int, typical_s: float) -> dict[str, Any]:
+    def measure(plan: Plan, purpose: Purpose, factor: float) -> Outcome:
+        time.sleep(factor * sleep_s(plan, typical_s))
+        return measurement(plan)
+
+    def loop(number: int, service: CoordinatorService) -> WorkerLoop:
+        return WorkerLoop(
+            WorkerState(Holder(worker=f"w{number}", incarnation="1"), "c"),
+            service,
+            partial(measure, factor=SLOW if number == 0 else 1.0),
+            lambda _: RandomProposer(number),
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        service = CoordinatorService.at(Path(folder), Rules(budget=budget, objective=OBJECTIVE, gather=workers))
+        threads = [threading.Thread(target=loop(number, service).run) for number in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        status = service.status()
+        service.close()
+    return status
+
+
+def overhead_ms(status: Mapping[str, Any], workers: int) -> float:
+    """Worker time that was not spent in evaluators, per plan."""
+    span = status["last_settled_s"] - status["first_grant_s"]
+    return float(1000 * (workers * span - status["busy_s"]) / status["settled"])
+
+
+def timed_ms(run: Callable[[], None], workers: int, plans: int) -> float:
+    began = time.perf_counter()
+    run()
+    return 1000 * workers * (time.perf_counter() - began) / plans
+
+
+def tune_ms(plans: int, *, reuse: bool) -> float:
+    """Ray Tune: trivial trials of a class, two at a time."""
+    from ray import tune
+
+    class Trivial(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            pass
+
+        def step(self) -> dict[str, Any]:
+            return {"x": 0.0, "done": True}
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(Trivial, {"cpu": 1}),
+            param_space={"x": tune.uniform(0, 1)},
+            tune_config=tune.TuneConfig(num_samples=plans, max_concurrent_trials=2, reuse_actors=reuse),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        return timed_ms(lambda: tuner.fit() and None, 2, plans)
+
+
+OPTUNA = """
+import sys, optuna
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = optuna.load_study(study_name="s", storage=sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+def objective(trial):
+    return sum(trial.suggest_int(f"d{i}", 0, 5) for i in range(10))
+study.optimize(objective, n_trials=int(sys.argv[2]))
+"""
+
+
+def optuna_ms(plans: int) -> float:
+    """Optuna's TPE, two processes on one SQLite file; their start is not counted."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = f"sqlite:///{folder}/study.db"
+        optuna.create_study(study_name="s", storage=storage)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", OPTUNA, storage, str(plans // 2)]
+        processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        for process in processes:
+            process.stdout.readline()
+
+        def go() -> None:
+            for process in processes:
+                process.stdin.write("\n")
+                process.stdin.flush()
+            for process in processes:
+                process.communicate()
+
+        return timed_ms(go, 2, plans)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=["ray", "threads", "overhead"])
+    arguments = parser.parse_args()
+    cloudpickle.register_pickle_by_value(sys.modules["__main__"])
+    quick, only = arguments.quick, arguments.only
+    figures: dict[str, float] = {}
+    if only in (None, "threads"):
+        figures["efficiency_64"] = efficiency(on_threads(64, 2_000 if quick else 10_000, TYPICAL_S), 64)
+    if only in (None, "ray"):
+        fleet.connect(None, cpus=16)
+        status = on_ray(16, 480 if quick else 2_000, TYPICAL_S, "sixteen")
+        figures["efficiency_16"], figures["distinct_share"] = efficiency(status, 16), status["distinct_share"]
+    if only in (None, "overhead"):
+        fleet.connect(None, cpus=16)
+        plans = 100 if quick else 200
+        figures["overhead_ms"] = overhead_ms(on_ray(2, plans, 0.05, "two"), 2)
+        figures["ray_tune_ms"] = tune_ms(plans // 4, reuse=False)
+        figures["ray_tune_reuse_ms"] = tune_ms(plans // 2, reuse=True)
+        figures["optuna_ms"] = optuna_ms(plans)
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:>20} {value:.4g}")
+
+
+if __name__ == "__main__":
+    main()
