@@ -1,0 +1,99 @@
+"""The head node itself: lost with its state folder kept, and given a job to run."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from made_up import OBJECTIVE, SPACE, Sleeping
+from ray.cluster_utils import Cluster
+
+from model_opt.actors import fleet
+from model_opt.actors.bundle import Placement, Request
+from model_opt.actors.cluster import connect
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.proposer import Search
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def head(**arguments: Any) -> Cluster:
+    node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False} | arguments
+    return Cluster(initialize_head=True, head_node_args=node)
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def test_a_new_head_goes_on_from_the_folder_of_the_lost_one(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    rules = Rules(budget=40, objective=OBJECTIVE, lease_s=4.0)
+    request = Request(search=Search(space=SPACE, objective=OBJECTIVE), rules=rules, placement=Placement(workers=2))
+    first = head()
+    connect(first.address)
+    fleet.submit(partial(Sleeping, 0.1, tmp_path), request, name="lost", address="auto", state=state)
+    until(lambda: fleet.status("lost")["settled"] >= 8)
+    before = fleet.status("lost")
+    for process in first.head_node.all_processes.values():
+        for info in process:
+            info.process.kill()
+    ray.shutdown()
+    first.shutdown()
+    second = head()
+    try:
+        connect(second.address)
+        assert fleet.list_searches(state=state) == {"lost": "kept"}
+        fleet.resume("lost", state=state)
+        result = fleet.watch("lost")
+        assert (result.ending, len(result.outcomes)) == ("budget", 40)
+        assert result.status["term"] > before["term"]
+        assert result.status["epoch"] == before["epoch"]
+        fleet.release("lost")
+    finally:
+        ray.shutdown()
+        second.shutdown()
+
+
+JOB = """
+import sys
+from functools import partial
+from made_up import OBJECTIVE, SPACE, Sleeping
+from model_opt.actors import fleet
+result = fleet.run_search(partial(Sleeping, 0.02), SPACE, OBJECTIVE, name="job", simulations=20, workers=1,
+                          address="auto", state=sys.argv[1])
+print("settled", result.status["settled"])
+fleet.release("job")
+"""
+
+
+@pytest.mark.soak
+def test_a_search_as_a_submitted_job(tmp_path: Path) -> None:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    (tmp_path / "job.py").write_text(JOB)
+    made = head(include_dashboard=True, dashboard_port=0)
+    try:
+        client = JobSubmissionClient(f"http://{made.head_node.webui_url}")
+        job = client.submit_job(
+            entrypoint=f"{sys.executable} {tmp_path / 'job.py'} {tmp_path}",
+            runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
+        )
+        until(lambda: client.get_job_status(job).is_terminal())
+        assert client.get_job_status(job) is JobStatus.SUCCEEDED, client.get_job_logs(job)
+        assert "settled 20" in client.get_job_logs(job)
+    finally:
+        made.shutdown()
