@@ -89,7 +89,7 @@ def _parts(data: bytes) -> list:
 @settings(max_examples=int(os.environ.get("MODEL_OPT_FUZZ", "2000")), deadline=None)
 @given(st.data())
 def test_altered_bytes_are_refused_without_a_crash(data: st.DataObject) -> None:
-    """Flips, cuts and splices of good records; the hash of the body is made to fit, so that the decoder gets further."""
+    """Flips, cuts and splices of good records; the body's hash is made to fit, so that the decoder gets further."""
     source = random.Random(data.draw(st.integers(0, 2**32)))
     name = source.choice(["envelope-1", "envelope-2", "snapshot-1", "revocation-1"])
     magic, head, meta, columns = _parts((DATA / f"{name}.bin").read_bytes())

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NAMES = ("redis", "mongodb", "neo4j", "chroma")
-_UP_S = 90.0
+_UP_S = 240.0
 _PASSWORD = "loopback-only"
 
 

@@ -66,7 +66,7 @@ class Neo4jBackend(BaseStore):
         waits = {"connection_acquisition_timeout": 10.0, "liveness_check_timeout": 60.0, "connection_timeout": 5.0}
         waits["max_transaction_retry_time"] = 10.0
         # Names that an empty database has not seen yet are no news.
-        quiet = {"notifications_disabled_categories": ["UNRECOGNIZED"]}
+        quiet = {"notifications_disabled_classifications": ["UNRECOGNIZED"]}
         self._options: dict[str, Any] = waits | quiet | options
         self._driver: Any = None
         self._remembered: set[str] = set()
