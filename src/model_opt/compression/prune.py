@@ -6,7 +6,7 @@ refit is part of the technique.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,48 +34,67 @@ def prune(model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str]
     kept_grad = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(True)
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "unwrapped parameters": groups that hold them are left alone
-            pruner = _pruner(model, inputs)
-        chosen = [(g, _weakest(pruner, g, ratio)) for g in _groups(pruner, model, inside)]
+        graph = _graph(model, inputs)
+        chosen = [(group, _weakest(group, ratio)) for group in _groups(graph, model, inputs, inside)]
         for group, indices in chosen:
-            _remove(pruner.DG, group, indices)
+            _remove(graph, group, indices)
     finally:
         for parameter in model.parameters():
             parameter.requires_grad_(kept_grad.get(parameter, True)).grad = None
 
 
-def _pruner(model: nn.Module, inputs: Inputs) -> Any:
-    return tp.pruner.BasePruner(
-        model,
-        inputs,
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        ignored_layers=heads(model, inputs),
-        forward_fn=call,
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
-    )
+def _graph(model: nn.Module, inputs: Inputs) -> Any:
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "unwrapped parameters": groups that hold them are left alone
+        return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call)
 
 
-def _groups(pruner: Any, model: nn.Module, inside: Callable[[str], bool]) -> Iterator[Any]:
+def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str], bool]) -> list[Any]:
     """The groups that may be pruned: most of their layers are `inside`, and nothing in them must keep its width."""
     names = {module: name for name, module in model.named_modules()}
-    fixed = {m for owner in model.modules() if _owns_heads(owner) for m in owner.modules()}
-    for group in pruner.DG.get_all_groups(ignored_layers=pruner.ignored_layers, root_module_types=[*_ROOTS]):
-        members = [dep.target.module for dep, _ in group]
-        makers = list(_made(pruner.DG, group))
-        if any(isinstance(m, (nn.LayerNorm, nn.Parameter)) or m in fixed for m in members if _hashable(m)):
+    fixed = {m for owner in model.modules() if _owns_heads(owner) for m in owner.modules()} | set(heads(model, inputs))
+    seen: set[nn.Module] = set()
+    roots, needed = [], set[Any]()
+    for root in graph.module2node:
+        if not isinstance(root, _ROOTS) or root in seen or root in fixed:
+            continue
+        reached = _reach(graph, root)
+        makers = [m for m, out in reached.items() if out and isinstance(m, WEIGHTED)]
+        seen |= set(makers)
+        if any(isinstance(m, nn.LayerNorm | nn.Parameter) or (out and m in fixed) for m, out in reached.items()):
             continue
         if sum(inside(names[m]) for m in makers) * 2 > len(makers):
-            yield group
+            roots.append(root)
+            needed |= set(reached)
+    # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
+    graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
+    return [_whole(graph, root) for root in roots]
+
+
+def _whole(graph: Any, root: nn.Module) -> Any:
+    handler = graph.get_pruner_of_module(root).prune_out_channels
+    return graph.get_pruning_group(root, handler, list(range(graph.get_out_channels(root))))
+
+
+def _reach(graph: Any, root: nn.Module) -> dict[Any, bool]:
+    """The modules and parameters that pruning the outputs of `root` touches; True where that prunes their outputs.
+
+    Like torch-pruning's own walk, but without its lists of indices, which take minutes on a shifted window's slices.
+    """
+    start = (graph.module2node[root], graph.get_pruner_of_module(root).prune_out_channels)
+    stack, seen, found = [start], {start}, dict[Any, bool]()
+    while stack:
+        node, handler = stack.pop()
+        found[node.module] = found.get(node.module, False) or graph.is_out_channel_pruning_fn(handler)
+        for dep in node.dependencies:
+            step = (dep.target, dep.handler)
+            if dep.is_triggered_by(handler) and step not in seen:
+                seen.add(step)
+                stack.append(step)
+    return found
 
 
 _ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
-
-
-def _hashable(member: object) -> bool:
-    return isinstance(member, (nn.Module, nn.Parameter))
 
 
 def _owns_heads(module: nn.Module) -> bool:
@@ -84,29 +103,29 @@ def _owns_heads(module: nn.Module) -> bool:
     return own and any(isinstance(getattr(module, name, None), int) for name in _HEADS)
 
 
-def _made(graph: Any, group: Any) -> Iterator[nn.Module]:
-    """The layers whose outputs are pruned by `group`."""
-    for dep, _ in group:
-        if isinstance(dep.target.module, WEIGHTED) and graph.is_out_channel_pruning_fn(dep.handler):
-            yield dep.target.module
-
-
-def _weakest(pruner: Any, group: Any, ratio: float) -> list[int]:
+def _weakest(group: Any, ratio: float) -> list[int]:
     """Which indices of the group's root go: about `ratio` of them, alike in every channel group."""
-    channel_groups = pruner._get_channel_groups(group)
-    importance = pruner.importance(group)
-    if importance is None or len(importance) % channel_groups:
+    parts = max(_parts(dep.target.module) for dep, _ in group)
+    importance = tp.importance.GroupMagnitudeImportance(p=2)(group)
+    if importance is None or len(importance) % parts:
         return []
-    each = importance.view(channel_groups, -1).mean(0)
-    gone = torch.argsort(each, stable=True)[: len(each) - _keep(len(each), ratio, channel_groups)]
-    return [int(g * len(each) + i) for g in range(channel_groups) for i in gone]
+    each = importance.view(parts, -1).mean(0)
+    gone = torch.argsort(each, stable=True)[: len(each) - _keep(len(each), ratio, parts)]
+    return [int(part * len(each) + i) for part in range(parts) for i in gone]
 
 
-def _keep(width: int, ratio: float, channel_groups: int) -> int:
-    """How many of `width` channels stay: a multiple of 32 in wide layers, of 8 or 4 in narrow ones."""
-    unit = 32 if width >= 256 else 8 if width >= 32 else 4 if width >= 16 else 1
-    if channel_groups > 1:
-        unit = 4 if width >= 16 else 1
+def _parts(module: object) -> int:
+    """In how many equal parts `module` needs its channels: the groups of a convolution or of a group norm."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups < module.out_channels:
+        return module.groups
+    return 1
+
+
+def _keep(width: int, ratio: float, parts: int) -> int:
+    """How many of a part's `width` channels stay: a multiple of 32 in wide layers, of 8 or 4 in narrow ones."""
+    unit = 32 if width >= 256 else 8 if width >= 32 and parts == 1 else 4 if width >= 16 else 1
     return min(width, max(unit, round(width * (1 - ratio) / unit) * unit))
 
 
