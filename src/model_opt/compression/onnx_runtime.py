@@ -85,7 +85,7 @@ def quantise(file: bytes, layout: Layout, material: Material) -> bytes:
             quantize_static(
                 ready,
                 done,
-                _Samples(_input_names(ready), calibration_samples(layout, material)),
+                _Samples(_input_names(ready), calibration_samples(layout, material, layout.batch)),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,

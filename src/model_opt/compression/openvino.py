@@ -22,7 +22,7 @@ from model_opt.search.signature import Family
 SESSIONS = 3
 """How many batch sizes stay compiled at once. A fixed shape is a third faster than a free one (measured)."""
 
-CALIBRATION_ROWS = 128
+CALIBRATION_ROWS = 64
 
 
 class OpenVinoModule(RuntimeModule):
@@ -112,7 +112,7 @@ def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Modu
     layout = layout_of(model, material.example)
     converted, free = convert(model, layout, material.example)
     if precision == "int8_static":
-        converted = quantise(converted, layout, material)
+        converted = quantise(converted, free, layout, material)
     hints = {"fp32": "f32", "bf16": "bf16"}
     return OpenVinoModule(
         pack(converted, half_weights=precision == "bf16"),
@@ -123,15 +123,16 @@ def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Modu
     )
 
 
-def quantise(converted: Any, layout: Layout, material: Material) -> Any:
-    """Static int8 with NNCF, calibrated on the fit batches; raises `MissingDependency`."""
+def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> Any:
+    """Static int8 with NNCF, calibrated on rows of the fit batches, one by one where
+    the batch is free (bias correction is better so); raises `MissingDependency`."""
     try:
         send_no_usage_data()
         with quiet():
             import nncf
     except ImportError as error:
         raise MissingDependency("nncf", "cpu") from error
-    samples = calibration_samples(layout, material)
+    samples = calibration_samples(layout, material, 1 if free else layout.batch)
     transformer = material.signature.family in (Family.VIT, Family.DIFFUSION)
     with quiet():
         try:
@@ -146,15 +147,17 @@ def quantise(converted: Any, layout: Layout, material: Material) -> Any:
             raise TechniqueError(f"NNCF cannot quantise this model: {str(error).strip()[:300]}") from error
 
 
-def calibration_samples(layout: Layout, material: Material) -> list[list[Any]]:
-    """Up to `CALIBRATION_ROWS` rows of the fit batches, each batch as a list of numpy arrays."""
-    samples, rows = [], 0
-    for batch in material.fit:
-        tensors = example_tensors(batch, layout)
-        samples.append([tensor.cpu().numpy() for tensor in tensors])
-        rows += len(tensors[0])
-        if rows >= CALIBRATION_ROWS:
-            break
+def calibration_samples(layout: Layout, material: Material, batch: int) -> list[list[Any]]:
+    """The first `CALIBRATION_ROWS` rows of the fit batches, as lists of numpy arrays with `batch` rows each."""
+    samples: list[list[Any]] = []
+    for inputs in material.fit:
+        tensors = example_tensors(inputs, layout)
+        rows = next(len(t) for t, batched in zip(tensors, layout.batched, strict=True) if batched)
+        for start in range(0, rows - batch + 1, batch):
+            pairs = zip(tensors, layout.batched, strict=True)
+            samples.append([(t[start : start + batch] if batched else t).cpu().numpy() for t, batched in pairs])
+            if len(samples) * batch >= CALIBRATION_ROWS:
+                return samples
     return samples
 
 

@@ -232,15 +232,19 @@ def _rounded_weight(weight: Tensor) -> Tensor:
 
 
 class _Rounding(nn.Module):
-    """What a calibrated observer's activation becomes in int8, in float."""
+    """What passes a calibrated observer, as it becomes in int8, in float. Weights have a scale per channel."""
 
     def __init__(self, observer: Any) -> None:
         super().__init__()
-        scale, zero = observer.calculate_qparams()
-        self.scale, self.zero = float(scale), int(zero)
+        self.scale, zero = observer.calculate_qparams()
+        self.zero = zero.to(torch.int32)
         self.low, self.high = int(observer.quant_min), int(observer.quant_max)
+        self.axis = int(observer.ch_axis) if len(self.scale) > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x` rounded; what is no float passes."""
         if not x.is_floating_point():
             return x
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero, self.low, self.high)
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(x, float(self.scale), int(self.zero), self.low, self.high)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero, self.axis, self.low, self.high)

@@ -1,0 +1,164 @@
+"""Runtimes: every one is an `nn.Module` that agrees with torch, copies, and takes other batches."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from compression_made import cnn, material, plan, vit
+from torch import Tensor, nn
+
+from model_opt.compression import runtime
+from model_opt.compression.inputs import call
+from model_opt.compression.layout import layout_of
+from model_opt.compression.machine import inspect
+from model_opt.compression.openvino import to_openvino
+from model_opt.compression.runtime import runtimes
+from model_opt.compression.runtime_module import RuntimeModule, checked, signal_to_noise_db
+from model_opt.compression.shipping import size_bytes
+from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
+from model_opt.search.signature import Family
+
+COMPILERS = pytest.mark.soak
+CASES = [
+    (cnn, "openvino", "fp32", 90),
+    (cnn, "openvino", "int8_static", 22),
+    (cnn, "onnxruntime", "fp32", 90),
+    (cnn, "onnxruntime", "int8_static", 22),
+    (cnn, "packed", "fp32", 90),
+    (vit, "openvino", "bf16", 25),
+    (vit, "openvino", "int8_static", 8),
+    (vit, "onnxruntime", "int8_static", 20),
+    *[
+        pytest.param(make, name, precision, floor, marks=COMPILERS)
+        for make in (cnn, vit)
+        for name, precision, floor in (
+            ("aot_inductor", "fp32", 90),
+            ("aot_inductor", "bf16", 25),
+            ("aot_inductor", "int8_static", 20),
+            ("torch_compile", "fp32", 90),
+            ("torch_compile", "bf16", 25),
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("make", "name", "precision", "floor_db"), CASES)
+def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, floor_db, capsys) -> None:
+    if name in ("openvino", "onnxruntime"):
+        pytest.importorskip(name)
+    model, x, family = make()
+    given = copy.deepcopy(model)
+    chosen = plan(precision=precision, runtime=name)
+    if name == "torch_compile" and precision != "fp32":
+        from model_opt.compression import precision as precisions
+
+        given = precisions.apply(given, precision, None, chosen, material(model, x, family))
+    made = runtime.apply(given, name, None, chosen, material(model, x, family))
+    with torch.no_grad():
+        wanted, got = model(x), made(x)
+        kept = got.clone()
+        odd = made(x[:3])
+        copied = copy.deepcopy(made)(x)
+        pickled = pickle.loads(pickle.dumps(made))(x)
+    assert capsys.readouterr().out == ""
+    assert got.dtype == torch.float32
+    assert signal_to_noise_db(wanted, got) > floor_db
+    assert signal_to_noise_db(wanted[:3], odd) > floor_db - 3
+    assert torch.equal(kept, got)
+    assert torch.equal(copied, got)
+    assert torch.equal(pickled, got)
+
+
+def test_int8_in_openvino_is_smaller() -> None:
+    pytest.importorskip("openvino")
+    model, x, family = cnn()
+    float32 = to_openvino(copy.deepcopy(model), "fp32", material(model, x, family))
+    int8 = to_openvino(copy.deepcopy(model), "int8_static", material(model, x, family))
+    assert size_bytes(int8) < 0.5 * size_bytes(float32)
+
+
+class Fixed(nn.Module):
+    """Counts on a batch of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.reshape(4, 2, 3).flatten(1))
+
+
+def test_a_fixed_batch_is_split_and_padded() -> None:
+    pytest.importorskip("openvino")
+    model, x = Fixed().eval(), torch.randn(4, 2, 3)
+    made = to_openvino(model, "fp32", material(model, x, Family.OTHER))
+    assert made.batch == 4
+    rows = torch.randn(7, 2, 3)
+    wanted = torch.cat([model(rows[:4]), model(torch.cat([rows[4:], rows[:1]]))[:3]])
+    assert torch.allclose(made(rows), wanted, atol=1e-4)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(50, 64), nn.Linear(64, 64)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, object]:
+        y = self.linear(self.embedding(ids)) * mask.unsqueeze(-1)
+        return {"hidden": y, "pooled": (y.mean(1), None)}
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_mappings_go_in_and_structures_come_out(name: str) -> None:
+    pytest.importorskip(name)
+    model = Pair().eval()
+    x = {"mask": torch.ones(4, 6), "ids": torch.randint(0, 50, (4, 6))}
+    made = runtime.apply(copy.deepcopy(model), name, None, plan(runtime=name), material(model, x, Family.OTHER))
+    got, wanted = call(made, x), call(model, x)
+    assert torch.allclose(got["hidden"], wanted["hidden"], atol=1e-4)
+    assert got["pooled"][1] is None
+    with pytest.raises(InvalidInput, match="takes"):
+        made(**{**x, "ids": torch.zeros(4, 7, dtype=torch.long)})
+
+
+class Shared(RuntimeModule):
+    """Hands out one buffer for every call, as some runtimes do."""
+
+    def open(self, file: bytes) -> Tensor:
+        return torch.zeros(4, 3)
+
+    def run(self, session: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+        return [session.copy_(tensors[0])]
+
+
+def test_wrong_outputs_and_shared_buffers_are_found() -> None:
+    x = torch.randn(4, 3)
+    module = Shared(b"buffer", layout_of(nn.Identity(), x), threads=1)
+    with pytest.raises(MeasurementFailed, match="second call"):
+        checked(module, x, x, 20, "shared")
+    with pytest.raises(MeasurementFailed, match="wrong"):
+        checked(nn.Identity(), torch.randn(4, 3), x, 20, "other")
+    with pytest.raises(MeasurementFailed, match="wrong"):
+        checked(nn.Identity(), x, x * float("nan"), 20, "nan")
+
+
+def test_what_a_runtime_cannot_run_is_an_error() -> None:
+    model, x, family = cnn()
+    chosen = plan(precision="bf16", runtime="onnxruntime")
+    with pytest.raises(TechniqueError, match="does not run bf16"):
+        runtime.apply(model, "onnxruntime", None, chosen, material(model, x, family))
+
+
+def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+    import sys
+
+    model, x, family = cnn()
+    machine = inspect()
+    given = material(model, x, family)
+    bare = dataclasses.replace(machine, packages={}, compiler=False)
+    assert not {"openvino", "onnxruntime", "aot_inductor"} & set(runtimes(model, given.signature, bare))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependency, match=r"model_opt\[cpu\]"):
+        runtime.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)
