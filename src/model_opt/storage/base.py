@@ -85,9 +85,8 @@ class BaseStore(ABC):
     def close(self) -> None:
         """See `KnowledgeStore.close`."""
         with self._lock:
-            if self._connected:
-                self._connected = False
-                self._disconnect()
+            self._connected = False
+            self._disconnect()
 
     # What it tells about itself
 
