@@ -1,0 +1,154 @@
+"""Recovery by gradient steps: distillation from the original without labels, or fine-tuning where labels are given.
+
+Distillation takes a few Adam steps at a tenth of a usual training rate towards the original's logits on mixed-up
+calibration inputs (Zhang et al., ICLR 2018; Beyer et al., CVPR 2022), and is kept only if the divergence falls on
+inputs that nothing was fitted on. The model stays in eval mode throughout: no dropout, no change of statistics.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_opt.compression.clean import ensure
+from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output
+from model_opt.compression.statistics import sample
+from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.errors import TechniqueDidNothing, TechniqueError
+from model_opt.search.plan import Plan
+from model_opt.search.signature import Signature
+
+FINETUNE = "finetune"
+"""The option that needs `Material.train_data`; not among `Handler.options`, which know no data."""
+RATE = 3e-4
+BATCH = 64
+_MOST_PARAMETERS = 15_000_000
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) a row, of logits `[rows, classes]`; of other outputs the relative squared error."""
+    if teacher.dim() == 2 and teacher.shape[1] > 1:
+        return functional.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
+    return (student - teacher).square().sum() / teacher.square().sum().clamp(min=1e-12)
+
+
+def distil(model: nn.Module, material: Material, steps: int) -> tuple[float, float]:
+    """Trains `model`, in place, for `steps` steps; returns the held-out divergence before and after."""
+    teacher = material.teacher
+    before = _held_out(model, material)
+    batches = ((x, _logits(teacher, x)) for x in _mixed(sample(material.fit, most=4096), steps, material.seed))
+    _train(model, batches, divergence, steps)
+    return before, _held_out(model, material)
+
+
+def _train(model: nn.Module, batches: Iterable[tuple[Inputs, Tensor]], loss: Loss, steps: int) -> None:
+    wanted = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    try:
+        with torch.enable_grad():
+            for inputs, target in batches:
+                optimiser.zero_grad()
+                loss(output(call(model, inputs)), target).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+    finally:
+        for parameter, flag in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(flag).grad = None
+
+
+def _mixed(pool: Inputs, steps: int, seed: int) -> Iterator[Inputs]:
+    """Batches of rows of `pool`, each mixed with another row by a share drawn evenly; whole numbers are not mixed."""
+    generator = torch.Generator().manual_seed(seed)
+    count = batch_size(pool)
+    for _ in range(steps):
+        first = torch.randint(count, (min(BATCH, count),), generator=generator)
+        second = torch.randint(count, first.shape, generator=generator)
+        share = torch.rand(len(first), generator=generator)
+        yield map_tensors(_mixer(first, second, share), pool)
+
+
+def _mixer(first: Tensor, second: Tensor, share: Tensor) -> Callable[[Tensor], Tensor]:
+    def mix(rows: Tensor) -> Tensor:
+        if not rows.is_floating_point():
+            return rows[first]
+        weight = share.to(rows).view(-1, *(1,) * (rows.dim() - 1))
+        return weight * rows[first] + (1 - weight) * rows[second]
+
+    return mix
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
+    return output(call(model, inputs)).clone()
+
+
+@torch.no_grad()
+def _held_out(model: nn.Module, material: Material) -> float:
+    losses = [divergence(_logits(model, x), _logits(material.teacher, x)) for x in material.held_out]
+    return float(sum(losses)) / max(len(losses), 1)
+
+
+def finetune(model: nn.Module, train_data: Iterable[Any], steps: int) -> tuple[float, float]:
+    """Trains `model`, in place, on pairs of inputs and targets; returns the loss before and after on two batches that
+    are set aside. Whole-number targets mean classes, others are regressed."""
+    source = iter(train_data)
+    aside = list(itertools.islice(source, 2))
+    if not aside:
+        raise TechniqueError("train_data is empty")
+    before = _labelled(model, aside)
+    pairs = list(itertools.islice(source, steps)) or aside
+    _train(model, itertools.islice(itertools.cycle(pairs), steps), _supervised, steps)
+    return before, _labelled(model, aside)
+
+
+@torch.no_grad()
+def _labelled(model: nn.Module, pairs: Sequence[Any]) -> float:
+    return float(sum(_supervised(_logits(model, x), y) for x, y in pairs)) / len(pairs)
+
+
+def _supervised(made: Tensor, target: Tensor) -> Tensor:
+    if target.is_floating_point():
+        return functional.mse_loss(made, target)
+    return functional.cross_entropy(made, target)
+
+
+def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
+    if option == FINETUNE and material.train_data is None:
+        raise TechniqueError("fine-tuning needs train_data: batches of (inputs, target)")
+    model = ensure(model, material)
+    material.phase("prepare")
+    try:
+        if option == FINETUNE:
+            before, after = finetune(model, material.train_data, 200)
+        else:
+            before, after = distil(model, material, int(option))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TechniqueError(f"{option} gradient steps fail on this model: {error}") from error
+    if not after < before:
+        raise TechniqueDidNothing(f"{option}: the loss on inputs set aside went from {before:.4g} to {after:.4g}")
+    return model
+
+
+def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+    """Offered where a hundred steps end within minutes: on a GPU, or for models of up to 15 million parameters."""
+    small = sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
+    trainable = any(p.is_floating_point() for p in model.parameters())
+    return ("100",) if trainable and (small or machine.device != "cpu") else ()
+
+
+register(
+    Handler(
+        decision="distil",
+        leave_alone="none",
+        technique=lambda option: Technique.FINE_TUNING if option == FINETUNE else Technique.DISTILLATION,
+        options=_options,
+        apply=_apply,
+    )
+)
