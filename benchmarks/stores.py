@@ -40,7 +40,7 @@ GOALS = {
     "mongodb_write_rows_per_s": 5_000,
 }
 LIMITS = {
-    "sqlite": "SQLite's B-tree is about half, writing the log to disk a sixth, the plans' keys (blake2b in Python) a sixth",
+    "sqlite": "SQLite's B-tree (about half), the log's way to disk and the plans' keys (a sixth each)",
     "json": "the whole file is written again for every append",
     "redis": "client: packing of commands and the plans' keys; server: Lua and one fsync an append",
     "mongodb": "the server (nx-27017 here, a protocol server over SQLite in Python): one upsert statement a row",
