@@ -73,8 +73,10 @@ import sys
 from functools import partial
 from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import fleet
-result = fleet.run_search(partial(Sleeping, 0.02), SPACE, OBJECTIVE, name="job", simulations=20, workers=1,
-                          address="auto", state=sys.argv[1])
+from model_opt.actors.bundle import Placement
+from model_opt.actors.proposer import Search
+result = fleet.run_search(partial(Sleeping, 0.02), Search(space=SPACE, objective=OBJECTIVE), name="job", simulations=20,
+                          address="auto", state=sys.argv[1], placement=Placement(workers=1))
 print("settled", result.status["settled"])
 fleet.release("job")
 """

@@ -48,7 +48,7 @@ class MeasuringChild:
         self._on_phase = on_phase
         self.deadline = deadline
         self._process: ChildProcess | None = None
-        self._description: Mapping[str, object] | None = None
+        self._description: Mapping[str, object] = {}
         self.starts = 0
 
     def describe(self) -> Mapping[str, object]:
@@ -57,7 +57,6 @@ class MeasuringChild:
         Raises the evaluator's own `ModelOptError`, or `MeasurementFailed` where the baseline cannot be measured.
         """
         self._alive()
-        assert self._description is not None
         return self._description
 
     def measure(self, plan: Plan, purpose: Purpose) -> Outcome:
@@ -167,7 +166,7 @@ class MeasuringChild:
             raise
 
     def _limit_s(self, phase: str) -> float:
-        seconds = (self._description or {}).get("seconds")
+        seconds = self._description.get("seconds")
         return self._deadlines.limit_s(phase, seconds if isinstance(seconds, Mapping) else {})
 
 

@@ -17,11 +17,8 @@ from model_opt.errors import FleetError, InvalidInput
 from model_opt.federation.envelope import check_name
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
-from model_opt.search.objective import Objective
 from model_opt.search.recommendation import Recommendation
 from model_opt.search.searcher import Searcher
-from model_opt.search.signature import Signature
-from model_opt.search.space import SearchSpace
 
 WATCH_S = 0.5
 Progress = Callable[[Mapping[str, Any]], None]
@@ -47,62 +44,39 @@ class FleetResult:
 
 def run_search(
     factory: Callable[[], Evaluator],
-    space: SearchSpace,
-    objective: Objective,
+    search: Search,
     *,
     name: str,
     simulations: int,
-    workers: int | None = None,
     address: str | None = None,
     state: str | None = None,
-    store: str | None = None,
-    signature: Signature | None = None,
-    federation: str = "local",
-    origin: str = "local",
-    seed: int = 0,
-    noise: Mapping[str, float | None] | None = None,
-    first: tuple[Any, ...] = (),
-    prior: Mapping[tuple[str, str], float] | None = None,
-    evidence: tuple[Any, ...] = (),
     timeout_s: float | None = None,
     patience: int | None = None,
     gather: int = 0,
     placement: Placement | None = None,
     deadlines: Deadlines | None = None,
+    sharing: Sharing | None = None,
     on_progress: Progress | None = None,
 ) -> FleetResult:
     """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
 
-    `workers` None: one for every slot of `placement`. `state` is the folder of the head node that searches are kept
-    in. With `store` and `signature` the merged rows are flushed there. `timeout_s` covers everything. A search of this
-    name that is there already goes on (its own request holds). Raises `InvalidInput`, `FleetError`.
+    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `patience` and
+    `gather` are those of `Rules`. A search of this name that is there already goes on (its own request holds).
+    Raises `InvalidInput`, `FleetError`.
     """
-    placement = placement or Placement()
-    if workers is not None:
-        placement = Placement(**{**vars(placement), "workers": workers})
-    if store is not None and signature is None:
-        raise InvalidInput("a store needs the signature of the model that the rows are of")
     rules = Rules(
         budget=simulations,
-        objective=objective,
+        objective=search.objective,
         deadline_s=None if timeout_s is None else time.time() + timeout_s,
         patience=patience,
         gather=gather,
     )
     request = Request(
-        search=Search(
-            space=space,
-            objective=objective,
-            seed=seed,
-            noise=noise or {},
-            first=tuple(first),
-            prior=prior or {},
-            evidence=tuple(evidence),
-        ),
+        search=search,
         rules=rules,
-        placement=placement,
+        placement=placement or Placement(),
         deadlines=deadlines or Deadlines(),
-        sharing=_sharing(store, signature, federation, origin),
+        sharing=sharing,
     )
     submit(factory, request, name=name, address=address, state=state)
     return watch(name, address=address, on_progress=on_progress)
@@ -273,12 +247,6 @@ def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
     if errors and all("error" in said for said in descriptions.values()):
         answer(coordinator.stop.remote())
         raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
-
-
-def _sharing(store: str | None, signature: Signature | None, federation: str, origin: str) -> Sharing | None:
-    if store is None or signature is None:
-        return None
-    return Sharing(store=store, signature=signature, federation=federation, origin=origin)
 
 
 def _local_cpus(placement: Placement) -> int | None:

@@ -19,7 +19,7 @@ from model_opt.actors.cluster import find_coordinator
 from model_opt.actors.leases import Holder
 from model_opt.actors.logs import log_as_json
 from model_opt.actors.messages import Ask, Reply
-from model_opt.actors.proposer import TreeProposer
+from model_opt.actors.proposer import TreeProposer, warm_up
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
 from model_opt.errors import ModelOptError
@@ -110,6 +110,7 @@ class SearchWorker:
         cache = Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}" / "bundles"
         factory = fetched(manifest, cache, link.chunk)
         with MeasuringChild(factory, env=_child_env(request), deadlines=request.deadlines) as child:
+            warm_up()
             description = child.describe()
             context = description.get("context")
             known = context if isinstance(context, Context) else None
