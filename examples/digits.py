@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=24)
     parser.add_argument("--timeout", type=float, default=200.0, help="seconds for the search and its final figures")
     parser.add_argument("--output", type=Path, default=Path("out/digits"))
+    parser.add_argument("--workers", type=int, default=2, help="workers of a local Ray cluster; 0 does without Ray")
     arguments = parser.parse_args()
     console = Console()
 
@@ -110,6 +111,8 @@ def main() -> None:
         example_input=images[:8],
         calibration_data=zip(images.split(50), classes.split(50), strict=True),
         output=arguments.output,
+        ray_address="local" if arguments.workers else None,
+        workers=arguments.workers or None,
     )
     print_result(result, console)
     before, after = accuracy(model, *data["test"]), accuracy(optimised, *data["test"])

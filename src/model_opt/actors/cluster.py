@@ -85,3 +85,10 @@ def _named() -> list[str]:
 
     actors = list_named_actors(all_namespaces=True)
     return [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
+
+
+def disconnect() -> None:
+    """Leaves the cluster; one that `connect` started on this machine ends with it."""
+    import ray
+
+    ray.shutdown()

@@ -1,8 +1,10 @@
 """What an optimisation tells while it runs. Subclass `Callbacks` and override what you want to hear."""
 
+import math
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 from model_opt.autotuner.result import CompressionResult, Observed
 from model_opt.search.plan import Plan
@@ -20,6 +22,9 @@ class Callbacks:
 
     def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
         """A plan is settled: `settled` of `budget`. `best` is the best known that keeps the constraints."""
+
+    def on_merge(self, status: Mapping[str, Any]) -> None:
+        """A cluster's coordinator has merged new measurements: its counts, `measured_by` of them by worker."""
 
     def on_note(self, text: str) -> None:
         """Something the user should know."""
@@ -43,6 +48,10 @@ class LineProgress(Callbacks):
         """Says what was measured."""
         self._say(f"{settled}/{budget}  {describe_observed(observed)}")
 
+    def on_merge(self, status: Mapping[str, Any]) -> None:
+        """Says what was merged."""
+        self._say(describe_status(status))
+
     def on_note(self, text: str) -> None:
         """Says it."""
         self._say(text)
@@ -51,10 +60,14 @@ class LineProgress(Callbacks):
         print(f"[{time.monotonic() - self._started:6.1f} s] {text}", file=self._stream, flush=True)
 
 
+def describe_status(status: Mapping[str, Any]) -> str:
+    """One line about a search on a cluster: "7/24 settled; a1-0: 4, a1-1: 3; merged into 7 rows"."""
+    workers = ", ".join(f"{name}: {count}" for name, count in sorted(status["measured_by"].items()))
+    return f"{status['settled']}/{status['budget']} settled; measured by {workers}; merged into {status['rows']} rows"
+
+
 def describe_observed(observed: Observed) -> str:
     """One line about a settled plan: "openvino int8: 5.1x faster, 3.9x smaller, 0.4 % lost"."""
-    import math
-
     if observed.failure is not None:
         return f"{observed.plan}: {observed.failure.splitlines()[0][:120]}"
     figures = observed.metrics

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,15 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import Observed
 from model_opt.autotuner.rules import prior, strategies
-from model_opt.search.evaluator import Failure, Measurement, Outcome
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
+from model_opt.search.searcher import Evidence, Recommendation, Searcher
 from model_opt.search.signature import Signature
 from model_opt.search.space import SearchSpace
+
+RULES_FIRST = 4
+"""How many of the family's strategies a search starts with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class Found:
     observed: tuple[Observed, ...]
     searcher: Searcher
     ended: str
+    fleet: Mapping[str, Any] = field(default_factory=dict)
+    """Who measured how much, where the search ran on a cluster."""
 
 
 class CompressionTreeSearch:
@@ -82,18 +88,23 @@ class MCTSEngine:
 
     def run(self, problem: Problem) -> Found:
         """Searches until the budget is settled, the time is up, or every plan is measured."""
-        rules = strategies(problem.signature.family, problem.space)
         searcher = Searcher(
             problem.space,
             problem.objective,
             budget=self.n_simulations,
             seed=problem.seed,
             noise=problem.noise,
-            first=list(dict.fromkeys([*problem.first, *problem.known, *rules[:4]])),
+            first=first_plans(problem),
             prior=prior(problem.space),
             evidence=problem.evidence,
         )
         return measure_all(problem, searcher, self.n_simulations, ended="budget")
+
+
+def first_plans(problem: Problem) -> list[Plan]:
+    """What a search measures before anything else: the user's plans, those known to be good, the family's best."""
+    rules = strategies(problem.signature.family, problem.space)
+    return list(dict.fromkeys([*problem.first, *problem.known, *rules[:RULES_FIRST]]))
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
@@ -114,7 +125,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
             costs.append(time.monotonic() - started)
             searcher.tell(outcome)
-            observed.append(_observed(outcome, proposal, time.monotonic() - began))
+            observed.append(replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(
@@ -133,8 +144,9 @@ def _time_is_up(problem: Problem, costs: Sequence[float]) -> bool:
     return time.monotonic() + float(np.median(costs)) > problem.explore_until
 
 
-def _observed(outcome: Outcome, proposal: Proposal, at_s: float) -> Observed:
-    seen = Observed(plan=outcome.plan, purpose=str(proposal.purpose), at_s=at_s, seconds=dict(outcome.seconds))
+def observed_of(outcome: Outcome, purpose: Purpose) -> Observed:
+    """An outcome as the result keeps it; `at_s` is still nought."""
+    seen = Observed(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
     if isinstance(outcome, Failure):
         return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
     return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes)

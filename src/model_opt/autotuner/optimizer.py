@@ -11,6 +11,7 @@ from torch import nn
 from model_opt.actors.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
+from model_opt.autotuner.fleet_engine import Cluster
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run
@@ -61,6 +62,9 @@ class IntelligentOptimizer:
         freeze: Mapping[str, str] | None = None,
         exclude: Collection[str] = (),
         output: str | Path | None = None,
+        ray_address: str | None = None,
+        workers: int | None = None,
+        name: str | None = None,
     ) -> tuple[nn.Module, CompressionResult]:
         """The optimised model and the result. The user's model is not changed.
 
@@ -72,6 +76,8 @@ class IntelligentOptimizer:
         pairs with class indices are labelled data). `eval_fn` takes a model and returns its accuracy. `train_data`
         yields (inputs, target) for fine-tuning. `plans` are tried first; `freeze` fixes decisions, `exclude` names
         techniques or decisions not to be used. `output` is a folder for the result and the model.
+        `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster
+        with `workers` workers, one a slot if None, as the search `name`.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
         model itself cannot be measured.
@@ -97,7 +103,8 @@ class IntelligentOptimizer:
             began=began,
             deadline=None if timeout_seconds is None else began + timeout_seconds,
         )
-        run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude)
+        cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name)
+        run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
         with _opened(self._store_at) as store:
             optimised, result = run.go(store, output=None if output is None else Path(output))
         self._callbacks.on_end(result)

@@ -61,7 +61,8 @@ class CompressionResult:
     system tells memory; a speed-up's interval is a 95 % prediction interval for a fresh process. `baseline` is the
     user's model: `latency_ms`, `size_bytes`, `accuracy`. `accuracy_source` is "eval_fn", "labelled data", "fidelity"
     (agreement with the original on calibration inputs) or "fidelity (noise)". `feasible` says whether the constraints
-    hold. `knowledge` says what earlier measurements the search started from. `seconds` maps a phase to its length.
+    hold. `knowledge` says what earlier measurements the search started from. `seconds` maps a phase to its
+    length; `fleet` says who measured how much, where the search ran on a cluster.
     """
 
     figures: Mapping[str, Figure]
@@ -81,6 +82,7 @@ class CompressionResult:
     notes: tuple[str, ...] = ()
     knowledge: Mapping[str, Any] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
+    fleet: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def speedup(self) -> float:

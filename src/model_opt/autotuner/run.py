@@ -14,6 +14,7 @@ from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem
 from model_opt.autotuner.finish import Answer, conclude
+from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
 from model_opt.autotuner.result import CompressionResult, pareto_points
 from model_opt.compression.evaluate import CompressionEvaluator, Task
@@ -68,7 +69,9 @@ class Run:
         plans: Sequence[Plan | Mapping[str, str]],
         freeze: Mapping[str, str] | None,
         exclude: Collection[str],
+        cluster: Cluster | None = None,
     ) -> None:
+        self._cluster = cluster
         self._task, self._limits, self._callbacks = task, limits, callbacks
         self.signature = sign_model(task.model)
         self.machine = inspect(task.device)
@@ -121,12 +124,12 @@ class Run:
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
 
-    def _engine(self) -> CompressionTreeSearch | MCTSEngine:
-        rules = self._limits.method == "rule_based"
+    def _engine(self) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
         budget = self._limits.budget
-        engine: CompressionTreeSearch | MCTSEngine = CompressionTreeSearch() if rules else MCTSEngine(budget)
         self._callbacks.on_start(plans=self.space.total_plans, budget=budget)
-        return engine
+        if self._limits.method == "rule_based":
+            return CompressionTreeSearch()
+        return FleetEngine(budget, self._cluster, self._task) if self._cluster else MCTSEngine(budget)
 
     def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> Answer:
         return conclude(
@@ -201,6 +204,7 @@ class Run:
             ended=found.ended,
             notes=(*((recalled.describe(),) if recalled.rows else ()), *answer.notes),
             knowledge=recalled.as_json(),
+            fleet=found.fleet,
             importance=found.searcher.importance(),
         )
 

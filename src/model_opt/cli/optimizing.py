@@ -23,13 +23,13 @@ Pairs = Annotated[list[str], typer.Option(help="decision=option; may be repeated
 def optimize(
     model: Model,
     method: Annotated[str, typer.Option(help="rule_based, mcts or hybrid.")] = "hybrid",
-    simulations: Annotated[int, typer.Option(help="Plans to measure at most, failures included.")] = 20,
+    simulations: Annotated[int, typer.Option(help="Plans to measure at most, failures too.")] = 20,
     timeout: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
     max_accuracy_drop: Annotated[float | None, typer.Option(help="A share: 0.02 is two points. Default 0.01.")] = None,
     min_speedup: Annotated[float | None, typer.Option(help="At least this many times faster.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds for one call.")] = None,
     max_size_mb: Annotated[float | None, typer.Option(help="Megabytes of the saved model.")] = None,
-    min_compression_ratio: Annotated[float | None, typer.Option(help="At least this many times smaller.")] = None,
+    min_compression_ratio: Annotated[float | None, typer.Option(help="This many times smaller.")] = None,
     plan: Annotated[list[str] | None, typer.Option(help="A plan to try first: prune=0.5,precision=bf16")] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="decision=option that every plan has.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A technique or decision not to use.")] = None,
@@ -51,8 +51,8 @@ def optimize(
 
       model-opt optimize timm:vit_tiny_patch16_224 --exclude int8 --dry-run
 
-    A file's factory returns a torch.nn.Module, or a mapping with `model` and any of `example_input`, `calibration_data`,
-    `eval_fn`, `train_data`.
+    A file's factory returns a torch.nn.Module, or a mapping with `model` and any of `example_input`,
+    `calibration_data`, `eval_fn`, `train_data`.
 
     """
     from model_opt.autotuner import IntelligentOptimizer

@@ -1,15 +1,16 @@
 """Live progress in a terminal: the plan being measured, the best so far, the time left."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from model_opt.autotuner.callbacks import Callbacks, describe_observed
+from model_opt.autotuner.callbacks import Callbacks, describe_observed, describe_status
 from model_opt.autotuner.result import Observed
 from model_opt.search.plan import Plan
 
@@ -50,6 +51,11 @@ class LiveProgress(Callbacks):
         self._best = str(best) if best is not None else "none keeps the constraints yet"
         self._print(f"{settled:>3}  {describe_observed(observed)}")
         self._live.update(self._render())
+
+    def on_merge(self, status: Mapping[str, Any]) -> None:
+        """Shows what was merged."""
+        self._bar.update(self._task, completed=status["settled"], total=status["budget"])
+        self._print(describe_status(status))
 
     def on_note(self, text: str) -> None:
         """Shows it above the bar."""

@@ -13,6 +13,12 @@ def print_result(result: CompressionResult, console: Console) -> None:
     console.print(f"[bold]techniques[/] {', '.join(t.value for t in result.techniques) or 'none'}")
     kept = "all constraints hold" if result.feasible else "[red]the constraints do not all hold[/]"
     console.print(f"[bold]constraints[/] {', '.join(f'{k}={v:g}' for k, v in result.constraints.items())}: {kept}")
+    for worker, count in sorted(result.fleet.get("measured_by", {}).items()):
+        console.print(f"[bold]worker[/] {worker} measured {count} plans", highlight=False)
+    if result.fleet:
+        console.print(
+            f"[bold]coordinator[/] merged {result.fleet['settled']} measurements into {result.fleet['rows']} rows"
+        )
     console.print(pareto_table(result))
     for note in result.notes:
         console.print(f"- {note}", style="dim", highlight=False)

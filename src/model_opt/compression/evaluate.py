@@ -121,8 +121,8 @@ class CompressionEvaluator:
         clock = _Phases(phase)
         clock("prepare")
         model = self._made(plan, clock)
-        clock("time")
-        paired = self._time(model, purpose)
+        clock("wait")
+        paired = self._time(model, purpose, clock)
         clock("accuracy")
         drop, notes = self._drop(model)
         clock("")
@@ -152,8 +152,9 @@ class CompressionEvaluator:
         with self._lock("shared"):
             return apply_plan(plan, self._material)
 
-    def _time(self, model: nn.Module, purpose: Purpose) -> Paired:
+    def _time(self, model: nn.Module, purpose: Purpose, phase: Phase = lambda name: None) -> Paired:
         with self._lock("exclusive"):
+            phase("time")
             return time_pair(
                 self._task.model, model, self._task.example, blocks=BLOCKS[purpose], at_most_s=TIMING_S[purpose]
             )

@@ -296,6 +296,6 @@ register(
         options=_options,
         apply=_apply,
         ordered=True,
-        per_stage=True,
+        per_stage=False,
     )
 )

@@ -6,9 +6,12 @@ from torch import nn
 
 from model_opt.compression import (  # noqa: F401  (each registers its technique)
     clean,
+    distil,
+    low_rank,
     precision,
     prune,
     runtime,
+    token_merging,
 )
 from model_opt.compression.apply import SAME
 from model_opt.compression.precision import forbidden

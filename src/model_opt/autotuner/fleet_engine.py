@@ -1,0 +1,129 @@
+"""The same search on a Ray cluster: a worker per slot measures, a coordinator merges what they learn."""
+
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model_opt.actors import fleet
+from model_opt.actors.bundle import Placement
+from model_opt.actors.cluster import disconnect
+from model_opt.actors.proposer import Search
+from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of
+from model_opt.autotuner.result import Observed
+from model_opt.autotuner.rules import prior
+from model_opt.compression.evaluate import CompressionEvaluator, Task
+from model_opt.errors import FleetError
+from model_opt.search.evaluator import Outcome, Purpose
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where to search. `address` is that of a Ray cluster ("auto"), or "local" for one on this machine.
+
+    `workers` is None for one a slot. `name` is what the search can be found by; `state` the head node's folder for it.
+    """
+
+    address: str
+    workers: int | None = None
+    name: str | None = None
+    state: str | None = None
+
+
+class FleetEngine:
+    """Runs a search on a cluster; `n_simulations` counts settled leases, failures included."""
+
+    def __init__(self, n_simulations: int, cluster: Cluster, task: Task) -> None:
+        self.n_simulations = n_simulations
+        self._cluster, self._task = cluster, task
+
+    def run(self, problem: Problem) -> Found:
+        """Searches until the budget is settled or the time is up. A cluster that was started for this ends with it.
+
+        Raises `FleetError` where the cluster cannot be reached or no worker can measure, and where nothing settled.
+        """
+        problem.child.close()  # its memory and threads are the workers' now
+        watcher = _Watcher(problem)
+        address = None if self._cluster.address == LOCAL else self._cluster.address
+        try:
+            found = fleet.run_search(
+                _factory(self._task),
+                self._search(problem),
+                name=self._cluster.name or f"search-{secrets.token_hex(4)}",
+                simulations=self.n_simulations,
+                address=address,
+                state=self._cluster.state,
+                timeout_s=_seconds_left(problem.explore_until),
+                gather=self._cluster.workers or 0,
+                placement=Placement(workers=self._cluster.workers),
+                on_progress=watcher,
+            )
+        finally:
+            if address is None:
+                disconnect()
+        if found.recommendation is None:
+            raise FleetError(f"the search ended ({found.ending}) before anything was measured")
+        for outcome in found.outcomes:
+            problem.on_outcome(outcome)
+        return Found(
+            best=found.recommendation,
+            observed=tuple(watcher.observed(found.outcomes)),
+            searcher=found.searcher,
+            ended=found.ending,
+            fleet=_summary(found.status),
+        )
+
+    def _search(self, problem: Problem) -> Search:
+        return Search(
+            space=problem.space,
+            objective=problem.objective,
+            seed=problem.seed,
+            noise=problem.noise,
+            first=tuple(first_plans(problem)),
+            prior=prior(problem.space),
+            evidence=tuple(problem.evidence),
+        )
+
+
+def _factory(task: Task) -> Any:
+    return lambda: CompressionEvaluator(task)
+
+
+def _seconds_left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 1.0)
+
+
+def _summary(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result keeps of a fleet: who measured how much, and what was merged."""
+    kept = ("name", "budget", "settled", "measured_by", "rows", "duplicates", "extra", "failures", "busy_s", "term")
+    return {name: status[name] for name in kept if name in status}
+
+
+class _Watcher:
+    """Told the status twice a second: passes it on, and notes when each plan was settled."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._began = problem, time.monotonic()
+        self._settled_at: list[float] = []
+
+    def __call__(self, status: Mapping[str, Any]) -> None:
+        now = time.monotonic() - self._began
+        new = int(status["settled"]) - len(self._settled_at)
+        self._settled_at += [now] * new
+        if new > 0:
+            self._problem.callbacks.on_merge(status)
+
+    def observed(self, outcomes: Sequence[Outcome]) -> list[Observed]:
+        """The outcomes in the order in which they were settled."""
+        seen: set[str] = set()
+        made = []
+        for position, outcome in enumerate(outcomes):
+            purpose = Purpose.VERIFY if outcome.plan.key in seen else Purpose.EXPLORE
+            seen.add(outcome.plan.key)
+            at_s = self._settled_at[position] if position < len(self._settled_at) else math.nan
+            made.append(replace(observed_of(outcome, purpose), at_s=at_s))
+        return made
