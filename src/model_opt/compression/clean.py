@@ -238,7 +238,7 @@ def _attention(model: nn.Module, inputs: Inputs) -> list[Edit]:
     uses, edits = _uses(model, inputs), []
     for name, old in own.items():
         calls = [_arguments(use) for use in uses.by_module.get(old, [])]
-        crossed = {key is not query for query, key, _ in calls}
+        crossed = {key is not query for query, key, _ in calls} or {False}  # not called: torch's own encoder layer
         plain = all(query.dim() == 3 and value is key for query, key, value in calls)
         new = from_multihead(old, crossed.pop()) if plain and len(crossed) == 1 else None
         if new is not None:

@@ -63,7 +63,7 @@ class Layer:
         into, rank = inputs, out
         for _ in range(3 if self.channel_power is not None else 1):
             price = (into * taps + out) * self.weight
-            rank = _rounded(int((self.power / price >= threshold).sum()), out)
+            rank = _rounded(int((self.power / price >= threshold).sum()), len(self.power))
             if self.channel_power is not None:
                 price = (inputs + rank * taps) * self.weight
                 into = _rounded(int((self.channel_power / price >= threshold).sum()), inputs)
@@ -154,15 +154,25 @@ def _worth(layer: Solvable) -> bool:
 def _directions(name: str, layer: Solvable, X: Tensor, places: int, fisher: float | None) -> Layer:
     """The principal directions of `layer` for inputs `X`, `[rows, features]`."""
     X = X - X.mean(0)
-    W = layer.weight.detach().flatten(1)
-    Y = X @ W.mT
-    power, basis = torch.linalg.eigh(Y.mT @ Y / len(Y))
-    power, basis = power.flip(0).clamp(min=0), basis.flip(1)
+    power, basis = _outputs(X, layer.weight.detach().flatten(1))
     scale = 0.5 * fisher * places if fisher is not None else 1 / max(float(power.sum()), 1e-30)
     made = Layer(name=name, layer=layer, places=places, basis=basis, power=power * scale)
     if made._taps == 1:
         return made
-    return _channels(made, X.unflatten(1, (layer.weight.shape[1], -1)), scale)
+    return _channels(made, X.reshape(len(X), layer.weight.shape[1], -1), scale)
+
+
+def _outputs(X: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of W·C·Wᵀ, greatest first, `[k]` and `[outputs, k]` with the least k."""
+    if W.shape[0] <= W.shape[1]:
+        Y = X @ W.mT
+        power, basis = torch.linalg.eigh(Y.mT @ Y / len(Y))
+        return power.flip(0).clamp(min=0), basis.flip(1)
+    values, vectors = torch.linalg.eigh(X.mT @ X / len(X))
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    power, directions = torch.linalg.eigh(root @ (W.mT @ W) @ root)
+    basis, _ = torch.linalg.qr(W @ root @ directions.flip(1))
+    return power.flip(0).clamp(min=0), basis
 
 
 def _channels(made: Layer, X: Tensor, scale: float) -> Layer:
@@ -205,11 +215,14 @@ def _fisher(model: nn.Module, inputs: Inputs, pairs: Sequence[tuple[str, Solvabl
     try:
         with hooked(watch(name, layer) for name, layer in pairs), torch.enable_grad():
             loss = _surprise(output(call(model, inputs)))
+            if not made or not loss.requires_grad:
+                return {}
             gradients = torch.autograd.grad(loss, list(made.values()), allow_unused=True)
     finally:
         for parameter, flag in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(flag)
-    return {n: float(g.square().mean()) for n, g in zip(made, gradients, strict=True) if g is not None}
+    found = {n: float(g.square().mean()) for n, g in zip(made, gradients, strict=True) if g is not None}
+    return found if any(found.values()) else {}  # nought everywhere: a head that has not been trained
 
 
 def _surprise(logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ norms (transformers, ConvNeXt) the residual stream keeps its width and the hidde
 refit is part of the technique.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,13 +30,19 @@ _APPLIED = "_model_opt_pruned"
 _HEADS = ("num_heads", "heads", "n_heads", "num_attention_heads")
 
 
-def prune(model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool]) -> None:
-    """Removes about `ratio` of the channels of each group whose layers are `inside`, in place."""
+def prune(
+    model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool], most: int | None = None
+) -> None:
+    """Removes about `ratio` of the channels of each group whose layers are `inside`, in place.
+
+    Groups in which more than `most` layers make the same channels are left alone.
+    """
     kept_grad = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(True)
     try:
         graph = _graph(model, inputs)
-        chosen = [(group, _weakest(group, ratio)) for group in _groups(graph, model, inputs, inside)]
+        groups = _groups(graph, model, inputs, inside, most)
+        chosen = [(group, _weakest(group, ratio)) for group in groups]
         for group, indices in chosen:
             _remove(graph, group, indices)
     finally:
@@ -49,7 +56,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
         return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call)
 
 
-def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str], bool]) -> list[Any]:
+def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str], bool], most: int | None) -> list[Any]:
     """The groups that may be pruned: most of their layers are `inside`, and nothing in them must keep its width."""
     names = {module: name for name, module in model.named_modules()}
     fixed = {m for owner in model.modules() if _owns_heads(owner) for m in owner.modules()} | set(heads(model, inputs))
@@ -61,6 +68,8 @@ def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str]
         reached = _reach(graph, root)
         makers = [m for m, out in reached.items() if out and isinstance(m, WEIGHTED)]
         seen |= set(makers)
+        if most is not None and len(makers) > most:
+            continue
         if any(isinstance(m, nn.LayerNorm | nn.Parameter) or (out and m in fixed) for m, out in reached.items()):
             continue
         if sum(inside(names[m]) for m in makers) * 2 > len(makers):
@@ -180,19 +189,35 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     model = ensure(model, material)
     inputs = few(material.example, 2)
     before, shape = cost(model, inputs), shapes_of(model, inputs)
-    try:
-        prune(model, float(option), inputs, stage_filter(material.teacher, stage))
-        after = shapes_of(model, inputs)
-    except (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
-        raise TechniqueError(f"pruning {option} breaks this model: {error}") from error
-    if after != shape:
-        raise TechniqueError(f"pruning {option} changes the output's shape: {shape} → {after}")
+    model = _attempt(model, float(option), inputs, stage_filter(material.teacher, stage), shape)
     require_cheaper(before, cost(model, inputs), f"pruning {option}")
     applied = getattr(model, _APPLIED, 0) + 1
     setattr(model, _APPLIED, applied)
     if applied == sum(c.decision.partition("/")[0] == "prune" for c in plan.choices):
         refit(model, material)
     return model
+
+
+def _attempt(
+    model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool], shape: tuple[tuple[int, ...], ...]
+) -> nn.Module:
+    """A pruned copy of `model` whose outputs have `shape`: of all groups, else, since a model's own code may rely on
+    widths of its residual stream, of those with at most two makers, else one."""
+    for most in (None, 2, 1):
+        pruned = copy.deepcopy(model)
+        try:
+            prune(pruned, ratio, inputs, inside, most)
+            after = shapes_of(pruned, inputs)
+        except _BROKEN as error:
+            reason = str(error)
+            continue
+        if after == shape:
+            return pruned
+        reason = f"the output's shape changes, {shape} → {after}"
+    raise TechniqueError(f"pruning {ratio:g} breaks this model: {reason}")
+
+
+_BROKEN = (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError, TechniqueError)
 
 
 def shapes_of(model: nn.Module, inputs: Inputs) -> tuple[tuple[int, ...], ...]:

@@ -29,8 +29,8 @@ def snr_db(reference: Tensor, other: Tensor) -> float:
     """10·log10 of the power of `reference` over that of the difference; infinite where they are equal."""
     if reference.shape != other.shape or not bool(torch.isfinite(other).all()):
         return -math.inf
-    noise = float((reference.double() - other.double()).square().sum())
-    power = float(reference.double().square().sum())
+    noise = float((reference.detach().double() - other.detach().double()).square().sum())
+    power = float(reference.detach().double().square().sum())
     if not noise:
         return math.inf
     return 10 * math.log10(power / noise) if power else -math.inf

@@ -1,7 +1,7 @@
 """Token merging: in every block, the pairs of tokens whose keys are most alike become one.
 
-Bipartite soft matching (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, section 3): after its attention,
-the tokens of a block are split in turn into two sets, each token of the first finds its most similar in the second by the
+Bipartite soft matching (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023, section 3): after attention, a
+block's tokens are split in turn into two sets, each token of the first finds its most similar in the second by the
 cosine of their mean keys, and the r best pairs are averaged, weighted by how many patches each stands for; that size
 enters the next attention as log(size). Tokens before the image's (the class token) are never merged. All shapes follow
 from the sequence's length, so that the result can be exported.

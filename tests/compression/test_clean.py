@@ -1,0 +1,138 @@
+import pytest
+import torch
+from models import ResidualCNN, TinyViT, UNet, unet_inputs
+from recipes import applied, hooks_left, material, noisy_norms, state, survives, unchanged
+from torch import Tensor, nn
+
+from model_opt.compression.clean import Pass, PerUse, clean
+from model_opt.compression.inputs import call
+from model_opt.compression.statistics import snr_db
+from model_opt.errors import TechniqueDidNothing
+
+
+class SamePadded(nn.Conv2d):
+    """Pads by one more on the right and below, as TensorFlow does for stride 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Crossed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4)  # batch second
+        self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        y, _ = self.attention(x.transpose(0, 1), context.transpose(0, 1), context.transpose(0, 1))
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return self.head(self.layer(y.transpose(0, 1), src_mask=mask))
+
+
+class Normed(nn.Module):
+    """A convolution whose output is also used beside its norm: folding would change the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.plain, self.after = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.after(self.plain(self.norm(y) + y))
+
+
+def test_residual_network_is_folded_exactly() -> None:
+    model = noisy_norms(ResidualCNN(8))
+    x = torch.randn(4, 1, 16, 16)
+    before = state(model)
+    made = applied(material(model, x, [x]), clean="fused")
+    with torch.no_grad():
+        assert snr_db(model(x), made(x)) > 80
+    kinds = {type(m) for m in made.modules()}
+    assert not kinds & {nn.BatchNorm2d, nn.Identity, nn.Dropout}
+    assert PerUse in kinds  # the activation that every block uses twice
+    assert unchanged(model, before)
+    assert not hooks_left(model)
+    survives(made, x)
+
+
+def test_tracer_sees_neither_passes_nor_shared_activations() -> None:
+    model = noisy_norms(ResidualCNN(8))
+    clean(model, torch.randn(2, 1, 16, 16))
+    assert any(isinstance(m, Pass) for m in model.modules())
+    graph = torch.fx.symbolic_trace(model).graph
+    used = [n.target for n in graph.nodes if n.op == "call_module"]
+    assert len(used) == len(set(used))
+    assert all(type(model.get_submodule(t)) in (nn.Conv2d, nn.ReLU, nn.Linear) for t in used)
+
+
+def test_attention_becomes_linears_exactly() -> None:
+    model = TinyViT().eval()
+    x = torch.randn(3, 3, 32, 32)
+    made = applied(material(model, x, [x]), clean="fused")
+    with torch.no_grad():
+        assert snr_db(model(x), made(x)) > 80
+    assert not any(isinstance(m, nn.MultiheadAttention) for m in made.modules())
+    assert isinstance(made.get_submodule("blocks.0.attention.qkv"), nn.Linear)
+    survives(made, x)
+
+
+def test_cross_attention_masks_and_batch_second() -> None:
+    model = Crossed().eval()
+    inputs = (torch.randn(2, 6, 32), torch.randn(2, 9, 32))
+    with torch.no_grad():
+        expected = model(*inputs)
+        done = clean(model, inputs)
+        assert done["attention"] == 2
+        assert snr_db(expected, model(*inputs)) > 80
+
+
+def test_same_padding_becomes_padding_and_a_plain_convolution() -> None:
+    model = nn.Sequential(SamePadded(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    x = torch.randn(2, 3, 16, 16)
+    model(x)
+    noisy_norms(model)
+    with torch.no_grad():
+        expected = model(x)
+        done = clean(model, x)
+        assert done == {"same padding": 1, "batch norm": 1}
+        assert snr_db(expected, model(x)) > 80
+    assert not any(isinstance(m, SamePadded) for m in model.modules())
+
+
+def test_what_would_change_the_function_is_rolled_back() -> None:
+    model = noisy_norms(Normed())
+    x = torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        expected = model(x)
+        assert clean(model, x) == {"batch norm": 1}
+        assert snr_db(expected, model(x)) > 80
+    assert isinstance(model.norm, nn.BatchNorm2d)
+
+
+def test_models_with_several_inputs() -> None:
+    model, inputs = UNet().eval(), unet_inputs(2)
+    made = applied(material(model, inputs, [inputs]), clean="fused")
+    with torch.no_grad():
+        assert snr_db(call(model, inputs), call(made, inputs)) > 80
+
+
+def test_nothing_to_clean() -> None:
+    x = torch.randn(2, 8)
+    with pytest.raises(TechniqueDidNothing, match="nothing to rewrite"):
+        applied(material(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), x, [x]), clean="fused")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "efficientnet_b0", "regnet_y_400mf"])
+def test_torchvision(name: str) -> None:
+    import torchvision
+
+    model = noisy_norms(getattr(torchvision.models, name)(weights=None))
+    x = torch.randn(2, 3, 224, 224)
+    made = applied(material(model, x, [x]), clean="fused")
+    with torch.no_grad():
+        expected, found = model(x), made(x)
+    assert torch.allclose(expected, found, atol=1e-3) and (not expected.any() or snr_db(expected, found) > 80)

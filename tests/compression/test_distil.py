@@ -1,0 +1,44 @@
+import dataclasses
+
+import pytest
+import torch
+from recipes import accuracy, applied, digits, state, trained, unchanged
+
+from model_opt.compression.distil import FINETUNE, divergence
+from model_opt.errors import TechniqueDidNothing, TechniqueError
+
+
+def test_distillation_helps_a_pruned_network() -> None:
+    recipe = trained()
+    before = state(recipe.teacher)
+    pruned, distilled = applied(recipe, prune="0.7"), applied(recipe, prune="0.7", distil="100")
+    with torch.no_grad():
+        held = torch.cat(list(recipe.held_out))
+        wanted = recipe.teacher(held)
+        assert divergence(distilled(held), wanted) < divergence(pruned(held), wanted)
+    assert accuracy(distilled) > accuracy(pruned) - 0.01
+    assert unchanged(recipe.teacher, before)
+    assert all(p.grad is None for p in distilled.parameters())
+
+
+def test_is_not_kept_where_nothing_can_be_gained() -> None:
+    with pytest.raises(TechniqueDidNothing, match="set aside"):
+        applied(trained(), distil="100")  # the student is the teacher
+
+
+def test_fine_tuning_with_labels() -> None:
+    images, labels = digits()
+    pairs = list(zip(images[:1200].split(60), labels[:1200].split(60), strict=True))
+    recipe = dataclasses.replace(trained(), train_data=pairs)
+    assert accuracy(applied(recipe, prune="0.7", distil=FINETUNE)) > accuracy(applied(recipe, prune="0.7"))
+
+
+def test_fine_tuning_needs_data() -> None:
+    with pytest.raises(TechniqueError, match="train_data"):
+        applied(trained(), distil=FINETUNE)
+
+
+def test_divergence_of_other_outputs_is_relative() -> None:
+    made = torch.randn(4, 3, 8, 8)
+    assert float(divergence(made * 1.1, made)) == pytest.approx(0.01, rel=1e-3)
+    assert float(divergence(torch.zeros(3, 5), torch.zeros(3, 5))) == 0.0
