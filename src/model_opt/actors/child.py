@@ -97,11 +97,15 @@ class MeasuringChild:
         if (process := self._process) is not None:
             process.kill()
 
-    def close(self) -> None:
-        """Ends the process, gently at first, for good; closing twice does nothing."""
+    def rest(self) -> None:
+        """Ends the process, gently at first; the next call starts a fresh one."""
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    def close(self) -> None:
+        """Ends the process, gently at first, for good; closing twice does nothing."""
+        self.rest()
         self._factory.close()
 
     def __enter__(self) -> Self:

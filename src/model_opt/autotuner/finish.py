@@ -15,7 +15,7 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.result import Figure
-from model_opt.compression.evaluate import Task
+from model_opt.compression.evaluate import Task, kept_model
 from model_opt.compression.fresh import Comparison, FreshTiming
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.shipping import save_model
@@ -64,8 +64,7 @@ def conclude(
         try:
             model = original
             if plan.choices:
-                model = scratch / "optimised.pt"
-                child.call("save", plan, str(model), _recipe(plan), phase_deadline=SAVE_S)
+                model = _model_of(plan, child, scratch)
             fresh = None
             if plan.choices:
                 fresh = time_fresh(
@@ -86,8 +85,12 @@ def _announce(callbacks: Callbacks, plan: Plan) -> Callable[[int, int], None]:
     return lambda number, of: callbacks.on_phase(f"fresh process {number} of {of}", plan)
 
 
-def _recipe(plan: Plan) -> dict[str, object]:
-    return {"plan": {choice.decision: choice.option for choice in plan.choices}, "key": plan.key}
+def _model_of(plan: Plan, child: MeasuringChild, scratch: Path) -> Path:
+    """The model that was measured, where it was kept; else it is made again."""
+    path = kept_model(scratch, plan)
+    if not path.exists():
+        child.call("save", plan, path, phase_deadline=SAVE_S)
+    return path
 
 
 def _candidates(found: Found, objective: Objective) -> list[Plan]:
@@ -137,7 +140,7 @@ def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bo
     notes = []
     if not feasible:
         notes.append("no measured plan keeps every constraint: this is the one that comes closest")
-    if not plan.choices and feasible:
+    if not found.best.plan.choices and feasible:
         notes.append("nothing that was measured beats the model as it is under these constraints")
     if plan.choices and fresh is None:
         notes.append("no time was left for fresh processes: the speed-up is the search's own measurement")

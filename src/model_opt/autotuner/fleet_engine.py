@@ -46,7 +46,7 @@ class FleetEngine:
 
         Raises `FleetError` where the cluster cannot be reached or no worker can measure, and where nothing settled.
         """
-        problem.child.close()  # its memory and threads are the workers' now
+        problem.child.rest()  # its memory and threads are the workers' now
         watcher = _Watcher(problem)
         address = None if self._cluster.address == LOCAL else self._cluster.address
         try:

@@ -65,6 +65,7 @@ class IntelligentOptimizer:
         ray_address: str | None = None,
         workers: int | None = None,
         name: str | None = None,
+        state: str | None = None,
     ) -> tuple[nn.Module, CompressionResult]:
         """The optimised model and the result. The user's model is not changed.
 
@@ -77,7 +78,7 @@ class IntelligentOptimizer:
         yields (inputs, target) for fine-tuning. `plans` are tried first; `freeze` fixes decisions, `exclude` names
         techniques or decisions not to be used. `output` is a folder for the result and the model.
         `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster
-        with `workers` workers, one a slot if None, as the search `name`.
+        with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
         model itself cannot be measured.
@@ -103,7 +104,7 @@ class IntelligentOptimizer:
             began=began,
             deadline=None if timeout_seconds is None else began + timeout_seconds,
         )
-        cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name)
+        cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name, state=state)
         run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
         with _opened(self._store_at) as store:
             optimised, result = run.go(store, output=None if output is None else Path(output))

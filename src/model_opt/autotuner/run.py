@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -81,8 +81,11 @@ class Run:
 
     def go(self, store: KnowledgeStore, *, output: Path | None) -> tuple[nn.Module, CompressionResult]:
         """Measures, concludes, remembers; the model and the result are written to `output` if it is given."""
-        with tempfile.TemporaryDirectory() as scratch, self._child() as child:
-            found, answer, lesson, described, recalled = self._measure(child, store, Path(scratch))
+        with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
+            scratch = Path(folder)
+            self._task = replace(self._task, keep=scratch)
+            with self._child() as child:
+                found, answer, lesson, described, recalled = self._measure(child, store, scratch)
             self._remember(store, lesson)
             result = self._result(found, answer, described, recalled)
             if output is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from model_opt import __version__
-from model_opt.cli import knowledge, optimizing
+from model_opt.cli import fleet, knowledge, optimizing
 from model_opt.errors import ModelOptError
 
 app = typer.Typer(
@@ -20,6 +20,12 @@ app = typer.Typer(
 app.command("optimize")(optimizing.optimize)
 app.command("show")(optimizing.show)
 app.command("doctor")(optimizing.doctor)
+app.command("search")(fleet.search)
+app.command("status")(fleet.status)
+app.command("stop")(fleet.stop)
+app.command("resume")(fleet.resume)
+app.command("extend")(fleet.extend)
+app.command("list")(fleet.list_)
 app.add_typer(knowledge.app, name="knowledge")
 
 

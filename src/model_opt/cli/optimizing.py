@@ -69,18 +69,18 @@ def optimize(
     if threads is not None:
         set_threads(threads)
     source = load_source(model, weights=weights, batch=batch)
-    frozen = _pairs(freeze or [])
+    frozen = pairs(freeze or [])
     if dry_run:
         _dry_run(source.model, source.arguments, frozen, exclude or [], simulations, as_json)
         return
-    with _progress(as_json, timeout) as progress:
-        _, result = IntelligentOptimizer(storage_backend=knowledge, callbacks=progress, seed=seed).optimize_auto(
+    with progress(as_json, timeout) as shown:
+        _, result = IntelligentOptimizer(storage_backend=knowledge, callbacks=shown, seed=seed).optimize_auto(
             source.model,
             method,
             simulations,
             timeout,
             {name: bound for name, bound in bounds.items() if bound is not None},
-            plans=[_pairs(one.split(",")) for one in plan or []],
+            plans=[pairs(one.split(",")) for one in plan or []],
             freeze=frozen,
             exclude=exclude or [],
             output=output,
@@ -150,7 +150,7 @@ def doctor(
 
 
 @contextmanager
-def _progress(quiet: bool, timeout_s: float | None) -> Iterator["Callbacks"]:
+def progress(quiet: bool, timeout_s: float | None) -> Iterator["Callbacks"]:
     """A live view in a terminal; lines on standard error elsewhere, and for scripts."""
     from model_opt.autotuner.callbacks import LineProgress
     from model_opt.cli.progress import LiveProgress
@@ -162,7 +162,8 @@ def _progress(quiet: bool, timeout_s: float | None) -> Iterator["Callbacks"]:
         yield live
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def pairs(texts: list[str]) -> dict[str, str]:
+    """{"decision": "option"} from "decision=option" texts; raises `InvalidInput` for another form."""
     made = {}
     for text in texts:
         name, equals, option = text.partition("=")

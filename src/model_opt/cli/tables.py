@@ -54,7 +54,7 @@ def figures_table(result: CompressionResult) -> Table:
     )
     if memory := figures.get("peak_memory_ratio"):
         interval = f"{memory.low:.2f}x … {memory.high:.2f}x"
-        table.add_row("peak memory", "", "", f"{memory.value:.2f}x less", interval)
+        table.add_row("peak memory, before ÷ after", "", "", f"{memory.value:.2f}x", interval)
     return table
 
 

@@ -31,6 +31,9 @@ PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
 
+KEPT_MODELS = 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """All that a measuring process needs. Travels by cloudpickle.
@@ -52,6 +55,8 @@ class Task:
     threads: int = 1
     seed: int = 0
     device: str = "cpu"
+    keep: Path | None = None
+    """A folder for the models of the fastest plans within `accuracy_limit`, so that none is made twice."""
     timing_lock: Any = field(default=None)
     """A lock with `exclusive()` and `shared()` context managers, or None on a machine that nobody else measures on."""
 
@@ -84,6 +89,7 @@ class CompressionEvaluator:
             train_data=task.train_data,
         )
         self._size_bytes = size_bytes(self._task.model)
+        self._kept: dict[Plan, float] = {}
 
     def describe(self) -> Mapping[str, object]:
         """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
@@ -125,6 +131,7 @@ class CompressionEvaluator:
         paired = self._time(model, purpose, clock)
         clock("accuracy")
         drop, notes = self._drop(model)
+        self._keep(plan, model, float(np.median(paired.log_ratios)), drop, clock)
         clock("")
         samples = {
             "log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),),
@@ -141,10 +148,25 @@ class CompressionEvaluator:
             notes=(*notes, *_doubts(paired)),
         )
 
-    def save(self, plan: Plan, path: str, recipe: Mapping[str, object]) -> None:
-        """Makes `plan`'s model and writes it to `path`; the empty plan writes the original."""
-        model = self._made(plan, lambda name: None)
-        save_model(model, Path(path), recipe=recipe)
+    def save(self, plan: Plan, path: Path) -> None:
+        """Makes `plan`'s model and writes it to `path`."""
+        save_model(self._made(plan, lambda name: None), path, recipe=recipe_of(plan))
+
+    def _keep(self, plan: Plan, model: nn.Module, log_speedup: float, drop: Drop, phase: Phase) -> None:
+        """Keeps the model of a plan that may be the answer; beyond `KEPT_MODELS` the slowest goes."""
+        folder, limit = self._task.keep, self._task.accuracy_limit
+        within = drop.whole and (limit is None or drop.value <= limit)
+        if folder is None or not folder.is_dir() or not within or not plan.choices or plan in self._kept:
+            return
+        slowest = min(self._kept, key=lambda kept: self._kept[kept], default=None)
+        if slowest is not None and len(self._kept) >= KEPT_MODELS:
+            if self._kept[slowest] >= log_speedup:
+                return
+            kept_model(folder, slowest).unlink(missing_ok=True)
+            del self._kept[slowest]
+        phase("save")
+        save_model(model, kept_model(folder, plan), recipe=recipe_of(plan))
+        self._kept[plan] = log_speedup
 
     def _made(self, plan: Plan, phase: Phase) -> nn.Module:
         _seed(self._task.seed)
@@ -169,6 +191,16 @@ class CompressionEvaluator:
 
     def _lock(self, kind: str) -> Any:
         return getattr(self._task.timing_lock, kind)() if self._task.timing_lock else _Unlocked()
+
+
+def kept_model(folder: Path, plan: Plan) -> Path:
+    """Where an evaluator keeps the model of `plan`."""
+    return folder / f"{plan.key}.pt"
+
+
+def recipe_of(plan: Plan) -> dict[str, object]:
+    """What a saved model says of itself."""
+    return {"plan": {choice.decision: choice.option for choice in plan.choices}, "key": plan.key}
 
 
 class _Unlocked:

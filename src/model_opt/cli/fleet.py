@@ -1,0 +1,160 @@
+"""`model-opt search` and its kin: searches on a Ray cluster, by name."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Name = Annotated[str, typer.Argument(help="The search's name.")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: auto, host:port. None: this machine.")]
+State = Annotated[str | None, typer.Option(help="Folder of the head node that searches are kept in.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+def search(
+    model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME or path/to/file.py:factory.")],
+    simulations: Annotated[int, typer.Option(min=1, help="Plans to measure, failures included.")] = 100,
+    address: Address = None,
+    workers: Annotated[str, typer.Option(help="A number, or auto: one for every slot.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="What the search is found by; made up if not given.")] = None,
+    state: State = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
+    max_accuracy_drop: Annotated[float, typer.Option(help="A share: 0.02 is two points.")] = 0.01,
+    plan: Annotated[list[str] | None, typer.Option(help="A plan to try first: prune=0.5,precision=bf16")] = None,
+    freeze: Annotated[list[str] | None, typer.Option(help="decision=option that every plan has.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A technique or decision not to use.")] = None,
+    knowledge: Annotated[str | None, typer.Option(help="URL or .json path of the knowledge base.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the result and the optimised model.")] = None,
+    seed: Annotated[int, typer.Option(help="Makes a worker's choices repeatable.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Search with one worker per GPU or slot of a Ray cluster.
+
+    Examples:
+      model-opt search torchvision:resnet18 --workers 2 --simulations 40 --max-accuracy-drop 1.0
+
+      model-opt search my_model.py:make --address auto --simulations 10000 --name night --state /state
+
+    """
+    from model_opt.autotuner import IntelligentOptimizer
+    from model_opt.autotuner.fleet_engine import LOCAL
+    from model_opt.autotuner.sources import load_source
+    from model_opt.cli.optimizing import pairs, progress
+
+    source = load_source(model)
+    with progress(as_json, timeout) as shown:
+        _, result = IntelligentOptimizer(storage_backend=knowledge, callbacks=shown, seed=seed).optimize_auto(
+            source.model,
+            "hybrid",
+            simulations,
+            timeout,
+            {"max_accuracy_drop": max_accuracy_drop},
+            plans=[pairs(one.split(",")) for one in plan or []],
+            freeze=pairs(freeze or []),
+            exclude=exclude or [],
+            output=output,
+            ray_address=address or LOCAL,
+            workers=_workers(workers),
+            name=name,
+            state=state,
+            **source.arguments,
+        )
+    if as_json:
+        print(json.dumps(result.summary()))
+        return
+    from rich.console import Console
+
+    from model_opt.cli.tables import print_result
+
+    print_result(result, Console())
+
+
+def status(name: Name, address: Address = "auto", as_json: Json = False) -> None:
+    """Say where a search stands.
+
+    Example: model-opt status night
+    """
+    from model_opt.actors import fleet
+
+    _tell(fleet.status(name, address=address), as_json)
+
+
+def stop(name: Name, address: Address = "auto") -> None:
+    """End a search; what it has measured stays, and `extend` lets it go on.
+
+    Example: model-opt stop night
+    """
+    from model_opt.actors import fleet
+
+    fleet.stop(name, address=address)
+    print(f"{name} is stopped")
+
+
+def resume(name: Name, address: Address = None, state: State = None, as_json: Json = False) -> None:
+    """Start a search again from its state folder, with exact counts, and wait for its end.
+
+    Example: model-opt resume night
+    """
+    from model_opt.actors import fleet
+
+    fleet.resume(name, address=address, state=state)
+    _finish(name, address, as_json)
+
+
+def extend(
+    name: Name,
+    simulations: Annotated[int, typer.Option(min=1, help="How many more plans to measure.")],
+    address: Address = None,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Let a search go on, also one that has ended, and wait for its end.
+
+    Example: model-opt extend night --simulations 2000
+    """
+    from model_opt.actors import fleet
+
+    fleet.extend(name, simulations, address=address, state=state)
+    _finish(name, address, as_json)
+
+
+def list_(address: Address = None, state: State = None, as_json: Json = False) -> None:
+    """List the searches that run or are kept.
+
+    Example: model-opt list --address auto
+    """
+    from model_opt.actors import fleet
+
+    _tell(fleet.list_searches(address=address, state=state), as_json)
+
+
+def _finish(name: str, address: str | None, as_json: bool) -> None:
+    from model_opt.actors import fleet
+    from model_opt.autotuner.callbacks import describe_status
+
+    def say(told: Any) -> None:
+        print(describe_status(told), file=sys.stderr)
+
+    found = fleet.watch(name, address=address, on_progress=say)
+    best = found.recommendation
+    _tell(dict(found.status) | {"plan": str(best.plan) if best else None}, as_json)
+
+
+def _tell(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(fields, default=str))
+        return
+    for key, value in fields.items():
+        print(f"{key:16} {value}")
+
+
+def _workers(text: str) -> int | None:
+    from model_opt.errors import InvalidInput
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or not int(text):
+        raise InvalidInput(f"--workers takes a positive number or auto, not {text!r}")
+    return int(text)
