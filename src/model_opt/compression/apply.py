@@ -53,18 +53,18 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
     Structures (what comes before precision and runtime) are kept for the next plans that share them. Raises
     `TechniqueError` where the plan cannot be applied, `MeasurementFailed` where the outcome gives wrong outputs.
     """
-    todo = steps(plan, material.teacher)
-    structural = [step for step in todo if step.handler.decision not in ("precision", "runtime")]
-    resolved = _resolved(todo)
+    pending = steps(plan, material.teacher)
+    structural = [step for step in pending if step.handler.decision not in ("precision", "runtime")]
+    resolved = _resolved(pending)
     model = _structure(structural, resolved, material)
-    for step in todo[len(structural) :]:
+    for step in pending[len(structural) :]:
         model = _apply(step, model, resolved, material)
     _check(model, material)
     return model
 
 
-def _resolved(todo: list[Step]) -> Plan:
-    """The plan that names each step of `todo` and nothing else: what handlers are told."""
+def _resolved(pending: list[Step]) -> Plan:
+    """The plan that names each step of `pending` and nothing else: what handlers are told."""
     return Plan(
         tuple(
             Choice(
@@ -72,24 +72,24 @@ def _resolved(todo: list[Step]) -> Plan:
                 option=step.option,
                 version=step.handler.version,
             )
-            for step in todo
+            for step in pending
         )
     )
 
 
-def _structure(todo: list[Step], plan: Plan, material: Material) -> nn.Module:
-    """The model after `todo`, a copy that the caller may change; starts from the longest part already made.
+def _structure(pending: list[Step], plan: Plan, material: Material) -> nn.Module:
+    """The model after `pending`, a copy that the caller may change; starts from the longest part already made.
 
     Parts end where a decision ends, since a technique that was applied to several stages recovers after the last.
     """
     kept: OrderedDict[tuple[tuple[str, str, str | None], ...], nn.Module]
     kept = material.cache.setdefault("structures", OrderedDict())
-    keys = [(step.handler.decision, step.option, step.stage) for step in todo]
-    ends = [n for n in range(len(todo), 0, -1) if n == len(todo) or keys[n][0] != keys[n - 1][0]]
+    keys = [(step.handler.decision, step.option, step.stage) for step in pending]
+    ends = [n for n in range(len(pending), 0, -1) if n == len(pending) or keys[n][0] != keys[n - 1][0]]
     done = next((n for n in ends if tuple(keys[:n]) in kept), 0)
     model = copy.deepcopy(kept[tuple(keys[:done])] if done else material.teacher).eval()
-    for position in range(done, len(todo)):
-        model = _apply(todo[position], model, plan, material)
+    for position in range(done, len(pending)):
+        model = _apply(pending[position], model, plan, material)
         if position + 1 in ends:
             kept[tuple(keys[: position + 1])] = copy.deepcopy(model)
     while len(kept) > STRUCTURES_KEPT:
