@@ -238,12 +238,17 @@ def _attention(model: nn.Module, inputs: Inputs) -> list[Edit]:
     uses, edits = _uses(model, inputs), []
     for name, old in own.items():
         calls = [_arguments(use) for use in uses.by_module.get(old, [])]
-        crossed = {key is not query for query, key, _ in calls} or {False}  # not called: torch's own encoder layer
-        plain = all(query.dim() == 3 and value is key for query, key, value in calls)
+        crossed = {not _alike(key, query) for query, key, _ in calls}
+        plain = all(query.dim() == 3 and _alike(value, key) for query, key, value in calls)
         new = from_multihead(old, crossed.pop()) if plain and len(crossed) == 1 else None
         if new is not None:
             edits.append(Edit(kind="attention", new={name: new}))
     return edits
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether the two are the same values in memory."""
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
 
 
 def _arguments(use: _Use) -> tuple[Tensor, Tensor, Tensor]:

@@ -222,7 +222,7 @@ def _fisher(model: nn.Module, inputs: Inputs, pairs: Sequence[tuple[str, Solvabl
         for parameter, flag in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(flag)
     found = {n: float(g.square().mean()) for n, g in zip(made, gradients, strict=True) if g is not None}
-    return found if any(found.values()) else {}  # nought everywhere: a head that has not been trained
+    return found if all(found.values()) else {}  # nought behind a head that has not been trained
 
 
 def _surprise(logits: Tensor) -> Tensor:
