@@ -202,7 +202,8 @@ def test_a_factory_of_hundreds_of_megabytes_and_of_a_closure(tmp_path: Path) -> 
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 from functools import partial
 from pathlib import Path
 print("imported once")

@@ -1,23 +1,20 @@
 """The head node itself: lost with its state folder kept, and given a job to run."""
 
+import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from made_up import OBJECTIVE, SPACE, Sleeping
 from ray.cluster_utils import Cluster
 
 from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Request
 from model_opt.actors.cluster import connect
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.proposer import Search
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -39,19 +36,41 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
+SUBMIT = """
+import json, sys, time
+from functools import partial
+from pathlib import Path
+from made_up import OBJECTIVE, SPACE, Sleeping
+from model_opt.actors import fleet
+from model_opt.actors.bundle import Placement, Request
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.proposer import Search
+address, folder = sys.argv[1], Path(sys.argv[2])
+request = Request(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
+                  rules=Rules(budget=40, objective=OBJECTIVE, lease_s=4.0))
+fleet.submit(partial(Sleeping, 0.1, folder), request, name="lost", address=address, state=str(folder / "state"))
+while (status := fleet.status("lost", address=address))["settled"] < 8:
+    time.sleep(0.05)
+print(json.dumps({"term": status["term"], "epoch": status["epoch"]}))
+"""
+
+
 def test_a_new_head_goes_on_from_the_folder_of_the_lost_one(tmp_path: Path) -> None:
     state = str(tmp_path / "state")
-    rules = Rules(budget=40, objective=OBJECTIVE, lease_s=4.0)
-    request = Request(search=Search(space=SPACE, objective=OBJECTIVE), rules=rules, placement=Placement(workers=2))
     first = head()
-    connect(first.address)
-    fleet.submit(partial(Sleeping, 0.1, tmp_path), request, name="lost", address="auto", state=state)
-    until(lambda: fleet.status("lost")["settled"] >= 8)
-    before = fleet.status("lost")
+    # a driver of its own: Ray ends a driver whose raylet dies, and this process must outlive it
+    submitted = subprocess.run(
+        [sys.executable, "-c", SUBMIT, first.address, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    before = json.loads(submitted.stdout.splitlines()[-1])
     for process in first.head_node.all_processes.values():
         for info in process:
             info.process.kill()
-    ray.shutdown()
     first.shutdown()
     second = head()
     try:
