@@ -75,7 +75,14 @@ class Run:
         self._task, self._limits, self._callbacks = task, limits, callbacks
         self.signature = sign_model(task.model)
         self.machine = inspect(task.device)
-        self.space = build_space(task.model, self.signature, self.machine, exclude=exclude, freeze=freeze)
+        self.space = build_space(
+            task.model,
+            self.signature,
+            self.machine,
+            exclude=exclude,
+            freeze=freeze,
+            trains=task.train_data is not None,
+        )
         self._first = [self._user_plan(plan) for plan in plans]
         self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
 

@@ -33,11 +33,13 @@ def build_space(
     *,
     exclude: Collection[str] = (),
     freeze: Mapping[str, str] | None = None,
+    trains: bool = False,
 ) -> SearchSpace:
     """The decisions for `model`, in the order of composition, with the combinations that are not allowed.
 
     `exclude` names techniques ("int8") or decisions ("prune") that are not to be used. `freeze` fixes decisions: their
-    option is part of every plan. Raises `UnknownName` for names that mean nothing here.
+    option is part of every plan. `trains` says that there is data to fine-tune on.
+    Raises `UnknownName` for names that mean nothing here.
     """
     _check_names(exclude)
     frozen = dict(freeze or {})
@@ -46,7 +48,11 @@ def build_space(
         handler = HANDLERS.get(name)
         if handler is None or name in exclude:
             continue
-        options = [o for o in handler.options(model, signature, machine) if handler.technique(o) not in exclude]
+        offered = [
+            *handler.options(model, signature, machine),
+            *([distil.FINETUNE] if trains and name == "distil" else []),
+        ]
+        options = [option for option in offered if handler.technique(option) not in exclude]
         made, own = _decisions(handler, options, model)
         rules += own
         for decision in made:
