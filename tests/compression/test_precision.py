@@ -58,6 +58,8 @@ def test_relu6_becomes_a_relu_that_int8_caps_at_6() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 8, 1), nn.ReLU6(), nn.Flatten()).eval()
     x = torch.randn(8, 3, 4, 4) * 60
+    with torch.no_grad():
+        model[2].weight *= 4
     assert not any(isinstance(m, nn.ReLU6) for m in repair_relu6(copy.deepcopy(model)).modules())
     got = to_static_int8(copy.deepcopy(model), material(model, x, Family.CNN))(x)
     assert float(model(x).max()) == 6

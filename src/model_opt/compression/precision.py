@@ -169,7 +169,7 @@ class DynamicInt8Module(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         file = state.pop("_file")
-        super().__setstate__(state)
+        cast(Any, super()).__setstate__(state)
         with quantised_engine(), quiet():
             self.model = torch.load(io.BytesIO(file), weights_only=False)
 
