@@ -181,7 +181,7 @@ def _operator_names(module: nn.Module) -> Iterator[str]:
 
 
 def _convolution_name(conv: nn.Module) -> str:
-    if conv.groups == conv.in_channels and conv.groups > 1:
+    if conv.groups == conv.in_channels and conv.groups != 1:
         return "conv_depthwise"
     if conv.groups != 1:
         return "conv_grouped"
