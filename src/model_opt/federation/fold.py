@@ -1,8 +1,8 @@
 """Folding: what one origin has measured in several epochs, as one. Every replica gets the same bits.
 
-Rows are cumulative for their origin and epoch, and epochs share no samples: so epochs add up (Chan's formulas) and nothing
-else does. They are added one after another in the order of their keys, with operations that IEEE 754 fixes to the
-last bit; a sum by pairs or in another order would differ between machines.
+Rows are cumulative for their origin and epoch, and epochs share no samples: so epochs add up (Chan's formulas), and
+nothing else does. They are added one after another in the order of their keys, with operations that IEEE 754 fixes to
+the last bit; a sum by pairs or in another order would differ between machines.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,11 +29,11 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Folded:
-    """One metric of every cell that has it, sorted by cell. `epochs[i]` are the epochs of `cells[i]`, sorted."""
+    """One metric of every cell that has it, sorted by cell. `epochs[i]` are the epochs of `cells[i]` and their n."""
 
     cells: tuple[Cell, ...]
     moments: MomentColumns
-    epochs: tuple[tuple[str, ...], ...]
+    epochs: tuple[tuple[tuple[str, int], ...], ...]
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -45,17 +45,19 @@ def fold(rows: Iterable[Row], metric: str) -> Folded:
     keys = sorted(latest)
     cells = [Cell(*key[:5]) for key in keys]
     starts = [i for i, cell in enumerate(cells) if i == 0 or cell != cells[i - 1]]
-    ends = [*starts[1:], len(cells)]
-    columns = MomentColumns.of(latest[key].moments[metric] for key in keys)
+    ends = [*starts, len(cells)][1:]
+    each = [latest[key].moments[metric] for key in keys]
+    columns = MomentColumns.of(each)
+    counted = [(key.epoch, moments.n) for key, moments in zip(keys, each, strict=True)]
     return Folded(
         cells=tuple(cells[start] for start in starts),
         moments=fold_runs(np.array(starts, dtype=np.int64), columns),
-        epochs=tuple(tuple(key.epoch for key in keys[a:b]) for a, b in zip(starts, ends, strict=True)),
+        epochs=tuple(tuple(counted[a:b]) for a, b in zip(starts, ends, strict=True)),
     )
 
 
 def fold_runs(starts: NDArray[np.int64], moments: MomentColumns) -> MomentColumns:
-    """Adds up each run of rows; `starts`, `[runs]`, are where runs begin, the first at 0. Left to right, bit for bit."""
+    """Adds up each run of rows; `starts`, `[runs]`, are where runs begin, the first at 0. From left to right."""
     if len(starts) == 0:
         return moments
     lengths = np.diff(np.append(starts, len(moments)))

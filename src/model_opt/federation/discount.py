@@ -1,0 +1,68 @@
+"""How much what others have measured counts here: noise, age, and hardware."""
+
+import math
+from collections.abc import Mapping
+
+from model_opt.errors import InvalidInput
+from model_opt.federation.moments import Moments
+from model_opt.search.context import Context
+
+EXACT_METRICS = frozenset({"log_size_ratio"})
+"""Without noise: they are the same for everybody, or somebody is wrong."""
+LOCAL_METRICS = frozenset({"latency_ms", "peak_memory_bytes"})
+"""Absolute, so that another context's say nothing."""
+SAME_FAMILY = 0.3
+"""What a ratio of the same device class counts where libraries, threads or batch differ."""
+
+
+def timing_floor(baseline: Moments, *, least: float = 1e-6) -> float:
+    """The variance of one log speed-up, from repeats of the baseline's time; `least` where they show less.
+
+    A ratio has the noise of both times: twice the squared coefficient of variation.
+    """
+    if baseline.mean <= 0:
+        raise InvalidInput(f"a baseline takes time; its mean is {baseline.mean}")
+    return max(2 * baseline.variance / baseline.mean**2, least)
+
+
+def accuracy_floor(accuracy: float, examples: int) -> float:
+    """p(1 − p)/N, the variance of an accuracy on `examples`, with one success and one failure added: never nought."""
+    if not 0 <= accuracy <= 1 or examples < 1:
+        raise InvalidInput(f"accuracy {accuracy} on {examples} examples: use 0 to 1, and at least one")
+    share = (accuracy * examples + 1) / (examples + 2)
+    return share * (1 - share) / examples
+
+
+def freshness(age_s: float, half_life_s: float) -> float:
+    """2^(−age/half-life); what claims to come from the future is as fresh as now."""
+    if not half_life_s > 0:
+        raise InvalidInput(f"a half-life is positive, not {half_life_s}")
+    return float(2.0 ** -min(max(age_s, 0.0) / half_life_s, 1000.0))
+
+
+def similarities(here: Context, known: Mapping[str, Context], metric: str) -> dict[str, float]:
+    """What each context counts `here`, by key: 1 for this one, `SAME_FAMILY` for its device class, else nothing.
+
+    The device class is what stands before the first comma: a processor's or GPU's model.
+    """
+    return {key: _similarity(here, context, metric) for key, context in known.items()}
+
+
+def _similarity(here: Context, there: Context, metric: str) -> float:
+    if here == there:
+        return 1.0
+    if metric in LOCAL_METRICS:
+        return 0.0
+    same = _family(here.device) == _family(there.device) and here.dtype == there.dtype
+    return SAME_FAMILY if same or metric in EXACT_METRICS else 0.0
+
+
+def _family(device: str) -> str:
+    return device.split(",")[0].strip()
+
+
+def checked_share(what: str, share: float) -> float:
+    """`share` if it is within 0 and 1; raises `InvalidInput`."""
+    if not math.isfinite(share) or not 0 <= share <= 1:
+        raise InvalidInput(f"{what} {share} is not within 0 and 1")
+    return float(share)
