@@ -1,5 +1,6 @@
 """Models as programs: `torch.export` with a free batch where the model allows it, and ONNX files of them."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from model_opt.compression.quiet import quiet
 from model_opt.errors import MissingDependency, TechniqueError
 
 LARGEST_BATCH = 4096
+
+log = logging.getLogger(__name__)
 
 
 def example_tensors(example: Inputs, layout: Layout, batch: int | None = None) -> tuple[Tensor, ...]:
@@ -40,8 +43,8 @@ def export_program(
     if dynamic:
         try:
             return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout), True
-        except Exception:  # any failure means that the batch is not free here: the static export decides
-            pass
+        except Exception as error:  # whatever it is, the batch is not free here, and the static export decides
+            log.debug("the batch is not free: %s", _first_line(error))
     try:
         return _export(flat, example_tensors(example, layout), None), False
     except Exception as error:

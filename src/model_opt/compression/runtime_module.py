@@ -1,6 +1,7 @@
 """The base of every model that runs outside torch's eager mode: an `nn.Module` whose whole state is a file's bytes."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ INT8_DB = 1.0
 coarse one (all zeros score 0 dB). How much accuracy int8 costs is for the measurement to say."""
 
 
-class RuntimeModule(nn.Module):
+class RuntimeModule(nn.Module, ABC):
     """A compiled model: `file` (uint8, `[bytes]`) is all its state; the session is made on the first call.
 
     Takes and returns what the original did, float tensors as float32 that share no memory with the runtime. It pickles,
@@ -40,13 +41,13 @@ class RuntimeModule(nn.Module):
         self._session: tuple[Any, ...] = ()
         self.train(False)
 
+    @abstractmethod
     def open(self, file: bytes) -> Any:
         """A session of the runtime over `file`; raises `MissingDependency`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, session: Any, tensors: list[Tensor]) -> Sequence[Tensor]:
         """The outputs for contiguous `tensors` of one legal batch, in memory of their own."""
-        raise NotImplementedError
 
     def exported(self) -> dict[str, bytes]:
         """The files of the runtime's own format, by suffix; an empty suffix leaves the user's path as it is."""
@@ -71,19 +72,18 @@ class RuntimeModule(nn.Module):
         rows = next((len(t) for t, batched in zip(tensors, self.layout.batched, strict=True) if batched), self.batch)
         if self.batch is None or rows == self.batch or rows is None:
             return list(self.run(self._session[0], tensors))
-        parts = [self._one_part(tensors, start) for start in range(0, rows, self.batch)]
+        parts = [self._one_part(tensors, start, self.batch) for start in range(0, rows, self.batch)]
         return [torch.cat(column)[:rows] for column in zip(*parts, strict=True)]
 
-    def _one_part(self, tensors: list[Tensor], start: int) -> list[Tensor]:
-        assert self.batch is not None
+    def _one_part(self, tensors: list[Tensor], start: int, batch: int) -> list[Tensor]:
         part = []
         for tensor, batched in zip(tensors, self.layout.batched, strict=True):
-            piece = tensor[start : start + self.batch] if batched else tensor
-            missing = self.batch - len(piece) if batched else 0
+            piece = tensor[start : start + batch] if batched else tensor
+            missing = batch - len(piece) if batched else 0
             part.append(torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])]) if missing else piece)
         outputs = list(self.run(self._session[0], [piece.contiguous() for piece in part]))
-        if any(output.dim() == 0 or len(output) != self.batch for output in outputs):
-            raise TechniqueError(f"this model was compiled for batches of {self.batch} and its outputs cannot be split")
+        if any(output.dim() == 0 or len(output) != batch for output in outputs):
+            raise TechniqueError(f"this model was compiled for batches of {batch} and its outputs cannot be split")
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:
