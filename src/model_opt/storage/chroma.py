@@ -1,6 +1,7 @@
 """ChromaDB as an index of signatures beside a store. It can be rebuilt from the store and is never the truth."""
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -21,6 +22,8 @@ from model_opt.storage.store import KnowledgeStore
 _BATCH = 5000
 """Chroma takes at most 5,461 at once."""
 _PAGE = 20_000
+_OPENING = threading.RLock()
+"""Chroma shares its embedded systems by folder in a table of the process that two threads may not change at once."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,30 +97,32 @@ class ChromaIndex:
 
     def close(self) -> None:
         """Lets the connection go."""
-        if self._collection is not None:
-            self._client.close()
-            # Chroma's HTTP client leaves its connections to the garbage collector.
-            session = getattr(getattr(self._client, "_server", None), "_session", None)
-            if session is not None:
-                session.close()
-        self._collection = None
+        with _OPENING:
+            if self._collection is not None:
+                self._client.close()
+                # Chroma's HTTP client leaves its connections to the garbage collector.
+                session = getattr(getattr(self._client, "_server", None), "_session", None)
+                if session is not None:
+                    session.close()
+            self._collection = None
 
     def _open(self) -> Any:
-        if self._collection is None:
-            self._client = self._connect()
-            self._collection = self._client.get_or_create_collection(
-                self._name,
-                embedding_function=None,
-                configuration={"hnsw": {"space": "cosine"}},
-                metadata={"federation": self._federation},
-            )
-            space = self._collection.configuration_json["hnsw"]["space"]
-            if space != "cosine":
-                self._collection = None
-                raise StoreConflict(
-                    f"{self!r}: the collection {self._name} compares by {space}; it has to be by cosine"
-                )
-        return self._collection
+        with _OPENING:
+            return self._collection if self._collection is not None else self._opened()
+
+    def _opened(self) -> Any:
+        self._client = self._connect()
+        collection = self._client.get_or_create_collection(
+            self._name,
+            embedding_function=None,
+            configuration={"hnsw": {"space": "cosine"}},
+            metadata={"federation": self._federation},
+        )
+        space = collection.configuration_json["hnsw"]["space"]
+        if space != "cosine":
+            raise StoreConflict(f"{self!r}: the collection {self._name} compares by {space}; it has to be by cosine")
+        self._collection = collection
+        return collection
 
     def _connect(self) -> Any:
         try:

@@ -402,7 +402,7 @@ class StoreConformance:
             thread.start()
         for thread in threads:
             thread.join()
-        assert failures == []
+        assert failures == [], failures
         assert store.rows() == expected_rows(federation, *(envelope for envelopes in made for envelope in envelopes))
         assert store.counts().records == 20 == len(list(other.envelopes()))
         store.close()
