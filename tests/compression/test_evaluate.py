@@ -1,0 +1,185 @@
+"""Applying, timing and judging plans."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import ResidualCNN
+from torch import nn
+
+from model_opt.compression.accuracy import FidelityJudge, FunctionJudge, LabelJudge
+from model_opt.compression.apply import steps
+from model_opt.compression.evaluate import CompressionEvaluator, Task, kept_model
+from model_opt.compression.machine import inspect
+from model_opt.compression.shipping import load_model, size_bytes
+from model_opt.compression.signature import sign_model
+from model_opt.compression.space import build_space
+from model_opt.compression.technique import Technique, techniques_of
+from model_opt.compression.timing import Paired, time_pair
+from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName
+from model_opt.search.evaluator import Purpose
+from model_opt.search.plan import Choice, Plan
+
+IMAGES = torch.randn(96, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def plan(**options):
+    return Plan(tuple(Choice(decision=name, option=option) for name, option in options.items()))
+
+
+def staged(**options):
+    return Plan(tuple(Choice(decision=name.replace("__", "/"), option=o) for name, o in options.items()))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return ResidualCNN(16).eval()
+
+
+@pytest.fixture
+def evaluator(model, tmp_path):
+    batches = list(IMAGES.split(16))
+    return CompressionEvaluator(
+        Task(model=model, example=IMAGES[:4], fit=batches[:3], held_out=batches[3:], accuracy_limit=1.0, keep=tmp_path)
+    )
+
+
+class Constant(nn.Module):
+    """Answers class `wrong` for the first `count` rows it ever sees, the inputs themselves afterwards."""
+
+    def __init__(self, wrong=0, count=0):
+        super().__init__()
+        self.wrong, self.left = wrong, count
+
+    def forward(self, x):
+        made = x.clone()
+        rows = min(self.left, len(x))
+        made[:rows] = nn.functional.one_hot(torch.tensor(self.wrong), x.shape[1]).float() * 99
+        self.left -= rows
+        return made
+
+
+def test_fidelity_is_the_share_of_rows_that_keep_their_class():
+    rows = nn.functional.one_hot(torch.arange(100) % 4 + 1, 6).float()
+    judge = FidelityJudge(list(rows.split(20)), Constant(), "fidelity")
+    drop = judge.whole(Constant(0, 7))
+    assert (drop.value, drop.rows, drop.whole) == (pytest.approx(0.07), 100, True)
+    assert drop.error == pytest.approx(math.sqrt(100 * 0.07 * 0.93 + 0.5) / 100)
+    part = judge.part(Constant(0, 7))
+    assert part.rows == 80 and not part.whole  # 64 rows are wanted, batches are not cut
+
+
+def test_what_is_no_classifier_is_judged_by_relative_error():
+    maps = torch.randn(8, 3, 4, 4)
+    judge = FidelityJudge([maps], nn.Identity(), "fidelity")
+    scaled = nn.Conv2d(3, 3, 1, bias=False)
+    scaled.weight.data = 0.9 * torch.eye(3)[:, :, None, None]
+    assert judge.whole(scaled).value == pytest.approx(0.1, abs=1e-5)
+
+
+def test_labels_are_compared_row_by_row_with_the_originals_answers():
+    rows = nn.functional.one_hot(torch.arange(50) % 5, 5).float()
+    labels = torch.arange(50) % 5
+    labels[:5] = 4 - labels[:5]  # the original is wrong on four of these
+    judge = LabelJudge(list(zip(rows.split(25), labels.split(25), strict=True)), Constant())
+    assert judge.baseline == pytest.approx(0.92)
+    assert judge.whole(Constant()).value == 0
+    assert judge.whole(Constant(0, 50)).value == pytest.approx(0.92 - float((labels == 0).float().mean()))
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy():
+    judge = FidelityJudge([torch.ones(4, 3)], nn.Identity(), "fidelity")
+    with pytest.raises(MeasurementFailed, match="not finite"):
+        judge.whole(nn.Threshold(2.0, math.nan))
+    with pytest.raises(MeasurementFailed, match="eval_fn returned nan"):
+        FunctionJudge(lambda model: math.nan, nn.Identity())
+
+
+def test_a_model_against_itself_is_as_fast_as_itself(model):
+    paired = time_pair(model, model, IMAGES[:4], blocks=5, at_most_s=5)
+    assert len(paired.log_ratios) == 5 and abs(float(np.median(paired.log_ratios))) < 1.0
+    assert paired.baseline_ms.min() > 0
+
+
+def test_drift_is_told():
+    slower = Paired(baseline_ms=np.array([1.0, 1.0, 1.2, 1.2]), plan_ms=np.ones(4), busy=None)
+    assert slower.drift == pytest.approx(0.2)
+
+
+def test_a_stages_choice_replaces_the_whole_models(model):
+    found = steps(staged(prune="0.5", prune__stage1="0", clean="fused"), model)
+    assert [(s.handler.decision, s.option, s.stage) for s in found][:2] == [
+        ("clean", "fused", None),
+        ("prune", "0.5", "stage2"),
+    ]
+
+
+def test_measuring_a_plan_says_everything_and_keeps_its_model(evaluator, tmp_path, model):
+    phases = []
+    chosen = plan(clean="fused", prune="0.5")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measured = evaluator.measure(chosen, Purpose.EXPLORE, phases.append)
+    assert list(dict.fromkeys(phases)) == ["prepare", "wait", "time", "accuracy", "save"]
+    assert set(measured.samples) >= {"log_size_ratio", "log_speedup", "latency_ms", "accuracy_drop"}
+    assert measured.samples["log_size_ratio"][0] > math.log(2)
+    kept = load_model(kept_model(tmp_path, chosen))
+    assert math.log(size_bytes(model) / size_bytes(kept)) == pytest.approx(
+        measured.samples["log_size_ratio"][0], abs=0.02
+    )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_only_the_fastest_models_are_kept(evaluator, tmp_path):
+    for ratio in ("0.25", "0.5", "0.7"):
+        for clean in ("none", "fused"):
+            choices = {"prune": ratio} | ({"clean": clean} if clean == "fused" else {})
+            evaluator.measure(plan(**choices), Purpose.EXPLORE, lambda name: None)
+    assert len(list(tmp_path.glob("*.pt"))) == 4
+
+
+def test_a_plan_that_cannot_be_applied_is_illegal(evaluator):
+    with pytest.raises(TechniqueError):
+        evaluator.measure(plan(token_merging="8"), Purpose.EXPLORE, lambda name: None)
+
+
+def test_the_description_has_context_baseline_and_noise(evaluator):
+    said = evaluator.describe()
+    assert said["baseline"]["size_bytes"] == size_bytes(evaluator._task.model)
+    assert said["baseline"]["latency_ms"] > 0 and said["noise"]["log_speedup"] > 0
+    assert said["context"].batch == 4 and said["context"].input_shapes == ((4, 1, 28, 28),)
+
+
+def space(model, **given):
+    return build_space(model, sign_model(model), inspect("cpu"), **given)
+
+
+def test_the_space_leaves_out_what_is_excluded_and_fixes_what_is_frozen(model):
+    plain = space(model)
+    assert [d.name for d in plain.decisions][:2] == ["clean", "prune"]
+    assert "int8_static" in plain.decision("precision").options
+    without = space(model, exclude=["int8", "prune"])
+    assert not {o for d in without.decisions for o in d.options if o.startswith("int8")}
+    assert not [d for d in without.decisions if d.name.startswith("prune")]
+    frozen = space(model, freeze={"precision": "bf16"})
+    assert frozen.frozen == (Choice(decision="precision", option="bf16"),)
+    assert space(model, trains=True).decision("distil").options[-1] == "finetune"
+
+
+def test_frozen_choices_that_do_not_go_together_are_refused(model):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InvalidInput):
+        space(model, freeze={"precision": "bf16", "runtime": "onnxruntime"})
+    with pytest.raises(UnknownName, match="precision"):
+        space(model, freeze={"colour": "blue"})
+
+
+def test_techniques_are_listed_in_the_order_of_application():
+    chosen = staged(runtime="openvino", precision="int8_static", prune="0.5", prune__stage1="0", clean="fused")
+    assert techniques_of(chosen) == (
+        Technique.LAYER_FUSION,
+        Technique.STRUCTURED_PRUNING,
+        Technique.INT8,
+        Technique.OPENVINO,
+    )
