@@ -1,15 +1,11 @@
 """What earlier runs have measured: recalled before a search, added to after it."""
 
 import math
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from platformdirs import user_data_path
-
-from model_opt.errors import StoreError
+from model_opt.federation.identity import deployment_identity
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.stream import Stream
@@ -139,21 +135,5 @@ class Lesson:
 
 
 def deployment_origin() -> str:
-    """The name of this deployment, made on first use and kept in the user's data folder. Raises `StoreError`."""
-    path = user_data_path("model_opt") / "origin"
-    try:
-        if path.exists():
-            return path.read_text().strip()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = secrets.token_hex(16)
-        temporary = Path(f"{path}.{made}")
-        temporary.write_text(made)
-        try:
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            return path.read_text().strip()
-        finally:
-            temporary.unlink(missing_ok=True)
-        return made
-    except OSError as error:
-        raise StoreError(f"the deployment's identity cannot be kept at {path}: {error.strerror}") from error
+    """The name of this deployment: its root key's, made on first use and kept with the user. Raises `StoreError`."""
+    return deployment_identity().origin

@@ -1,10 +1,11 @@
 """Records as bytes: a msgpack frame of three parts, around columnar little-endian arrays.
 
-    [ "model_opt", head, meta, columns ]       a msgpack array of four: a string and three binaries
+    [ "model_opt", head, meta, columns ]        a msgpack array of four: a string and three binaries
+    [ "model_opt", head, meta, columns, seal ]  of five where it is signed: see `signing`
 
 `head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body; the digest of a
-record is blake2b-256 over the head. `meta` (msgpack map) describes the rows, `columns` holds their arrays end to end.
-A snapshot's columns are its parts, each after its length; a revocation has a head only.
+record is blake2b-256 over the head, signed or not. `meta` (msgpack map) describes the rows, `columns` holds their
+arrays end to end. A snapshot's columns are its parts, each after its length; a revocation has a head only.
 
 Sizes are checked before anything is decoded, and every value afterwards: bytes from anybody may be given to `decode`.
 """
@@ -24,7 +25,7 @@ MAGIC = "model_opt"
 OLDEST_READER = 1
 """The oldest schema whose readers understand what is written now."""
 
-_FRAME_OF_FOUR = 0x94
+_FRAME_OF_FOUR, _FRAME_OF_FIVE = 0x94, 0x95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Limits:
     max_bytes: int = 8 * 2**20
     max_head_bytes: int = 64 * 2**10
     max_meta_bytes: int = 2**20
+    max_seal_bytes: int = 1024
     max_rows: int = 1_000_000
     max_metrics: int = 64
     max_items: int = 4096
@@ -53,8 +55,18 @@ class Head:
     fields: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The parts of a record's bytes, undecoded; `seal` is empty where it is not signed."""
+
+    head: bytes
+    meta: bytes
+    columns: bytes
+    seal: bytes
+
+
 def encode(record: Record) -> bytes:
-    """The bytes of a record: equal records give equal bytes."""
+    """The bytes of a record, not signed: equal records give equal bytes."""
     head: dict[str, Any] = {"federation": record.federation, "origin": record.origin}
     meta, columns = b"", b""
     if isinstance(record, Envelope):
@@ -84,19 +96,23 @@ def decode(data: bytes, limits: Limits = Limits()) -> Envelope:
 
 
 def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
-    """The record in `data`; raises `WireError` where it is too large, malformed, or claims what cannot be."""
-    head, meta, columns = _open(data, limits)
-    if head.fields.get("body") != _body_hash(meta, columns):
+    """The record in `data`; raises `WireError` where it is too large, malformed, or claims what cannot be.
+
+    A seal is not looked at: `signing.verify` does that.
+    """
+    frame = split(data, limits)
+    head = _head(frame.head, limits)
+    if head.fields.get("body") != _body_hash(frame.meta, frame.columns):
         raise WireError("the body does not match the hash in the head")
     try:
-        return _MAKERS[head.kind](head, meta, columns, limits)
+        return _MAKERS[head.kind](head, frame.meta, frame.columns, limits)
     except (InvalidInput, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise WireError(f"not a valid {head.kind}: {type(error).__name__}: {error}") from error
 
 
 def read_head(data: bytes, limits: Limits = Limits()) -> Head:
     """The head alone, of bytes that have been decoded before: the body is neither read nor checked."""
-    return _open(data, limits)[0]
+    return _head(split(data, limits).head, limits)
 
 
 def digest_of(data: bytes) -> str:
@@ -111,11 +127,11 @@ def _body_hash(meta: bytes, columns: bytes) -> bytes:
     return digest.digest()
 
 
-def _open(data: bytes, limits: Limits) -> tuple[Head, bytes, bytes]:
-    """Head, meta and columns of a frame, after checks of size; only the head is decoded."""
+def split(data: bytes, limits: Limits = Limits()) -> Frame:
+    """The parts of a record's bytes, after checks of size and of nothing else; raises `WireError`."""
     if len(data) > limits.max_bytes:
         raise WireError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
-    if not data or data[0] != _FRAME_OF_FOUR:
+    if not data or data[0] not in (_FRAME_OF_FOUR, _FRAME_OF_FIVE):
         raise WireError("not a record of model_opt")
     # Arrays and maps are refused here: a hostile frame may cost no more memory than its own bytes.
     unpacker = msgpack.Unpacker(
@@ -128,16 +144,24 @@ def _open(data: bytes, limits: Limits) -> tuple[Head, bytes, bytes]:
     )
     try:
         unpacker.feed(memoryview(data)[1:])
-        magic, head, meta, columns = (unpacker.unpack() for _ in range(4))
+        magic, *parts = (unpacker.unpack() for _ in range(data[0] - 0x90))
     except (ValueError, msgpack.UnpackException) as error:
         raise WireError(f"not a record of model_opt: {type(error).__name__}") from error
-    if magic != MAGIC or not all(isinstance(part, bytes) for part in (head, meta, columns)):
+    if magic != MAGIC or not all(isinstance(part, bytes) for part in parts):
         raise WireError("not a record of model_opt")
     if unpacker.tell() != len(data) - 1:
         raise WireError("bytes follow the record")
-    if len(head) > limits.max_head_bytes or len(meta) > limits.max_meta_bytes:
-        raise WireError("head or meta are longer than the limit")
-    return _head(head, limits), meta, columns
+    head, meta, columns, seal = parts if len(parts) == 4 else (*parts, b"")
+    if len(head) > limits.max_head_bytes or len(meta) > limits.max_meta_bytes or len(seal) > limits.max_seal_bytes:
+        raise WireError("head, meta or seal are longer than the limit")
+    return Frame(head=head, meta=meta, columns=columns, seal=seal)
+
+
+def seal(data: bytes, signed: bytes) -> bytes:
+    """The bytes of a record with `signed` as its seal, in place of one that it has; raises `WireError`."""
+    frame = split(data)
+    parts = (MAGIC, frame.head, frame.meta, frame.columns, signed)
+    return bytes([_FRAME_OF_FIVE]) + b"".join(msgpack.packb(part) for part in parts)
 
 
 def _head(raw: bytes, limits: Limits) -> Head:
@@ -201,6 +225,8 @@ def _snapshot(head: Head, meta: bytes, columns: bytes, limits: Limits) -> Snapsh
         offset += 4
         if not 0 < length <= len(columns) - offset or len(parts) >= limits.max_items:
             raise WireError("a snapshot's parts do not fit its body")
+        if columns[offset] != _FRAME_OF_FOUR:
+            raise WireError("a snapshot's parts are not signed one by one")
         parts.append(decode(columns[offset : offset + length], limits))
         offset += length
     replaces = tuple(head.fields["replaces"])
