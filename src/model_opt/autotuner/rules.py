@@ -56,8 +56,15 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("runtime", "onnxruntime"): 2.0,
     ("runtime", "aot_inductor"): 1.0,
     ("runtime", "torch_compile"): 0.3,
+    ("prune", "0"): 3.0,
+    ("prune", "0.7"): 0.5,
+    ("low_rank", "0"): 6.0,
+    ("distil", "none"): 8.0,
+    ("token_merging", "0"): 3.0,
 }
-"""Prior weights of options; what is not named weighs 1."""
+"""Prior weights of options; what is not named weighs 1. What costs accuracy or minutes of preparation weighs less."""
+STAGE_WEIGHT = 12.0
+"""Leaving a stage to the whole model's option; its own options weigh 1 each."""
 
 
 def strategies(family: Family, space: SearchSpace) -> list[Plan]:
@@ -72,7 +79,7 @@ def prior(space: SearchSpace) -> dict[tuple[str, str], float]:
     for decision in space.decisions:
         for position, option in enumerate(decision.options):
             staged = "/" in decision.name and position == 0
-            weights[decision.name, option] = 4.0 if staged else WEIGHTS.get((decision.name, option), 1.0)
+            weights[decision.name, option] = STAGE_WEIGHT if staged else WEIGHTS.get((decision.name, option), 1.0)
     return weights
 
 
