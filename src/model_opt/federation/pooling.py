@@ -4,7 +4,7 @@ All arrays are `[plans, places]`: a plan's origins come first, in any order, and
 Between-origin variance: Paule and Mandel, "Consensus values and weighting factors", 1982, by the Newton steps of
 DerSimonian and Kacker, 2007. Standard error: Hartung and Knapp, 2001, never less than the ordinary one. Outliers:
 Tukey's biweight around the median, in units of the median deviation corrected for few origins (Croux and Rousseeuw,
-1992). What it takes from the voices widens the interval: by the degrees of freedom, and by (origins/voices)².
+1992). What it takes from the voices widens the interval: by (origins/voices)³ where they disagree.
 """
 
 from dataclasses import dataclass
@@ -104,11 +104,11 @@ def pool(mean: Floats, variance: Floats, discount: Floats, samples: Floats) -> P
     count, voices = there.sum(axis=1), heeded.sum(axis=1)
     freedom = np.maximum(voices - 1, 1.0)
     misfit = (weight * (moved - centre[:, None]) ** 2).sum(axis=1) / freedom
-    factor = np.maximum(misfit, 1.0) * (count / np.maximum(voices, 1.0)) ** 2
+    factor = np.maximum(misfit * (count / np.maximum(voices, 1.0)) ** 3, 1.0)
     known = total > 0
     error = np.where(known, np.where(count > 1, factor, 1.0) / np.where(known, total, 1.0), np.inf)
     alone = np.where(there, samples, 0.0).sum(axis=1) + PRIOR_SAMPLES - 1
-    quantile = stdtrit(np.where(count > 1, freedom, alone), COVERED)
+    quantile = stdtrit(np.where(count > 1, np.maximum(count - 1.0, 1.0), alone), COVERED)
     squared = error * unit[:, 0]
     return Pooled(
         mean=np.where(known, offset[:, 0] + centre * np.sqrt(unit[:, 0]), 0.0),
