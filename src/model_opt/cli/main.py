@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from model_opt import __version__
-from model_opt.cli import fleet, knowledge, optimizing
+from model_opt.cli import fleet, identity, knowledge, optimizing
 from model_opt.errors import ModelOptError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("resume")(fleet.resume)
 app.command("extend")(fleet.extend)
 app.command("list")(fleet.list_)
 app.add_typer(knowledge.app, name="knowledge")
+app.add_typer(identity.app, name="identity")
 
 
 @app.callback()
