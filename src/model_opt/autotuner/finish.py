@@ -27,8 +27,8 @@ from model_opt.search.plan import Plan
 STARTS = 4
 FEWEST_STARTS = 2
 SAVE_S = 900.0
-SPREAD_FLOOR = 0.02
-"""Two starts can agree by chance: no interval is made from a smaller standard deviation of log speed-up than this."""
+USUAL_SPREAD, USUAL_DEGREES = 0.04, 3
+"""Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def _in_process(plan: Plan, found: Found, metrics: Mapping[str, float]) -> Figur
     if not plan.choices:
         return Figure.exact(1.0)
     estimate = found.searcher.predict([plan])[0]["log_speedup"]
-    half = 2 * max(estimate.std, SPREAD_FLOOR) + SPREAD_FLOOR
+    half = 2 * math.hypot(estimate.std, USUAL_SPREAD)
     mean = metrics["log_speedup"]
     return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
 
@@ -222,11 +222,14 @@ def _figures(seen: Sequence[Comparison]) -> FreshFigures:
 def prediction(logs: np.ndarray) -> Figure:
     """The exponential of the mean of `logs`, `[starts]`, with the 95 % interval for one more start.
 
-    Student's t with n − 1 degrees of freedom; the spread is that of the starts, but at least `SPREAD_FLOOR`.
+    Student's t; the variance is that of the starts with `USUAL_SPREAD` as `USUAL_DEGREES` further degrees of freedom
+    (a scaled inverse chi-squared prior: Gelman et al., Bayesian Data Analysis, section 3.3), since two or three starts
+    that happen to agree, or not, say little by themselves.
     """
     n = len(logs)
-    spread = max(float(np.std(logs, ddof=1)), SPREAD_FLOOR)
-    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
+    degrees = USUAL_DEGREES + n - 1
+    variance = (USUAL_DEGREES * USUAL_SPREAD**2 + float(((logs - logs.mean()) ** 2).sum())) / degrees
+    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * math.sqrt(variance * (1 + 1 / n))
     return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
 
 
