@@ -184,7 +184,7 @@ def time_fresh(
             break
         on_start(number + 1, STARTS)
         try:
-            seen.append(_one_start(baseline, plan, example, threads, number % 2 == 0, deadline))
+            seen.append(one_start(baseline, plan, example, threads, number % 2 == 0, deadline))
         except MeasurementFailed:
             if deadline is not None and time.monotonic() >= deadline:
                 break
@@ -193,9 +193,11 @@ def time_fresh(
     return _figures(seen) if len(seen) >= FEWEST_STARTS else None
 
 
-def _one_start(
+def one_start(
     baseline: Path, plan: Path, example: Inputs, threads: int, plan_first: bool, deadline: float | None
 ) -> Comparison:
+    """One fresh process: loads both saved models, the plan's first if `plan_first`, and times them in turn."""
+
     def factory() -> FreshTiming:
         return FreshTiming(baseline, plan, example, threads=threads, plan_first=plan_first)
 

@@ -1,5 +1,6 @@
 """The last word on speed: the saved models, loaded in a process that has done nothing else, timed in turn."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ class Comparison:
     plan_ms: float
     peak_bytes: int | None
     busy: float | None
+
+    @property
+    def speedup(self) -> float:
+        """The original's latency ÷ the plan's."""
+        return math.exp(self.log_speedup)
 
 
 class FreshTiming:
