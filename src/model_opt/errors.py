@@ -8,6 +8,7 @@ ModelOptError
 │   └── SearchExhausted     every plan of the space is measured or not allowed
 ├── TechniqueError          a technique cannot be used here; the search records the plan as illegal
 │   └── TechniqueDidNothing it ran, and its postcondition (size or FLOPs changed) does not hold
+├── SaveFailed              what was found could not be written; carries it, and says where it was kept
 ├── MeasurementFailed       one plan could not be measured: crash, out of memory, deadline, wrong outputs
 ├── WireError               bytes from elsewhere that are not a valid envelope
 ├── StoreError              a knowledge store
@@ -62,6 +63,15 @@ class TechniqueDidNothing(TechniqueError):
 
 class MeasurementFailed(ModelOptError):
     """One plan could not be measured."""
+
+
+class SaveFailed(ModelOptError):
+    """What was found could not be written where the user wanted it."""
+
+    def __init__(self, message: str, *, model: object, result: object) -> None:
+        """`model` and `result` are what `optimize_auto` would have returned."""
+        super().__init__(message)
+        self.model, self.result = model, result
 
 
 class WireError(ModelOptError):

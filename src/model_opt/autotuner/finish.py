@@ -24,10 +24,10 @@ from model_opt.search.evaluator import Evaluator
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 
-STARTS = 4
+STARTS = 6
 FEWEST_STARTS = 2
 SAVE_S = 900.0
-USUAL_SPREAD, USUAL_DEGREES = 0.04, 3
+USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
 """Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
 
 

@@ -14,7 +14,7 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.run import METHODS, Limits, Run
+from model_opt.autotuner.run import METHODS, Limits, Run, check_output
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.plan import Plan
@@ -81,7 +81,7 @@ class IntelligentOptimizer:
         with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
-        model itself cannot be measured.
+        model itself cannot be measured, `SaveFailed` (with the model and the result) where `output` is full.
         """
         began = time.monotonic()
         wanted = Constraints.read(constraints)
@@ -106,6 +106,8 @@ class IntelligentOptimizer:
         )
         cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name, state=state)
         run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
+        if output is not None:
+            check_output(Path(output))
         with _opened(self._store_at) as store:
             optimised, result = run.go(store, output=None if output is None else Path(output))
         self._callbacks.on_end(result)

@@ -16,14 +16,14 @@ from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine,
 from model_opt.autotuner.finish import Answer, conclude
 from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
-from model_opt.autotuner.result import CompressionResult, pareto_points
+from model_opt.autotuner.result import RESULT_FILE, CompressionResult, pareto_points
 from model_opt.compression.evaluate import CompressionEvaluator, Task
 from model_opt.compression.machine import inspect
-from model_opt.compression.shipping import load_model, write_atomically
+from model_opt.compression.shipping import load_model, write_together
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
-from model_opt.errors import InvalidInput, StoreError
+from model_opt.errors import InvalidInput, SaveFailed, StoreError
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
@@ -95,10 +95,10 @@ class Run:
                 found, answer, lesson, described, recalled = self._measure(child, store, scratch)
             self._remember(store, lesson)
             result = self._result(found, answer, described, recalled)
+            optimised = load_model(answer.model)
             if output is not None:
-                result.save(output)
-                write_atomically(output / MODEL_FILE, answer.model.read_bytes())
-            return load_model(answer.model), result
+                _save(output, answer.model.read_bytes(), optimised, result)
+            return optimised, result
 
     def _measure(
         self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
@@ -217,6 +217,36 @@ class Run:
             fleet=found.fleet,
             importance=found.searcher.importance(),
         )
+
+
+def check_output(folder: Path) -> None:
+    """Writes a file where `folder` is, or will be, and removes it: raises `InvalidInput` now, not after the search."""
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise InvalidInput(f"output={str(folder)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _save(folder: Path, model: bytes, optimised: nn.Module, result: CompressionResult) -> None:
+    """Both files or neither; where `folder` takes neither they are kept in a temporary folder. Raises `SaveFailed`."""
+    files = {MODEL_FILE: model, RESULT_FILE: result.to_json().encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_together(folder, files)
+    except (InvalidInput, OSError) as error:
+        raise SaveFailed(f"{error}. {_kept(files)}", model=optimised, result=result) from error
+
+
+def _kept(files: Mapping[str, bytes]) -> str:
+    kept = Path(tempfile.mkdtemp(prefix="model-opt-kept-"))
+    try:
+        write_together(kept, files)
+    except InvalidInput:
+        kept.rmdir()
+        return "No temporary folder takes them either: this error's .model and .result hold them"
+    return f"They were kept in {kept}: move them, or show them with model-opt show {kept}"
 
 
 def _means(found: Found) -> dict[Plan, Mapping[str, float]]:

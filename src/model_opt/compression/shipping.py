@@ -134,20 +134,34 @@ def _export_openvino(model: nn.Module, target: Path, example: Inputs) -> None:
 
 def write_atomically(path: Path, contents: bytes) -> None:
     """Temporary file, fsync, rename: at `path` there is the old file or the new one. Raises `InvalidInput`."""
-    temporary = None
+    write_together(path.parent, {path.name: contents})
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes `files` (name → contents) into `folder`; none takes its place before all are on the disk.
+
+    Raises `InvalidInput` where that fails; what was there before is then still there.
+    """
+    written: dict[str, Path] = {}
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        for name, contents in files.items():
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            written[name] = Path(temporary)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+            written[name].chmod(0o644)
+        for name, ready in written.items():
+            ready.replace(folder / name)
     except OSError as error:
-        if temporary is not None:
+        for ready in written.values():
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        raise InvalidInput(f"{path} could not be written: {error.strerror or error}; nothing was changed") from error
+                ready.unlink()
+        names = " and ".join(files)
+        raise InvalidInput(
+            f"{names} could not be written in {folder}: {error.strerror or error}; nothing was changed"
+        ) from error
 
 
 def size_bytes(model: nn.Module) -> int:
