@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its ImageNet weights: calibrated on some photographs, checked on others.
 
-python examples/photographs.py [--simulations 16] [--exclude openvino --exclude onnxruntime]
+python examples/photographs.py [--simulations 8] [--threads 1] [--exclude openvino --exclude onnxruntime]
 
 The last lines compare the optimised model with the original on 216 crops of photographs that the search never saw.
 """
@@ -61,7 +61,7 @@ def agreement(a: nn.Module, b: nn.Module, images: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=16)
+    parser.add_argument("--simulations", type=int, default=8)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for everything")
     parser.add_argument(
         "--max-accuracy-drop", type=float, default=0.1, help="disagreement allowed on calibration crops"
