@@ -57,6 +57,8 @@ class Task:
     device: str = "cpu"
     keep: Path | None = None
     """A folder for the models of the fastest plans within `accuracy_limit`, so that none is made twice."""
+    explore_blocks: int = BLOCKS[Purpose.EXPLORE]
+    """Timing blocks of a plan that is explored: fewer are quicker and less sure."""
     timing_lock: Any = field(default=None)
     """A lock with `exclusive()` and `shared()` context managers, or None on a machine that nobody else measures on."""
 
@@ -104,7 +106,7 @@ class CompressionEvaluator:
                 "size_bytes": float(self._size_bytes),
                 "accuracy": self._judge.baseline,
             },
-            "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / 7 + PREPARATION_NOISE**2},
+            "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
             "accuracy_source": self._judge.source,
             "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
         }
@@ -175,11 +177,10 @@ class CompressionEvaluator:
             return apply_plan(plan, self._material)
 
     def _time(self, model: nn.Module, purpose: Purpose, phase: Phase = lambda name: None) -> Paired:
+        blocks = self._task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
         with self._lock("exclusive"):
             phase("time")
-            return time_pair(
-                self._task.model, model, self._task.example, blocks=BLOCKS[purpose], at_most_s=TIMING_S[purpose]
-            )
+            return time_pair(self._task.model, model, self._task.example, blocks=blocks, at_most_s=TIMING_S[purpose])
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
         limit = self._task.accuracy_limit

@@ -1,0 +1,150 @@
+"""Measures every plan of six small networks' search spaces, so that searches can be compared without measuring again.
+
+    python benchmarks/compression_tables.py measure [--seconds 300] [--only NAME] [--work out/tables]
+    python benchmarks/compression_tables.py pack
+    python benchmarks/compression_tables.py show
+
+`measure` goes on where it stopped, and ends after `--seconds`; give it one processor and one thread. `pack` writes
+`benchmarks/data/NAME.npz`, which `plan_tables.py` reads. The space is the product's own for the network, with layer
+fusion always on, per-stage pruning in place of one ratio for the whole model, and without what takes minutes to prepare
+(compilers, distillation). Batch 8; accuracy on 600 images that nothing was fitted or trained on.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_opt.search import encoding
+from model_opt.search.evaluator import Purpose
+from model_opt.search.plan import Plan
+from model_opt.search.space import SearchSpace
+
+DATA = Path(__file__).parent / "data"
+BATCH, ROWS_AT_ONCE = 8, 100
+BLOCKS = 4
+EXCLUDED = ("distil", "torch_compile", "aot_inductor")
+
+
+def space_of(model: Any) -> SearchSpace:
+    from model_opt.compression.machine import inspect
+    from model_opt.compression.signature import sign_model
+    from model_opt.compression.space import build_space
+    from model_opt.compression.stages import stages
+
+    freeze = {"clean": "fused"} | ({"prune": "0"} if stages(model) and not hasattr(model, "blocks") else {})
+    return build_space(model, sign_model(model), inspect("cpu"), exclude=EXCLUDED, freeze=freeze)
+
+
+def every_plan(space: SearchSpace) -> list[Plan]:
+    """All plans that the space allows; those that share a structure follow one another."""
+    searched = encoding.Encoding(space)
+    grid = np.stack(np.meshgrid(*map(np.arange, searched.sizes), indexing="ij"), -1).reshape(-1, len(searched.sizes))
+    return [searched.decode(codes) for codes in grid[searched.allowed(grid)]]
+
+
+def evaluator_of(name: str, work: Path) -> Any:
+    from table_networks import trained
+
+    from model_opt.compression.evaluate import CompressionEvaluator, Task
+
+    model, data = trained(name, work)
+    images, classes = data["held_out"]
+    task = Task(
+        model=model,
+        example=images[:BATCH].clone(),
+        fit=list(data["fit"][0].split(32)),
+        held_out=list(images.split(ROWS_AT_ONCE)),
+        labels=list(classes.split(ROWS_AT_ONCE)),
+        threads=1,
+        explore_blocks=BLOCKS,
+    )
+    return model, CompressionEvaluator(task)
+
+
+def measured(evaluator: Any, plan: Plan) -> dict[str, Any]:
+    """One plan's samples, or why it failed, with the seconds it took."""
+    began = time.monotonic()
+    try:
+        outcome = evaluator.measure(plan, Purpose.EXPLORE, lambda phase: None)
+        row = {name: list(values) for name, values in outcome.samples.items()}
+    except Exception as error:
+        row = {"failure": f"{type(error).__name__}: {error}"[:300]}
+    chosen = {choice.decision: choice.option for choice in plan.choices}
+    return {"plan": chosen, "seconds": time.monotonic() - began} | row
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What was measured so far; a last line that was cut short is dropped."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def measure(name: str, work: Path, until: float) -> bool:
+    """Measures plans of `name` until `until` (monotonic seconds); whether all are done."""
+    path, head = work / f"{name}.jsonl", work / f"{name}.json"
+    done = {json.dumps(row["plan"], sort_keys=True) for row in read_rows(path)}
+    model, evaluator = evaluator_of(name, work)
+    space = space_of(model)
+    if not head.exists():
+        head.write_text(json.dumps(described(name, model, evaluator, space), indent=1))
+    plans = every_plan(space)
+    with path.open("a") as file:
+        for number, plan in enumerate(plans):
+            chosen = {choice.decision: choice.option for choice in plan.choices}
+            if json.dumps(chosen, sort_keys=True) in done:
+                continue
+            if time.monotonic() > until:
+                return False
+            row = measured(evaluator, plan)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            said = row.get("failure") or f"{np.exp(np.median(row['log_speedup'])):.2f}x, {row['accuracy_drop'][0]:+.3f}"
+            print(f"{name} {number + 1}/{len(plans)} {row['seconds']:.2f} s {chosen}: {said}", flush=True)
+    return True
+
+
+def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict[str, Any]:
+    """What goes with the table: space, signature, context, the original's figures and its noise."""
+    from model_opt.compression.signature import sign_model
+
+    facts = evaluator.describe()
+    signature = sign_model(model)
+    return {
+        "name": name,
+        "decisions": [asdict(decision) for decision in space.decisions],
+        "forbidden": [
+            {"when": {k: sorted(v) for k, v in rule.when.items()}, "reason": rule.reason} for rule in space.forbidden
+        ],
+        "frozen": [asdict(choice) for choice in space.frozen],
+        "signature": asdict(signature),
+        "context": asdict(facts["context"]),
+        "baseline": dict(facts["baseline"]),
+        "noise": dict(facts["noise"]),
+    }
+
+
+def main() -> None:
+    from table_networks import NETWORKS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("measure", "pack", "show"))
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--only", choices=NETWORKS)
+    parser.add_argument("--work", type=Path, default=Path("out/tables"))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + arguments.seconds
+    for name in [arguments.only] if arguments.only else NETWORKS:
+        if arguments.do == "measure" and not measure(name, arguments.work, until):
+            return
+
+
+if __name__ == "__main__":
+    main()
