@@ -1,11 +1,12 @@
 """How much of a fleet's time is spent measuring, and what a measured plan costs beside it.
 
-efficiency = seconds inside evaluators / (workers x time from first grant to last settlement). Evaluators sleep,
-lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real: Ray, a child process
-a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random, so that one machine
-can hold them. The overhead of a plan that takes no time is set beside Ray Tune and Optuna, two workers each.
+efficiency = seconds inside evaluators / (workers x time from first grant to last settlement); evaluators time
+themselves. They sleep, lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real:
+Ray, a child process a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random,
+so that one machine can hold them. distinct_share is that of plans measured once, by 8, 16 and 64 workers with a tree
+each. The overhead of a plan is worker time outside of evaluators; two workers, beside Ray Tune and Optuna with two.
 
-`python benchmarks/fleet_efficiency.py [--quick] [--json]`
+`python benchmarks/fleet_efficiency.py [--quick] [--json] [--only ray|threads|distinct|overhead]`
 """
 
 import argparse
@@ -32,7 +33,7 @@ from model_opt.actors import fleet
 from model_opt.actors.bundle import Placement, Request
 from model_opt.actors.coordinator_state import Rules
 from model_opt.actors.leases import Holder
-from model_opt.actors.proposer import Proposals, Search
+from model_opt.actors.proposer import Proposals, Proposer, Search, TreeProposer
 from model_opt.actors.service import CoordinatorService
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
@@ -50,9 +51,14 @@ def sleep_s(plan: Plan, typical_s: float) -> float:
     return float(typical_s * np.exp(np.random.default_rng(int(plan.key[:8], 16)).normal(0.0, SPREAD)))
 
 
-def measurement(plan: Plan) -> Measurement:
+def slept(plan: Plan, seconds: float) -> Measurement:
+    """Sleeps, and says how long that took."""
+    began = time.perf_counter()
+    time.sleep(seconds)
     strength = sum(int(choice.option) for choice in plan.choices)
-    return Measurement(plan=plan, samples={"latency_ms": (100.0 - strength,)})
+    return Measurement(
+        plan=plan, samples={"latency_ms": (100.0 - strength,)}, seconds={"time": time.perf_counter() - began}
+    )
 
 
 @dataclass
@@ -74,11 +80,12 @@ class Sleeper:
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
         phase("time")
-        time.sleep(self.factor * sleep_s(plan, self.typical_s))
-        return measurement(plan)
+        return slept(plan, self.factor * sleep_s(plan, self.typical_s))
 
 
 class RandomProposer:
+    explores_until = 1 << 30
+
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
 
@@ -90,11 +97,32 @@ class RandomProposer:
         return [(SPACE.decode(row), Purpose.EXPLORE) for row in codes]
 
 
-def efficiency(status: Mapping[str, Any], workers: int) -> float:
-    return float(status["busy_s"] / (workers * (status["last_settled_s"] - status["first_grant_s"])))
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished search: its outcomes, and the seconds from the first grant to the last settlement."""
+
+    workers: int
+    outcomes: Sequence[Outcome]
+    span_s: float
+
+    @property
+    def inside_s(self) -> float:
+        return sum(outcome.seconds["time"] for outcome in self.outcomes)
+
+    @property
+    def efficiency(self) -> float:
+        return self.inside_s / (self.workers * self.span_s)
+
+    @property
+    def overhead_ms(self) -> float:
+        return 1000 * (self.workers * self.span_s - self.inside_s) / len(self.outcomes)
+
+    @property
+    def distinct(self) -> float:
+        return len({outcome.plan.key for outcome in self.outcomes}) / len(self.outcomes)
 
 
-def on_ray(workers: int, budget: int, typical_s: float, name: str) -> dict[str, Any]:
+def on_ray(workers: int, budget: int, typical_s: float, name: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         request = Request(
             search=Search(space=SPACE, objective=OBJECTIVE),
@@ -104,21 +132,21 @@ def on_ray(workers: int, budget: int, typical_s: float, name: str) -> dict[str, 
         fleet.submit(partial(Sleeper, Path(folder), typical_s), request, name=name, state=f"{folder}/state")
         result = fleet.watch(name)
         fleet.release(name)
-    distinct = len({outcome.plan.key for outcome in result.outcomes}) / len(result.outcomes)
-    return {**result.status, "distinct_share": distinct}
+    status = result.status
+    span_s = status["last_settled_s"] - status["first_grant_s"]
+    return Run(workers=workers, outcomes=result.outcomes, span_s=span_s)
 
 
-def on_threads(workers: int, budget: int, typical_s: float) -> dict[str, Any]:
+def on_threads(workers: int, budget: int, typical_s: float, propose: Callable[[int, int], Proposer]) -> Run:
     def measure(plan: Plan, purpose: Purpose, factor: float) -> Outcome:
-        time.sleep(factor * sleep_s(plan, typical_s))
-        return measurement(plan)
+        return slept(plan, factor * sleep_s(plan, typical_s))
 
     def loop(number: int, service: CoordinatorService) -> WorkerLoop:
         return WorkerLoop(
             WorkerState(Holder(worker=f"w{number}", incarnation="1"), "c"),
             service,
             partial(measure, factor=SLOW if number == 0 else 1.0),
-            lambda _: RandomProposer(number),
+            partial(propose, number),
         )
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,15 +156,17 @@ def on_threads(workers: int, budget: int, typical_s: float) -> dict[str, Any]:
             thread.start()
         for thread in threads:
             thread.join()
-        status = service.status()
+        status, outcomes = service.status(), [outcome for _, outcome in service.outcomes()]
         service.close()
-    return status
+    return Run(workers=workers, outcomes=outcomes, span_s=status["last_settled_s"] - status["first_grant_s"])
 
 
-def overhead_ms(status: Mapping[str, Any], workers: int) -> float:
-    """Worker time that was not spent in evaluators, per plan."""
-    span = status["last_settled_s"] - status["first_grant_s"]
-    return float(1000 * (workers * span - status["busy_s"]) / status["settled"])
+def with_tree(number: int, budget: int) -> TreeProposer:
+    return TreeProposer(f"w{number}", Search(space=SPACE, objective=OBJECTIVE), budget, {})
+
+
+def at_random(number: int, budget: int) -> RandomProposer:
+    return RandomProposer(number)
 
 
 def timed_ms(run: Callable[[], None], workers: int, plans: int) -> float:
@@ -209,21 +239,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=["ray", "threads", "overhead"])
+    parser.add_argument("--only", choices=["ray", "threads", "distinct", "overhead"])
     arguments = parser.parse_args()
     cloudpickle.register_pickle_by_value(sys.modules["__main__"])
     quick, only = arguments.quick, arguments.only
     figures: dict[str, float] = {}
     if only in (None, "threads"):
-        figures["efficiency_64"] = efficiency(on_threads(64, 2_000 if quick else 10_000, TYPICAL_S), 64)
+        figures["efficiency_64"] = on_threads(64, 4_000 if quick else 10_000, TYPICAL_S, at_random).efficiency
+    if only in (None, "distinct"):
+        for workers in (8, 16, 64):
+            run = on_threads(workers, (5 if quick else 20) * workers, 0.2, with_tree)
+            figures[f"distinct_share_{workers}"] = run.distinct
+        figures["distinct_share"] = min(value for name, value in figures.items() if "distinct" in name)
     if only in (None, "ray"):
         fleet.connect(None, cpus=16)
-        status = on_ray(16, 480 if quick else 2_000, TYPICAL_S, "sixteen")
-        figures["efficiency_16"], figures["distinct_share"] = efficiency(status, 16), status["distinct_share"]
+        run = on_ray(16, 1_000 if quick else 2_000, TYPICAL_S, "sixteen")
+        figures["efficiency_16"], figures["distinct_share_on_ray"] = run.efficiency, run.distinct
     if only in (None, "overhead"):
         fleet.connect(None, cpus=16)
         plans = 100 if quick else 200
-        figures["overhead_ms"] = overhead_ms(on_ray(2, plans, 0.05, "two"), 2)
+        figures["overhead_ms"] = on_ray(2, plans, 0.05, "two").overhead_ms
         figures["ray_tune_ms"] = tune_ms(plans // 4, reuse=False)
         figures["ray_tune_reuse_ms"] = tune_ms(plans // 2, reuse=True)
         figures["optuna_ms"] = optuna_ms(plans)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from model_opt.errors import FleetError, ModelOptError
@@ -25,12 +27,35 @@ def connect(address: str | None, *, cpus: int | None = None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        with _on_loopback():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, TimeoutError) as error:
         raise FleetError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets a cluster that starts inside the block listen on 127.0.0.1 only.
+
+    Ray replaces that address by the host's own wherever it is asked for (`_node_ip_address`, `--node-ip-address`),
+    unless it was told that this host is no part of a cluster: its switch for Windows and macOS, which works everywhere.
+    """
+    from ray._private import ray_constants
+
+    switch = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(switch), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[switch], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for the processes of the cluster, and for us
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        if before[0] is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before[0]
 
 
 def coordinator_name(search: str) -> str:

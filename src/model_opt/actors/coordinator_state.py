@@ -17,8 +17,12 @@ from model_opt.search.objective import Objective
 
 MOST_NEWS = 500
 MOST_FLYING = 64
+LAST_ROUNDS = 32
+"""When no more than this many plans a worker are left, leases are counted out by speed."""
 REPLACED = "replaced"
 """The ending told to an earlier life of a worker that has been started again."""
+SWEEP_S = 0.1
+"""How often leases and workers are gone through for those that are overdue."""
 GIVEN_UP = 0
 """The attempt under which the coordinator itself settles a lease, so that a late result is still an extra sample."""
 
@@ -74,6 +78,7 @@ class CoordinatorState:
         self._tried: set[RowId] = set()
         self._best: tuple[float, float, float] | None = None
         self._best_at = 0
+        self._sweep_at = now
         self._clear()
         self.book.restore(kept.leases, ((k.result.lease_id, k.result.attempt) for k in kept.results), now)
         for item in kept.results:
@@ -195,10 +200,12 @@ class CoordinatorState:
     # the course of the search ---------------------------------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
-        before = len(self.book.changed)
-        self._give_up(self.book.expire(now), now)
-        self.tally.expired += len(self.book.changed) - before
-        self.roster.forget(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_S
+            before = len(self.book.changed)
+            self._give_up(self.book.expire(now), now)
+            self.tally.expired += len(self.book.changed) - before
+            self.roster.forget(now)
         if not self._open and (len(self.roster) >= self.rules.gather or now >= self._began + self.rules.gather_s):
             self._open = True
         if self.ending is None and (why := self._why_over(now)) is not None:
@@ -211,7 +218,7 @@ class CoordinatorState:
             return "time"
         if self.rules.patience is not None and len(self.log) - self._best_at >= self.rules.patience:
             return "converged"
-        if self._open and self.roster.exhausted(len(self.log)) and not self.book.open():
+        if self._open and self.roster.exhausted(len(self.log)) and not self.book.granted + self.book.expired:
             return "exhausted"
         return None
 
@@ -264,18 +271,17 @@ class CoordinatorState:
         )
 
     def _allowance(self, ask: Ask) -> int:
-        """How many leases the asker may hold: nobody prefetches at the end, and the slow leave the last to the fast."""
+        """How many leases the asker may hold: towards the end no more than it can measure before the others end."""
         if not self._open:
             return 0
-        left = self.book.room + len(self.book.open()) - self.book.granted
-        if left > 2 * len(self.roster):
+        left = self.book.room + self.book.expired
+        if left > LAST_ROUNDS * len(self.roster):
             return ask.wanted
-        return 0 if self.roster.too_slow(ask.holder.worker, left) else min(ask.wanted, 1)
+        work = left + self.book.granted / 2  # what is being measured is half done
+        return min(ask.wanted, self.roster.in_time(ask.holder.worker, work))
 
     def _reply(self, ask: Ask, grants: tuple[Grant, ...], ending: str | None) -> Reply:
         end = min(len(self.log), ask.cursor + MOST_NEWS)
-        near = [lease for lease in self.book.open() if lease.context == ask.context]
-        others = [lease.plan for lease in near if lease.holder != ask.holder]
         return Reply(
             serial=ask.serial,
             term=self.term,
@@ -284,7 +290,7 @@ class CoordinatorState:
             grants=grants,
             news=tuple(outcome for context, outcome in self.log[ask.cursor : end] if context == ask.context),
             cursor=end,
-            flying=tuple(others[-MOST_FLYING:]),
+            flying=tuple(self.book.flying_of_others(ask.context, ask.holder, MOST_FLYING)),
             roster=self.roster.weights(ask.context),
             budget=self.book.budget,
             waiting=not self._open,

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 
 from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Plan
@@ -71,6 +72,7 @@ class LeaseBook:
         self._prefix = prefix
         self._by_state: dict[LeaseState, dict[str, None]] = {state: {} for state in LeaseState}
         self._flying: dict[tuple[str, str], str] = {}
+        self._of_worker: dict[str, dict[str, None]] = {}
 
     def restore(self, leases: Iterable[Lease], results: Iterable[ResultKey], now: float) -> None:
         """Takes over what was kept; holders get a full lease from `now`, for nobody could renew in between."""
@@ -92,7 +94,12 @@ class LeaseBook:
     @property
     def room(self) -> int:
         """Units of the budget that no lease stands for. An expired lease keeps its unit: its result may yet come."""
-        return self.budget - self.settled - self.granted - len(self._by_state[LeaseState.EXPIRED])
+        return self.budget - self.settled - self.granted - self.expired
+
+    @property
+    def expired(self) -> int:
+        """Leases that nobody holds and that are still to be measured."""
+        return len(self._by_state[LeaseState.EXPIRED])
 
     def open(self) -> list[Lease]:
         """Granted and expired leases."""
@@ -104,7 +111,13 @@ class LeaseBook:
 
     def held_by(self, holder: Holder) -> list[Lease]:
         """What `holder` should be measuring."""
-        return [lease for lease in self._all(LeaseState.GRANTED) if lease.holder == holder]
+        return [lease for lease in self._held_under(holder.worker) if lease.holder == holder]
+
+    def flying_of_others(self, context: str, holder: Holder, many: int) -> list[Plan]:
+        """Up to `many` plans that were granted last in `context` to others than `holder`."""
+        newest = (self.leases[lease_id] for lease_id in reversed(self._by_state[LeaseState.GRANTED]))
+        others = (lease.plan for lease in newest if lease.context == context and lease.holder != holder)
+        return list(islice(others, many))
 
     def grant(self, plan: Plan, purpose: Purpose, context: str, holder: Holder, now: float) -> Lease | None:
         """A new lease, or None where the budget has no room or the plan is in flight in this context."""
@@ -150,8 +163,7 @@ class LeaseBook:
 
     def release(self, worker: str, *, keep: Holder | None = None) -> list[Lease]:
         """Expires at once what `worker` holds, apart from what the life `keep` of it holds; as `expire`."""
-        granted = self._all(LeaseState.GRANTED)
-        return self._lapse(lease for lease in granted if lease.holder.worker == worker and lease.holder != keep)
+        return self._lapse(lease for lease in self._held_under(worker) if lease.holder != keep)
 
     def settle(self, lease_id: str, attempt: int) -> Verdict:
         """Counts a result once; of several attempts' results the first settles. Raises `KeyError` for no such lease."""
@@ -180,6 +192,10 @@ class LeaseBook:
         lapsed = [self._put(replace(lease, state=LeaseState.EXPIRED)) for lease in list(leases)]
         return [lease for lease in lapsed if lease.attempt >= MOST_ATTEMPTS]
 
+    def _held_under(self, worker: str) -> list[Lease]:
+        """What any life of `worker` holds."""
+        return [self.leases[lease_id] for lease_id in self._of_worker.get(worker, ())]
+
     def _all(self, state: LeaseState) -> list[Lease]:
         return [self.leases[lease_id] for lease_id in self._by_state[state]]
 
@@ -188,8 +204,11 @@ class LeaseBook:
         if before is not None:
             self._by_state[before.state].pop(before.lease_id, None)
             self._flying.pop((before.plan.key, before.context), None)
+            self._of_worker.get(before.holder.worker, {}).pop(before.lease_id, None)
         if lease.state in (LeaseState.GRANTED, LeaseState.EXPIRED):
             self._flying[lease.plan.key, lease.context] = lease.lease_id
+        if lease.state is LeaseState.GRANTED:
+            self._of_worker.setdefault(lease.holder.worker, {})[lease.lease_id] = None
         self._by_state[lease.state][lease.lease_id] = None
         self.leases[lease.lease_id] = self.changed[lease.lease_id] = lease
         return lease

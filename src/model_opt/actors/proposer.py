@@ -41,7 +41,13 @@ class Search:
 
 
 class Proposer(Protocol):
-    """Proposes plans for one worker. Told every settled outcome of its context once, in the coordinator's order."""
+    """Proposes plans for one worker. Told every settled outcome of its context once, in the coordinator's order.
+
+    Once `explores_until` plans are settled or in flight, nothing new is explored. For one thread, apart from that
+    number.
+    """
+
+    explores_until: int
 
     def tell(self, outcome: Outcome) -> None:
         """Learns from an outcome."""
@@ -56,6 +62,7 @@ class TreeProposer:
     def __init__(self, worker: str, search: Search, budget: int, noise: Mapping[str, float | None]) -> None:
         self._worker = worker
         self._searcher = search.searcher(budget, noise)
+        self.explores_until = budget
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer`."""
@@ -65,6 +72,7 @@ class TreeProposer:
         """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart."""
         searcher = self._searcher
         searcher.budget = budget
+        self.explores_until = budget - searcher.verifications
         left = budget - searcher.settled - len(flying)
         found = []
         if self._worker in roster and left > searcher.verifications:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median_high
 
 from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Ask
 
 TOO_SLOW = 2.0
-"""A worker that takes this many times as long as the fleet's typical one leaves the last plans to the others."""
+"""A worker that takes this many times as long as the fleet's typical one may leave the last plans to the others."""
 
 
 @dataclass
@@ -19,6 +20,10 @@ class _Member:
     speed: float = 0.0
     exhausted_at: int = -1
 
+    def share(self) -> tuple[Holder, str, int | None]:
+        """What the weights depend on."""
+        return self.holder, self.context, round(2 * math.log2(self.speed)) if self.speed > 0 else None
+
 
 class Roster:
     """The workers that were heard of within `lost_after_s` seconds. It decides shares, never counts."""
@@ -26,6 +31,7 @@ class Roster:
     def __init__(self, *, lost_after_s: float) -> None:
         self._lost_after_s = lost_after_s
         self._members: dict[str, _Member] = {}
+        self._weights: dict[str, Mapping[str, float]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -40,8 +46,12 @@ class Roster:
         member = self._members.get(ask.holder.worker)
         if member is None or member.holder != ask.holder:
             member = self._members[ask.holder.worker] = _Member(ask.holder, ask.context, now)
+            self._weights = {}
+        before = member.share()
         member.last_s, member.context, member.speed = now, ask.context, ask.speed
         member.exhausted_at = ask.cursor if ask.exhausted else -1
+        if member.share() != before:
+            self._weights = {}
 
     def alive(self, holder: Holder, now: float) -> bool:
         """Notes a sign of life; False from a life that is not the worker's latest, or that was forgotten."""
@@ -53,33 +63,41 @@ class Roster:
 
     def remove(self, worker: str) -> None:
         """A worker has said goodbye."""
-        self._members.pop(worker, None)
+        if self._members.pop(worker, None) is not None:
+            self._weights = {}
 
     def forget(self, now: float) -> None:
         """Strikes out who has been silent for too long."""
         for worker, member in list(self._members.items()):
             if now - member.last_s > self._lost_after_s:
-                del self._members[worker]
+                self.remove(worker)
 
     def weights(self, context: str) -> Mapping[str, float]:
         """The workers of `context` and their speeds, in half octaves so that shares do not move all the time."""
-        speeds = {name: m.speed for name, m in self._members.items() if m.context == context}
-        known = sorted(speed for speed in speeds.values() if speed > 0)
-        typical = known[len(known) // 2] if known else 1.0
-        return {name: _half_octave((speed or typical) / typical) for name, speed in speeds.items()}
+        if context not in self._weights:
+            here = {name: m.speed for name, m in self._members.items() if m.context == context}
+            typical = median_high([speed for speed in here.values() if speed > 0] or [1.0])
+            self._weights[context] = {name: _half_octave((speed or typical) / typical) for name, speed in here.items()}
+        return self._weights[context]
 
     def exhausted(self, news: int) -> bool:
         """Whether everybody knows all `news` and can propose nothing more."""
         return bool(self._members) and all(m.exhausted_at >= news for m in self._members.values())
 
-    def too_slow(self, worker: str, left: int) -> bool:
-        """Whether the others will have measured the `left` plans before this worker has measured one."""
-        speeds = {name: m.speed for name, m in self._members.items()}
-        own = speeds.get(worker, 0.0)
-        known = sorted(speed for speed in speeds.values() if speed > 0)
-        if own <= 0 or len(known) < 2 or own * TOO_SLOW > known[len(known) // 2]:
-            return False
-        return left / (sum(known) - own) < 1.0 / own
+    def in_time(self, worker: str, work: float) -> int:
+        """How many leases `worker` can measure until the fleet is done with `work` plans; at least one, apart from a
+        worker that is `TOO_SLOW`, for which the others would wait: it needs twice the time."""
+        speeds, typical = self._speeds(), self._typical()
+        own = speeds.get(worker, typical)
+        most = work / sum(speeds.values()) * own
+        return int(most / 2) if own * TOO_SLOW <= typical else max(int(most + 0.5), 1)
+
+    def _speeds(self) -> dict[str, float]:
+        typical = self._typical()
+        return {name: member.speed or typical for name, member in self._members.items()}
+
+    def _typical(self) -> float:
+        return median_high([member.speed for member in self._members.values() if member.speed > 0] or [1.0])
 
 
 def _half_octave(ratio: float) -> float:

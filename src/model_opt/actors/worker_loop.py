@@ -1,15 +1,17 @@
-"""A worker at work: one thread measures, one talks and plans, one gives signs of life. Free of Ray."""
+"""A worker at work: one thread measures, one talks, one plans, one gives signs of life. Free of Ray."""
 
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from model_opt.actors.coordinator_state import MOST_NEWS
 from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Ask, Grant, Reply
+from model_opt.actors.planning import SPARE, Planning
 from model_opt.actors.proposer import Proposals, Proposer
 from model_opt.actors.worker_state import WorkerState
 from model_opt.search.evaluator import Outcome, Purpose
@@ -20,9 +22,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 2.0
 IDLE_S = 0.2
 """How long a worker that was granted nothing waits before it asks again."""
-SPARE = 2
-"""Proposals beyond what is wanted, for those that somebody else has taken."""
-MOST_PROPOSALS = 8
+PATIENCE_S = 0.5
+"""How long a turn waits for proposals that are still being made; what was measured waits less."""
 BLOCK_S = 0.1
 """Prefetched leases are worth this much measuring, so that a turn's delay never leaves the device idle."""
 MOST_HELD = 16
@@ -36,6 +37,17 @@ class Link(Protocol):
 
     def beat(self, holder: Holder, held: frozenset[str]) -> None:
         """A sign of life; does not wait."""
+
+
+@dataclass
+class Spent:
+    """Where a worker's time went: its measuring thread measured or had nothing to measure, its talking thread waited
+    for answers."""
+
+    measuring_s: float = 0.0
+    idle_s: float = 0.0
+    asking_s: float = 0.0
+    turns: int = 0
 
 
 class WorkerLoop:
@@ -56,28 +68,30 @@ class WorkerLoop:
         beat_s: float = BEAT_S,
     ) -> None:
         self._state, self._link, self._measure = state, link, measure
-        self._make_proposer, self._interrupt, self._beat_s = make_proposer, interrupt, beat_s
-        self._proposer: Proposer | None = None
-        self._epoch: str | None = None
+        self._interrupt, self._beat_s = interrupt, beat_s
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)  # something to measure, or the end
         self._done = threading.Event()  # something measured, or the end
         self._over = threading.Event()
         self._leaving = threading.Event()
         self._typical_s = math.inf
-        self.planning_s = 0.0
+        self._spent = Spent()
+        self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s)
 
     def run(self) -> str:
         """Works; returns why it ended ("budget", …, "left")."""
         threads = [threading.Thread(target=work, daemon=True) for work in (self._measure_all, self._give_signs)]
         for thread in threads:
             thread.start()
+        self._planning.start()
         try:
             return self._converse()
         finally:
             self._finish()
+            self._planning.close()
             for thread in threads:
                 thread.join()
+            log.info("spent %s, planning %.3f s", self._spent, self._planning.planning_s)
 
     def leave(self) -> None:
         """Gives the leases back and ends; from any thread."""
@@ -106,38 +120,41 @@ class WorkerLoop:
 
     def _turn(self, proposals: Proposals, wanted: int, leaving: bool) -> Reply | None:
         """One question and its answer; None where it was lost."""
+        exhausted = wanted > 0 and not proposals and self._planning.exhausted
         with self._lock:
             self._done.clear()  # what is finished from here on belongs to the next turn
-            ask = self._state.question(
-                proposals=proposals, wanted=wanted, leaving=leaving, exhausted=wanted > 0 and not proposals
-            )
+            ask = self._state.question(proposals=proposals, wanted=wanted, leaving=leaving, exhausted=exhausted)
+        began = time.perf_counter()
         try:
             reply = self._link.ask(ask)
         except Exception as error:
             log.warning("the coordinator does not answer: %s", error)
             return None
+        finally:
+            self._spent.turns += 1
+            self._spent.asking_s += time.perf_counter() - began
         with self._lock:
             if not self._state.hear(reply):
                 return None
             self._news.notify_all()
         if reply.ending:
             self._finish()
-        self._learn(self._state.last or reply)
+        self._learn(self._state.last or reply, proposals)
         return reply
+
+    def _learn(self, reply: Reply, offered: Proposals) -> None:
+        own = [grant.plan for grant in self._held()]
+        if offered and len(reply.grants) < len(offered) - SPARE:
+            self._planning.refused(offered)
+        self._planning.hear(reply, own)
 
     def _wishes(self) -> tuple[Proposals, int]:
         """What to propose, and how many leases to hold in all; nothing before the first answer."""
         with self._lock:
-            last, missing = self._state.last, self._target() - self._state.holds
-        if last is None or last.waiting or last.ending or missing <= 0 or self._proposer is None:
+            last, missing, unsent = self._state.last, self._target() - self._state.holds, self._state.unsent
+        if last is None or last.waiting or last.ending or missing <= 0:
             return [], 0
-        began = time.perf_counter()
-        many = min(missing + SPARE, MOST_PROPOSALS)
-        own = [grant.plan for grant in self._held()]
-        flying = [*last.flying, *own]
-        proposals = self._proposer.propose(many, flying=flying, roster=last.roster, budget=last.budget)
-        self.planning_s += time.perf_counter() - began
-        return proposals, self._target()
+        return self._planning.take(missing, patience_s=PATIENCE_S / 5 if unsent else PATIENCE_S), self._target()
 
     def _target(self) -> int:
         """One that runs, and enough others for `BLOCK_S`."""
@@ -147,12 +164,6 @@ class WorkerLoop:
         with self._lock:
             running = [self._state.running] if self._state.running else []
             return [*running, *self._state.queue]
-
-    def _learn(self, reply: Reply) -> None:
-        if self._proposer is None or reply.epoch != self._epoch:
-            self._proposer, self._epoch = self._make_proposer(reply.budget), reply.epoch
-        for outcome in reply.news:
-            self._proposer.tell(outcome)
 
     def _more_news(self, reply: Reply) -> bool:
         """Whether the answer was cut off, or was the first: then the next question follows at once."""
@@ -172,17 +183,20 @@ class WorkerLoop:
 
     def _measure_all(self) -> None:
         while True:
+            waiting = time.perf_counter()
             with self._lock:
                 while not self._state.queue and not self._over.is_set():
                     self._news.wait()
                 if self._over.is_set():
                     return
                 grant = self._state.start()
+            self._spent.idle_s += time.perf_counter() - waiting
             if grant is None:
                 continue
             began = time.perf_counter()
             outcome = self._measure(grant.plan, grant.purpose)
             busy_s = time.perf_counter() - began
+            self._spent.measuring_s += busy_s
             with self._lock:
                 if self._over.is_set():
                     self._state.abandon()
