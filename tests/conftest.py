@@ -1,8 +1,12 @@
-"""Shared by all tests: what is long runs only in `make soak`."""
+"""Shared by all tests: what is long runs only in `make soak`; real servers, one of each for the whole session, or a
+visible skip where one is missing."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from servers.starting import Missing, Server, serve
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,3 +16,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "soak" in item.keywords:
             item.add_marker(skip)
+
+
+def _session_server(name: str, factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        with serve(name, factory.mktemp(name)) as server:
+            yield server
+    except Missing as error:
+        if os.environ.get("MODEL_OPT_REQUIRE_SERVERS") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _session_server("redis", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _session_server("mongodb", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _session_server("neo4j", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _session_server("chroma", tmp_path_factory)

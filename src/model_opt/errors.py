@@ -15,6 +15,9 @@ ModelOptError
 │   ├── StoreUnavailable    it cannot be reached now; retrying later may help
 │   ├── StoreConflict       what is written contradicts what is there
 │   └── StoreCorrupt        what is there cannot be read; it has been kept, never overwritten
+├── HubError                a hub between deployments
+│   ├── HubUnreachable      it does not answer, or not in time; trying again later may help
+│   └── HubRefused          it answers, and says no: why, and what to do
 └── FleetError              the cluster: no coordinator, a refused term, an infeasible request
 """
 
@@ -92,6 +95,18 @@ class StoreConflict(StoreError):
 
 class StoreCorrupt(StoreError):
     """What is there cannot be read; it has been kept aside, never overwritten."""
+
+
+class HubError(ModelOptError):
+    """A hub failed."""
+
+
+class HubUnreachable(HubError):
+    """The hub does not answer; nothing is lost, and the same call may be made again."""
+
+
+class HubRefused(HubError):
+    """The hub refuses the request."""
 
 
 class FleetError(ModelOptError):

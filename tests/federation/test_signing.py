@@ -222,7 +222,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = ask("revoke", "--reason", "stolen", "--out", str(bundle))
     shown = ask("show")
     assert told["rotated"] and shown["origin"] == origin and told["withdrawn"] in shown["earlier_epochs"]  # type: ignore[operator]
-    assert shown["peers"] == {"a" * 64: {"trust": 0.5, "name": "vision", "note": ""}}
+    assert shown["peers"] == {"a" * 64: {"trust": 0.5, "name": "vision", "note": "", "authority": False}}
     record: Record = verify(next(iter(read_bundle(bundle))), {origin}).record
     assert isinstance(record, Revocation) and record.epochs == {told["withdrawn"]: 1}
     assert "vision" in run(app, ["show"]).stdout

@@ -16,7 +16,7 @@ from model_opt.federation.stream import Stream
 from model_opt.storage.knowledge import rows_for, show, stats
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, RESNET50, VIT_B, entries, expected_rows, sorted_rows
-from model_opt.storage.transfer import copy_store, export_bundle, import_bundle, rebuild_index, revoke_origin
+from model_opt.storage.transfer import copy_store, rebuild_index
 
 SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
 FILES = ["knowledge.db", "knowledge.json"]
@@ -116,7 +116,7 @@ def test_rows_of_an_older_layout_are_derived_anew(tmp_path: Path) -> None:
     store.append(envelope)
     store.close()
     with sqlite3.connect(path) as link:
-        link.execute("DELETE FROM rows")
+        link.execute("DELETE FROM measured")
         link.execute("UPDATE facts SET value = 0 WHERE name = 'rows'")
     link.close()
     assert open_store(path).rows() == sorted_rows(envelope.rows)
@@ -141,22 +141,17 @@ def test_knowledge_moves_whole(tmp_path: Path) -> None:
     source, target = open_store(tmp_path / "a.db"), open_store(tmp_path / "b.json")
     one, two = Stream(origin="alpha"), Stream(origin="beta")
     source.append(one.mint(RESNET18, entries(3)), two.mint(VIT_B, entries(2)))
-    bundle = tmp_path / "knowledge.bundle"
-    exported = export_bundle(source, bundle)
-    assert exported.records == 2 and exported.size_bytes == bundle.stat().st_size
-    assert import_bundle(target, bundle, dry_run=True).new == 2 and target.rows() == []
-    moved = import_bundle(target, bundle)
+    assert copy_store(source, target, dry_run=True).new == 2 and target.rows() == []
+    moved = copy_store(source, target)
     assert (moved.new, moved.known, moved.rows, moved.origins) == (2, 0, 5, ("alpha", "beta"))
-    assert target.rows() == source.rows() and import_bundle(target, bundle).known == 2
+    assert target.rows() == source.rows() and copy_store(source, target).known == 2
     source.append(one.mint(RESNET50, entries(1)))
-    assert export_bundle(source, bundle, since=exported.cursor).records == 1
     assert copy_store(source, target).new == 1 and target.rows() == source.rows()
     twin = Stream(origin="beta", epoch=two.epoch).mint(VIT_B, entries(9))
     third = open_store(tmp_path / "c.db")
     third.append(twin)
     assert len(copy_store(source, third).conflicts) == 1
-    revoked = revoke_origin(target, "alpha", reason="test")
-    assert (revoked.rows_before, revoked.rows_after) == (6, 2)
+    target.revoke(Revocation(federation="local", origin="alpha", authority="reader", reason="test"))
     assert copy_store(source, target).known == 3 and len(target.rows()) == 2
     with pytest.raises(InvalidInput):
         rebuild_index(source)

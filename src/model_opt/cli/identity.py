@@ -50,6 +50,9 @@ def trust(
     origin: Annotated[str, typer.Argument(help="Its name, as its `identity show` prints it: 64 digits.")],
     share: Annotated[float, typer.Argument(help="How far: 0 (not at all) to 1 (as oneself).")] = 1.0,
     name: Annotated[str, typer.Option(help="What to call it here.")] = "",
+    authority: Annotated[
+        bool | None, typer.Option("--authority/--no-authority", help="Follow its withdrawals of others' records too.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take records that ORIGIN has signed, and count them SHARE; 0 ends it.
@@ -58,7 +61,7 @@ def trust(
     """
     from model_opt.federation.trust import trust as keep
 
-    _tell({"origin": origin, **asdict(keep(origin, share, name=name))}, as_json)
+    _tell({"origin": origin, **asdict(keep(origin, share, name=name, authority=authority))}, as_json)
 
 
 @app.command()
@@ -91,6 +94,7 @@ def revoke(
     from model_opt.federation.identity import deployment_identity
     from model_opt.federation.identity import rotate as renew
     from model_opt.federation.signing import sign
+    from model_opt.storage.outgoing import Outgoing
 
     identity = deployment_identity()
     withdrawn = epoch or identity.epoch
@@ -101,7 +105,9 @@ def revoke(
         reason=reason,
         epochs={} if everything else {withdrawn: first},
     )
-    write_bundle(out, [sign(identity, record)])
+    signed = sign(identity, record)
+    Outgoing(identity, federation).keep(signed)
+    write_bundle(out, [signed])
     rotated = everything or withdrawn == identity.epoch
     if rotated:
         renew()

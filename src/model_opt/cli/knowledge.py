@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from model_opt.cli.sharing import as_lines as _lines
+from model_opt.cli.sharing import print_leaving, print_taken, touched_by
+
 if TYPE_CHECKING:
     from model_opt.storage.knowledge import InspectableStore
 
@@ -30,7 +33,7 @@ def show(store: Store = None, as_json: Json = False) -> None:
 
     from model_opt.storage.knowledge import show as known_models
 
-    with _opened(store) as opened:
+    with opened_store(store) as opened:
         models = known_models(opened)
     if as_json:
         print(json.dumps([asdict(model) for model in models], default=str))
@@ -58,7 +61,7 @@ def stats(store: Store = None, as_json: Json = False) -> None:
     """
     from model_opt.storage.knowledge import stats as count
 
-    with _opened(store) as opened:
+    with opened_store(store) as opened:
         found = count(opened)
     if as_json:
         print(json.dumps(asdict(found), default=str))
@@ -75,19 +78,32 @@ def stats(store: Store = None, as_json: Json = False) -> None:
 
 @app.command("export")
 def export(
-    out: Annotated[Path, typer.Option(help="The bundle to write.")],
-    since: Annotated[int, typer.Option(help="Only what came after this cursor of an earlier export.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The bundle to write.")] = None,
+    since: Annotated[str, typer.Option(help="Only what came after this cursor of an earlier export.")] = "0.0",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every field that would leave; write nothing.")
+    ] = False,
+    least_plans: Annotated[int, typer.Option(help="Architectures with fewer measured plans stay.")] = 3,
+    least_samples: Annotated[int, typer.Option(help="Metrics of fewer samples stay.")] = 1,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write what is known to a bundle for another deployment.
+    """Write what is known to a bundle for other deployments, coarse and signed.
 
     Example: model-opt knowledge export --out knowledge.mopt
     """
-    from model_opt.storage.transfer import export_bundle
+    from model_opt.errors import InvalidInput
+    from model_opt.federation.leaving import Rules
+    from model_opt.storage.sharing import export_bundle, preview
 
-    with _opened(store) as opened:
-        _tell(export_bundle(opened, out, since=since), as_json)
+    rules = Rules(least_plans=least_plans, least_samples=least_samples)
+    with opened_store(store) as opened:
+        if dry_run:
+            print_leaving(preview(opened, since=since, rules=rules), as_json)
+        elif out is None:
+            raise InvalidInput("say where to: --out FILE, or --dry-run to see what would leave")
+        else:
+            _tell(export_bundle(opened, out, since=since, rules=rules), as_json)
 
 
 @app.command("import")
@@ -97,14 +113,14 @@ def import_(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a bundle; what is there already changes nothing.
+    """Take in what trusted deployments have signed; what is there already changes nothing.
 
     Example: model-opt knowledge import knowledge.mopt --dry-run
     """
-    from model_opt.storage.transfer import import_bundle
+    from model_opt.storage.sharing import import_bundle
 
-    with _opened(store) as opened:
-        _tell(import_bundle(opened, bundle, dry_run=dry_run), as_json)
+    with opened_store(store) as opened:
+        print_taken(import_bundle(opened, bundle, dry_run=dry_run), as_json)
 
 
 @app.command()
@@ -120,7 +136,7 @@ def copy(
     """
     from model_opt.storage.transfer import copy_store
 
-    with _opened(source) as read, _opened(target) as written:
+    with opened_store(source) as read, opened_store(target) as written:
         _tell(copy_store(read, written, dry_run=dry_run), as_json)
 
 
@@ -132,7 +148,7 @@ def rebuild_index(store: Store = None, as_json: Json = False) -> None:
     """
     from model_opt.storage.transfer import rebuild_index as rebuild
 
-    with _opened(store) as opened:
+    with opened_store(store) as opened:
         count = rebuild(opened)
     print(json.dumps({"signatures": count}) if as_json else f"{count} signatures indexed")
 
@@ -141,30 +157,31 @@ def rebuild_index(store: Store = None, as_json: Json = False) -> None:
 def revoke(
     origin: Annotated[str, typer.Argument(help="The origin whose measurements are withdrawn.")],
     reason: Annotated[str, typer.Option(help="Why; travels with the revocation.")],
+    results: Annotated[list[Path] | None, typer.Option(help="Folders in which to look for results; default: .")] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Withdraw what an origin has said; it stays withdrawn, wherever it comes from.
+    """Withdraw what an origin has said; it stays withdrawn, wherever it comes from. Lists the results it touched.
 
-    Example: model-opt knowledge revoke 3f9c… --reason "wrong clock"
+    Example: model-opt knowledge revoke 3f9c… --reason "wrong clock" --results runs
     """
-    from model_opt.storage.transfer import revoke_origin
+    from model_opt.storage.sharing import withdraw
 
-    with _opened(store) as opened:
-        _tell(revoke_origin(opened, origin, reason=reason), as_json)
+    with opened_store(store) as opened:
+        before, after = withdraw(opened, origin, reason=reason)
+    touched = [str(path) for folder in results or [Path()] for path in touched_by(origin, folder)]
+    found = {"origin": origin, "rows_before": before, "rows_after": after, "results": touched}
+    print(json.dumps(found) if as_json else _lines(found))
 
 
 def _tell(outcome: Any, as_json: bool) -> None:
     fields = asdict(outcome)
-    if as_json:
-        print(json.dumps(fields, default=str))
-        return
-    for name, value in fields.items():
-        print(f"{name.replace('_', ' '):12} {value}")
+    print(json.dumps(fields, default=str) if as_json else _lines(fields))
 
 
 @contextmanager
-def _opened(store: str | None) -> Iterator["InspectableStore"]:
+def opened_store(store: str | None) -> Iterator["InspectableStore"]:
+    """The store that `store` names, by default the user's own; closed at the end."""
     from model_opt.storage.open import default_store_path, open_store
 
     opened = open_store(store or default_store_path())

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from model_opt import __version__
-from model_opt.cli import fleet, identity, knowledge, optimizing
+from model_opt.cli import fleet, hub, identity, knowledge, optimizing, report, ui
+from model_opt.cli.welcome import welcome
 from model_opt.errors import ModelOptError
 
 app = typer.Typer(
     name="model-opt",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Finds the best way to compress a neural network, by measuring on this machine.",
@@ -19,6 +20,8 @@ app = typer.Typer(
 )
 app.command("optimize")(optimizing.optimize)
 app.command("show")(optimizing.show)
+app.command("report")(report.report)
+app.command("ui")(ui.ui)
 app.command("doctor")(optimizing.doctor)
 app.command("search")(fleet.search)
 app.command("status")(fleet.status)
@@ -28,15 +31,19 @@ app.command("extend")(fleet.extend)
 app.command("list")(fleet.list_)
 app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(identity.app, name="identity")
+app.add_typer(hub.app, name="hub")
 
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        welcome()
 
 
 def main() -> None:

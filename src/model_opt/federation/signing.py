@@ -29,7 +29,7 @@ from model_opt.federation.sealed import Sealed
 from model_opt.federation.wire import Head, Limits, encode, read_head, seal, split
 
 _BY_KEY, _BY_ROOT = 1, 2
-_RECORD = b"model_opt record 1\n"
+_RECORD, _REQUEST = b"model_opt record 1\n", b"model_opt request 1\n"
 _LENGTHS = {_BY_KEY: 1 + KEY_BYTES + EPOCH_BYTES + 2 * SIGNATURE_BYTES, _BY_ROOT: 1 + SIGNATURE_BYTES}
 
 
@@ -48,9 +48,25 @@ def sign(identity: Identity, record: Record) -> bytes:
         return seal(data, bytes([_BY_ROOT]) + identity.root.sign(message))
     if (record.origin, record.epoch) != (identity.origin, identity.epoch):
         raise InvalidInput(f"signed are envelopes of origin {identity.origin} and epoch {identity.epoch} only")
+    return seal(data, _mark(identity, message))
+
+
+def sign_request(identity: Identity, request: bytes) -> bytes:
+    """A mark of the first kind over `request`, with the identity's signing key. It is no seal of any record."""
+    return _mark(identity, _REQUEST + request)
+
+
+def request_epoch(origin: str, mark: bytes, request: bytes) -> str:
+    """The epoch of the key of `origin` that has signed `request`; raises `WireError` where none has."""
+    if len(mark) != _LENGTHS[_BY_KEY] or mark[0] != _BY_KEY:
+        raise WireError("the request is not signed with a signing key")
+    return _genuine(origin, mark, _REQUEST + request, "request").epoch
+
+
+def _mark(identity: Identity, message: bytes) -> bytes:
     certificate = identity.certificate
     parts = (certificate.key, bytes.fromhex(certificate.epoch), certificate.signature, identity.key.sign(message))
-    return seal(data, bytes([_BY_KEY]) + b"".join(parts))
+    return bytes([_BY_KEY]) + b"".join(parts)
 
 
 def verify(
@@ -98,17 +114,23 @@ def equivocates(a: Sealed, b: Sealed) -> bool:
 
 
 def _check_envelope(head: Head, mark: bytes, message: bytes, trusted: Collection[str]) -> None:
-    origin, key_end, epoch_end = head.origin, 1 + KEY_BYTES, 1 + KEY_BYTES + EPOCH_BYTES
-    root_end = epoch_end + SIGNATURE_BYTES
+    origin = head.origin
     if origin not in trusted:
         raise WireError(f"origin {origin[:80]!r} is not trusted here: model-opt identity trust ORIGIN")
+    if head.fields.get("epoch") != _genuine(origin, mark, message, "envelope").epoch:
+        raise WireError("signed with the key of another epoch")
+
+
+def _genuine(origin: str, mark: bytes, message: bytes, what: str) -> Certificate:
+    """The certificate in a mark of the first kind, if the origin's root signed it and its key `message`."""
+    key_end, epoch_end = 1 + KEY_BYTES, 1 + KEY_BYTES + EPOCH_BYTES
+    root_end = epoch_end + SIGNATURE_BYTES
     certificate = Certificate(
         origin=origin, key=mark[1:key_end], epoch=mark[key_end:epoch_end].hex(), signature=mark[epoch_end:root_end]
     )
     if not certificate.genuine or not signed_with(certificate.key, mark[root_end:], message):
-        raise WireError(f"a forged envelope: origin {origin[:80]!r} has not signed it")
-    if head.fields.get("epoch") != certificate.epoch:
-        raise WireError("signed with the key of another epoch")
+        raise WireError(f"a forged {what}: origin {origin[:80]!r} has not signed it")
+    return certificate
 
 
 def _check_law(head: Head, mark: bytes, message: bytes, trusted: Collection[str], authorities: Collection[str]) -> None:

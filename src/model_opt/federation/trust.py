@@ -18,11 +18,15 @@ _FILE = "trust.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Another deployment: how far it is trusted (0 to 1), what it is called here, and why."""
+    """Another deployment: how far it is trusted (0 to 1), what it is called here, and why.
+
+    An `authority` is one whose withdrawals of others' records are followed.
+    """
 
     trust: float
     name: str = ""
     note: str = ""
+    authority: bool = False
 
 
 def peers(folder: Path | None = None) -> dict[str, Peer]:
@@ -35,8 +39,16 @@ def peers(folder: Path | None = None) -> dict[str, Peer]:
         raise StoreError(f"{path} cannot be read: {error}") from error
 
 
-def trust(origin: str, share: float, *, name: str = "", note: str = "", folder: Path | None = None) -> Peer:
-    """Sets how far `origin` is trusted; 0 means not at all. A name stays until another is given.
+def trust(
+    origin: str,
+    share: float,
+    *,
+    name: str = "",
+    note: str = "",
+    authority: bool | None = None,
+    folder: Path | None = None,
+) -> Peer:
+    """Sets how far `origin` is trusted; 0 means not at all. Name and authority stay until others are given.
 
     Raises `InvalidInput` for no origin or share, and `StoreError`.
     """
@@ -47,8 +59,13 @@ def trust(origin: str, share: float, *, name: str = "", note: str = "", folder: 
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / ".trust.lock", timeout=10):
             known = peers(folder)
-            before = known.get(origin)
-            known[origin] = Peer(trust=share, name=name or (before.name if before else ""), note=note)
+            before = known.get(origin, Peer(trust=share))
+            known[origin] = Peer(
+                trust=share,
+                name=name or before.name,
+                note=note,
+                authority=before.authority if authority is None else authority,
+            )
             _write(folder / _FILE, known)
     except OSError as error:
         raise StoreError(f"trust cannot be kept at {folder}: {error.strerror or error}") from error
@@ -65,6 +82,11 @@ def trusted(own: str, folder: Path | None = None) -> frozenset[str]:
     return frozenset({own, *(origin for origin, peer in peers(folder).items() if peer.trust > 0)})
 
 
+def authorities(own: str, folder: Path | None = None) -> frozenset[str]:
+    """Whose withdrawals of others' records are followed: `own`, and the trusted peers that are authorities."""
+    return frozenset({own, *(origin for origin, peer in peers(folder).items() if peer.authority and peer.trust > 0)})
+
+
 def shares(own: str, folder: Path | None = None) -> Mapping[str, float]:
     """Trust by origin, as `weighting.merge_origins` takes it; `own` is 1."""
     return {origin: peer.trust for origin, peer in peers(folder).items()} | {own: 1.0}
@@ -74,7 +96,8 @@ def _peer(fields: Mapping[str, object]) -> Peer:
     share, name, note = fields["trust"], fields.get("name", ""), fields.get("note", "")
     if not isinstance(share, int | float):
         raise TypeError(f"trust {share!r} is no number")
-    return Peer(trust=checked_share("trust", share), name=str(name), note=str(note))
+    authority = fields.get("authority", False) is True
+    return Peer(trust=checked_share("trust", share), name=str(name), note=str(note), authority=authority)
 
 
 def _write(path: Path, known: Mapping[str, Peer]) -> None:

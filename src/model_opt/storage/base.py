@@ -26,10 +26,8 @@ from model_opt.storage.store import Counts, OriginSummary
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-ROWS_SCHEMA = 1
-"""The version of how rows are laid out in a store. Where a store's is older, rows are derived from the records anew."""
 STALE = 0
-"""Kept instead of `ROWS_SCHEMA` while rows and records may disagree: whoever connects next derives the rows anew."""
+"""Kept instead of a store's `rows_schema` while rows and records may disagree: whoever connects next derives them."""
 _PAGE = 200
 
 
@@ -43,6 +41,9 @@ class Write:
 
 class BaseStore(ABC):
     """A knowledge store over a back end's primitives: `KnowledgeStore` and `Inspection` in terms of them."""
+
+    rows_schema = 1
+    """The version of how a back end lays rows out. Where a store's is older, rows are derived from the records anew."""
 
     def __init__(self, *, federation: str = "local", retry: Retry | None = None, limits: Limits | None = None) -> None:
         """Nothing is touched before the first call. `limits` are for records given as bytes."""
@@ -124,12 +125,12 @@ class BaseStore(ABC):
         """See `Inspection.contexts`."""
         return self._call(self._contexts)
 
-    def envelopes(self, since: int = 0) -> Iterator[tuple[int, bytes]]:
+    def envelopes(self, since: int = 0, page: int = _PAGE) -> Iterator[tuple[int, bytes]]:
         """See `Inspection.envelopes`."""
         cursor = since
-        while page := self._call(lambda after=cursor: self._records(after, _PAGE, policies=False)):  # type: ignore[misc]
-            yield from page
-            cursor = page[-1][0]
+        while found := self._call(lambda after=cursor: self._records(after, page, policies=False)):  # type: ignore[misc]
+            yield from found
+            cursor = found[-1][0]
 
     def rebuild(self) -> int:
         """Derives every row from the records anew, and returns how many there are. Meant for one writer at a time."""
@@ -159,13 +160,13 @@ class BaseStore(ABC):
         self._connect()
         self._connected = True
         found = self._schema()
-        if found is not None and found > ROWS_SCHEMA:
+        if found is not None and found > self.rows_schema:
             self.close()
-            raise StoreError(f"{self!r} was written by a newer model_opt (schema {found}); this is {ROWS_SCHEMA}")
+            raise StoreError(f"{self!r} was written by a newer model_opt (schema {found}); this is {self.rows_schema}")
         if found is None:
-            self._set_schema(ROWS_SCHEMA)
-        elif found < ROWS_SCHEMA:
-            _log.info("%r: deriving rows anew (schema %d to %d)", self, found, ROWS_SCHEMA)
+            self._set_schema(self.rows_schema)
+        elif found < self.rows_schema:
+            _log.info("%r: deriving rows anew (schema %d to %d)", self, found, self.rows_schema)
             self._rebuild()
 
     def _append(self, sealed: Sequence[Sealed]) -> int:
@@ -179,7 +180,7 @@ class BaseStore(ABC):
             new = self._put([_write(one, policy) for one in sealed])
             for law in laws:
                 self._obey(law, policy)
-            self._set_schema(ROWS_SCHEMA)
+            self._set_schema(self.rows_schema)
             return new
 
     def _obey(self, law: Record, policy: Policy) -> None:
@@ -196,7 +197,7 @@ class BaseStore(ABC):
             self._set_schema(STALE)
             self._forget(None, None)
             self._derive(self._fresh_policy(), origin=None)
-            self._set_schema(ROWS_SCHEMA)
+            self._set_schema(self.rows_schema)
             return self._counts().rows
 
     def _derive(self, policy: Policy, origin: str | None) -> None:

@@ -139,6 +139,6 @@ class IndexedStore:
         """See `Inspection.cursors`."""
         return self.store.cursors()
 
-    def envelopes(self, since: int = 0) -> Iterator[tuple[int, bytes]]:
+    def envelopes(self, since: int = 0, page: int = 200) -> Iterator[tuple[int, bytes]]:
         """See `Inspection.envelopes`."""
-        return self.store.envelopes(since)
+        return self.store.envelopes(since, page)

@@ -91,8 +91,8 @@ class Inspection(Protocol):
     def cursors(self) -> Mapping[StreamKey, Cursor]:
         """How far every (federation, origin, epoch) is known without a gap; reads every record's head."""
 
-    def envelopes(self, since: int = 0) -> Iterator[tuple[int, bytes]]:
+    def envelopes(self, since: int = 0, page: int = 200) -> Iterator[tuple[int, bytes]]:
         """Records (snapshots and revocations too) after the cursor `since`, as (cursor, bytes), in the store's order.
 
-        Cursors are the store's own, grow, and mean nothing in another store.
+        Cursors are the store's own, grow, and mean nothing in another store. So many as `page` are in memory at once.
         """

@@ -1,0 +1,37 @@
+"""What a hub takes: sizes, rates and times."""
+
+from dataclasses import dataclass
+
+from model_opt.errors import InvalidInput
+from model_opt.federation.wire import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubLimits:
+    """`max_body_bytes` is of one push and about one pull, `max_record_bytes` of one record.
+
+    Rates are requests a second of one origin, and of one address before it has shown who it is; `burst_s` is how many
+    seconds' worth may come at once. A nonce is good for `nonce_s`, a body has `body_s` to arrive. `bodies` are taken in
+    at the same time, others wait.
+    """
+
+    max_body_bytes: int = 8 * 2**20
+    max_record_bytes: int = 2 * 2**20
+    requests_per_s: float = 20.0
+    strangers_per_s: float = 20.0
+    burst_s: float = 10.0
+    nonce_s: float = 120.0
+    body_s: float = 60.0
+    bodies: int = 2
+    connections: int = 200
+
+    def __post_init__(self) -> None:
+        if not 1024 <= self.max_record_bytes <= self.max_body_bytes - 4:
+            raise InvalidInput("a record is at least 1024 bytes, and fits a body")
+        if min(self.requests_per_s, self.strangers_per_s, self.burst_s, self.nonce_s, self.body_s) <= 0:
+            raise InvalidInput("rates and times are above 0")
+
+    @property
+    def records(self) -> Limits:
+        """The decoder's limits."""
+        return Limits(max_bytes=self.max_record_bytes)

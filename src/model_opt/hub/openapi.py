@@ -1,0 +1,125 @@
+"""What the OpenAPI document says of each request, beside what FastAPI finds out by itself."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ABOUT = """Deployments of model_opt exchange signed records here, by federation.
+
+Every request under `/v1/{federation}` is signed:
+`Authorization: ModelOpt origin=…, audience=…, nonce=…, body=…, mark=…`.
+The nonce is that of `GET /v1/nonce` or of the last answer's `Replay-Nonce`, and is good once. `mark` is, in
+hexadecimal, one byte 1, the signing key (32 bytes), its epoch (16), the root's signature over both (64), and the key's
+ed25519 signature (64) over "model_opt request 1", method, target with query, audience, nonce and the body's
+blake2b-256, each on a line.
+"""
+
+
+def _object(about: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"description": about, "content": {"application/json": {"schema": _schema(properties)}}}
+
+
+def _schema(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_NUMBER: dict[str, Any] = {"type": "integer"}
+_COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer"}}
+_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+_NO = {
+    status: _object(about, error=_TEXT, message=_TEXT)
+    for status, about in {
+        401: "not signed, forged, signed for another address, or with a nonce that is not fresh",
+        403: "not on the allow-list, in quarantine, or the key was withdrawn",
+        404: "no such federation",
+        429: "too often: see Retry-After",
+        503: "the store cannot be used now: nothing was acknowledged",
+    }.items()
+}
+_NO_BODY = {
+    408: _object("the body did not arrive in time", error=_TEXT, message=_TEXT),
+    413: _object("the body is larger than the limit; it was not read", error=_TEXT, message=_TEXT),
+    422: _object("the body is cut short or malformed", error=_TEXT, message=_TEXT),
+}
+_SIGNED: dict[str, Any] = {"security": [{"ModelOpt": []}]}
+_PAGE = {
+    "description": "records, each after its cursor (8 bytes, little endian) and its length (4)",
+    "content": _BYTES,
+    "headers": {
+        "Hub-Cursor": {"description": "where to go on", "schema": _NUMBER},
+        "Hub-More": {"description": "1 where more follows", "schema": _NUMBER},
+    },
+}
+
+HEALTH: dict[str, Any] = {
+    "summary": "Whether the hub and its store work",
+    "responses": {
+        200: _object("they do", status=_TEXT, hub=_TEXT, federations=_TEXTS),
+        503: _NO[503],
+    },
+}
+METRICS: dict[str, Any] = {
+    "summary": "Counters, as Prometheus reads them",
+    "responses": {200: {"description": "text format 0.0.4", "content": {"text/plain": {"schema": _TEXT}}}},
+}
+NONCE: dict[str, Any] = {
+    "summary": "A nonce for one signed request",
+    "responses": {200: _object("64 hexadecimal digits", nonce=_TEXT, protocol=_NUMBER), 429: _NO[429]},
+}
+STATUS: dict[str, Any] = {
+    "summary": "How far every stream is known without a gap, and the limits",
+    "openapi_extra": _SIGNED,
+    "responses": _NO
+    | {
+        200: _object(
+            "streams by origin/epoch: [last contiguous sequence, its digest]",
+            hub=_TEXT,
+            cursor=_NUMBER,
+            records=_NUMBER,
+            streams={"type": "object", "additionalProperties": {"type": "array"}},
+            laws=_TEXTS,
+            max_body_bytes=_NUMBER,
+            max_record_bytes=_NUMBER,
+        )
+    },
+}
+PUSH: dict[str, Any] = {
+    "summary": "Adds records; what is there already changes nothing",
+    "openapi_extra": _SIGNED | {"requestBody": {"required": True, "content": _BYTES}},
+    "responses": _NO
+    | _NO_BODY
+    | {
+        200: _object(
+            "what was new has been written; what was refused says why; what is missing should be sent",
+            hub=_TEXT,
+            cursor=_NUMBER,
+            new=_NUMBER,
+            known=_NUMBER,
+            refused=_COUNTS,
+            missing=_COUNTS,
+            quarantined=_TEXTS,
+        )
+    },
+}
+PULL: dict[str, Any] = {
+    "summary": "Records after a cursor of this hub",
+    "openapi_extra": _SIGNED,
+    "responses": _NO | {200: _PAGE},
+}
+STREAM: dict[str, Any] = {
+    "summary": "The envelopes of one stream after a sequence, for whoever has noticed a gap; cursors are sequences",
+    "openapi_extra": _SIGNED,
+    "responses": _NO | {200: _PAGE},
+}
+
+
+def describe(app: "FastAPI") -> None:
+    """Adds to the document how requests are signed."""
+    document = app.openapi()
+    scheme = {"type": "apiKey", "in": "header", "name": "Authorization", "description": "see the introduction"}
+    document.setdefault("components", {})["securitySchemes"] = {"ModelOpt": scheme}
+    app.openapi_schema = document

@@ -1,0 +1,102 @@
+"""A real hub in a process of its own, and deployments that use it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model_opt.federation.identity import Identity
+from model_opt.federation.stream import Stream
+from model_opt.federation.trust import trust
+from model_opt.hub.client import HubClient
+from model_opt.hub.exchange import Deployment
+from model_opt.hub.serve import members_folder
+from servers.starting import _end_with_parent, free_port
+
+
+@dataclass
+class RunningHub:
+    """`model-opt hub serve` on a loopback port; `options` are added to its command line."""
+
+    state: Path
+    options: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    scheme: str = "http"
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def start(self) -> "RunningHub":
+        command = [sys.executable, "-m", "model_opt.cli.main", "hub", "serve", "--state", str(self.state)]
+        command += ["--port", str(self.port), *self.options]
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "output.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
+            )
+        end = time.monotonic() + 120
+        while b'"hub"' not in self.output() or not self._answers():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(self.output().decode())
+            time.sleep(0.05)
+        return self
+
+    def output(self) -> bytes:
+        return (self.state / "output.txt").read_bytes()
+
+    def _answers(self) -> bool:
+        if self.scheme == "https":
+            return True
+        try:
+            urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL: no farewell."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def allow(self, *origins: str, federation: str = "local") -> None:
+        for origin in origins:
+            trust(origin, 1.0, folder=members_folder(self.state, federation))
+
+    def audit(self) -> list[dict]:
+        return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side(Deployment):
+    """A deployment with a folder for its keys, which asks one hub."""
+
+    url: str = ""
+
+    def client(self, **options) -> HubClient:
+        return HubClient(self.url, self.identity, federation=self.store.federation, deadline_s=20, **options)
+
+    def measure(self, *rows: tuple) -> Stream:
+        search = Stream(origin=self.identity.origin, federation=self.store.federation)
+        self.store.append(*(search.mint(signature, entries) for signature, entries in rows))
+        return search
+
+    def trusts(self, *others: Identity) -> None:
+        for other in others:
+            trust(other.origin, 1.0, folder=self.folder)
