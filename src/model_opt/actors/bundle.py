@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cloudpickle
+from platformdirs import user_state_path
 
 from model_opt.actors.coordinator_state import Rules
 from model_opt.actors.deadlines import Deadlines
@@ -88,6 +89,11 @@ def read_chunk(path: Path, number: int) -> bytes:
     with path.open("rb") as file:
         file.seek(number * CHUNK_BYTES)
         return file.read(CHUNK_BYTES)
+
+
+def state_root(state: str | None) -> Path:
+    """The folder that searches are kept in: the given one, or the user's own on this machine."""
+    return Path(state) if state else user_state_path("model_opt") / "searches"
 
 
 def seal(folder: Path, manifest: Manifest, request: Request) -> None:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from platformdirs import user_state_path
 
 from model_opt.actors import bundle
-from model_opt.actors.bundle import Manifest, Request
+from model_opt.actors.bundle import Manifest, Request, state_root
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
 from model_opt.actors.crew import Crew
+from model_opt.actors.durable import look
 from model_opt.actors.flush import Flush, context_fact, contexts_of
 from model_opt.actors.leases import Holder
 from model_opt.actors.logs import log_as_json
-from model_opt.actors.messages import Ask, MergedRow, Reply
+from model_opt.actors.messages import Ask, MergedRow, Reply, Settled
 from model_opt.actors.metrics import FleetMetrics
-from model_opt.actors.service import CoordinatorService
+from model_opt.actors.service import STATE_FILE, CoordinatorService
 from model_opt.errors import FleetError
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Outcome
@@ -32,11 +32,6 @@ log = logging.getLogger(__name__)
 
 RECONCILE_S = 1.0
 _DESCRIPTION = "description/"
-
-
-def state_root(state: str | None) -> Path:
-    """The folder that searches are kept in: the given one, or the user's own on this machine."""
-    return Path(state) if state else user_state_path("model_opt") / "searches"
 
 
 class Coordinator:
@@ -141,6 +136,21 @@ class Coordinator:
     async def results(self, since: int) -> list[tuple[str, Outcome]]:
         """(context key, outcome) of what settled after the first `since`; at most 1,000 at a time."""
         return self._serving()[0].outcomes()[since : since + 1000]
+
+    async def timeline(self) -> list[Settled]:
+        """Who settled what when, in the order of `results`."""
+        await asyncio.to_thread(self._serving()[0].remember, {})  # all that was settled before is on disk now
+        kept, _ = await asyncio.to_thread(look, self._folder / STATE_FILE)
+        return [
+            Settled(
+                context=item.result.context,
+                worker=item.result.worker,
+                purpose=item.result.purpose,
+                at_s=item.at_s,
+                busy_s=item.result.busy_s,
+            )
+            for item in kept
+        ]
 
     async def rows(self) -> list[MergedRow]:
         """The merged rows."""

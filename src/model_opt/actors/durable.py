@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from model_opt.actors.messages import Changes, Snapshot
+from model_opt.actors.messages import Changes, Kept, Snapshot
 from model_opt.actors.records import kept_text, lease_text, read_kept, read_lease, read_row, row_text
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.envelope import new_epoch
@@ -112,6 +112,23 @@ class SqliteJournal:
     def _fact(self, name: str) -> str | None:
         found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if found is None else str(found[0])
+
+
+def look(path: Path) -> tuple[list[Kept], dict[str, object]]:
+    """What settled so far, in order, and the facts, without taking part: the file is opened for reading only.
+
+    Raises `StoreCorrupt` where it cannot be read.
+    """
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            kept = [read_kept(body) for (body,) in db.execute("SELECT body FROM results ORDER BY number")]
+            facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+        finally:
+            db.close()
+    except (sqlite3.Error, ValueError, KeyError) as error:
+        raise StoreCorrupt(f"{path} cannot be read as a search's state: {error}") from error
+    return sorted((item for item in kept if item.position is not None), key=lambda item: item.position or 0), facts
 
 
 class MemoryJournal:

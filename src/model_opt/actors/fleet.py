@@ -11,7 +11,7 @@ from model_opt.actors.bundle import Placement, Request, Sharing, chunks, pickled
 from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
 from model_opt.actors.coordinator_state import Rules
 from model_opt.actors.deadlines import Deadlines
-from model_opt.actors.messages import MergedRow
+from model_opt.actors.messages import MergedRow, Settled
 from model_opt.actors.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.federation.envelope import check_name
@@ -28,12 +28,14 @@ Progress = Callable[[Mapping[str, Any]], None]
 @dataclass(frozen=True, kw_only=True)
 class FleetResult:
     """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
-    recommendation is theirs. `status` has the counts; `descriptions` is what each worker's evaluator said."""
+    recommendation is theirs, and `timeline` says who settled each when. `status` has the counts; `descriptions` is what
+    each worker's evaluator said."""
 
     name: str
     ending: str
     recommendation: Recommendation | None
     outcomes: tuple[Outcome, ...]
+    timeline: tuple[Settled, ...]
     rows: tuple[MergedRow, ...]
     context: Context | None
     contexts: Mapping[str, Context]
@@ -128,7 +130,9 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
     settled: list[tuple[str, Outcome]] = []
     while more := answer(coordinator.results.remote(len(settled))):
         settled += more
-    status, rows = answer([coordinator.status.remote(), coordinator.rows.remote()])
+    status, rows, timeline = answer(
+        [coordinator.status.remote(), coordinator.rows.remote(), coordinator.timeline.remote()]
+    )
     contexts, descriptions, request = answer(coordinator.facts.remote())
     home = _most_measured(settled)
     outcomes = tuple(outcome for context, outcome in settled if context == home)
@@ -140,6 +144,7 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
         ending=status["ending"] or "running",
         recommendation=searcher.recommend() if outcomes else None,
         outcomes=outcomes,
+        timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
         rows=tuple(rows),
         context=contexts.get(home),
         contexts=contexts,
@@ -219,8 +224,7 @@ def kept_searches(*, address: str | None = None, state: str | None = None) -> li
 
 
 def _folders(state: str | None) -> list[str]:
-    from model_opt.actors.bundle import sealed
-    from model_opt.actors.coordinator import state_root
+    from model_opt.actors.bundle import sealed, state_root
 
     root = state_root(state)
     return [folder.name for folder in root.iterdir() if sealed(folder)] if root.is_dir() else []

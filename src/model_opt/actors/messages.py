@@ -91,6 +91,17 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settled:
+    """Who settled a lease, why it was measured, when (`at_s`, wall time), and how long it took."""
+
+    context: str
+    worker: str
+    purpose: Purpose
+    at_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergedRow:
     """The moments of all samples of one plan in one context."""
 

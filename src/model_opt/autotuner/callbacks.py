@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from model_opt.autotuner.result import CompressionResult, Observed
@@ -31,6 +31,43 @@ class Callbacks:
 
     def on_end(self, result: CompressionResult) -> None:
         """The result is there; the optimised model is saved beside it next."""
+
+
+class Together(Callbacks):
+    """Tells each of `listeners`, in turn."""
+
+    def __init__(self, listeners: Sequence[Callbacks]) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_start(self, *, plans: int, budget: int) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_start(plans=plans, budget=budget)
+
+    def on_phase(self, name: str, plan: Plan | None) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_phase(name, plan)
+
+    def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_measurement(observed, settled=settled, budget=budget, best=best)
+
+    def on_merge(self, status: Mapping[str, Any]) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_merge(status)
+
+    def on_note(self, text: str) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_note(text)
+
+    def on_end(self, result: CompressionResult) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_end(result)
 
 
 class LineProgress(Callbacks):

@@ -14,7 +14,7 @@ from model_opt.autotuner.rules import prior, strategies
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.searcher import Evidence, Recommendation, Searcher
+from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
 from model_opt.search.signature import Signature
 from model_opt.search.space import SearchSpace
 
@@ -125,7 +125,8 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
             costs.append(time.monotonic() - started)
             searcher.tell(outcome)
-            observed.append(replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began))
+            seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
+            observed.append(replace(seen, predicted=_predicted(proposal)))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(
@@ -150,6 +151,10 @@ def observed_of(outcome: Outcome, purpose: Purpose) -> Observed:
     if isinstance(outcome, Failure):
         return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
     return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes)
+
+
+def _predicted(proposal: Proposal) -> dict[str, tuple[float, float]]:
+    return {metric: (belief.mean, belief.std) for metric, belief in proposal.expected.items()}
 
 
 def mean_metrics(measurement: Measurement) -> dict[str, float]:

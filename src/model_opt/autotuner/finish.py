@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from pathlib import Path
 from typing import cast
@@ -14,12 +14,13 @@ from scipy import stats
 from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
-from model_opt.autotuner.result import Figure
+from model_opt.autotuner.result import Figure, ParetoPoint, pareto_points
 from model_opt.compression.evaluate import Task, kept_model
 from model_opt.compression.fresh import Comparison, FreshTiming
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
+from model_opt.search.beliefs import Estimate
 from model_opt.search.evaluator import Evaluator
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -149,6 +150,27 @@ def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bo
     if plan.choices:
         notes.append("timed with an allocator that keeps freed memory, for the original and the optimised model alike")
     return notes
+
+
+def front(found: Found) -> tuple[ParetoPoint, ...]:
+    """The Pareto front of what was measured, with intervals from what is believed after the last measurement."""
+    means = {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}
+    points = pareto_points(means)
+    beliefs = found.searcher.predict([point.plan for point in points])
+    return tuple(
+        replace(point, intervals=_intervals(point, belief, means[point.plan].get("accuracy_error", 0.0)))
+        for point, belief in zip(points, beliefs, strict=True)
+    )
+
+
+def _intervals(point: ParetoPoint, belief: Mapping[str, Estimate], error: float) -> dict[str, tuple[float, float]]:
+    if not point.plan.choices:
+        return {}
+    half, drop = 2 * math.hypot(belief["log_speedup"].std, USUAL_SPREAD), point.accuracy_drop
+    return {
+        "speedup": (point.speedup * math.exp(-half), point.speedup * math.exp(half)),
+        "accuracy_drop": (drop - 1.96 * error, drop + 1.96 * error),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,22 @@
 """The same search on a Ray cluster: a worker per slot measures, a coordinator merges what they learn."""
 
-import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from model_opt.actors import fleet
 from model_opt.actors.bundle import Placement
 from model_opt.actors.cluster import disconnect
+from model_opt.actors.fleet import FleetResult
 from model_opt.actors.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of
 from model_opt.autotuner.result import Observed
 from model_opt.autotuner.rules import prior
-from model_opt.compression.evaluate import CompressionEvaluator, Task
+from model_opt.compression.evaluate import Task
+from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
-from model_opt.search.evaluator import Outcome, Purpose
 
 LOCAL = "local"
 
@@ -47,11 +47,10 @@ class FleetEngine:
         Raises `FleetError` where the cluster cannot be reached or no worker can measure, and where nothing settled.
         """
         problem.child.rest()  # its memory and threads are the workers' now
-        watcher = _Watcher(problem)
         address = None if self._cluster.address == LOCAL else self._cluster.address
         try:
             found = fleet.run_search(
-                _factory(self._task),
+                evaluator_factory(self._task),
                 self._search(problem),
                 name=self._cluster.name or f"search-{secrets.token_hex(4)}",
                 simulations=self.n_simulations,
@@ -60,7 +59,7 @@ class FleetEngine:
                 timeout_s=_seconds_left(problem.explore_until),
                 gather=self._cluster.workers or 0,
                 placement=Placement(workers=self._cluster.workers),
-                on_progress=watcher,
+                on_progress=_Watcher(problem),
             )
         finally:
             if address is None:
@@ -71,7 +70,7 @@ class FleetEngine:
             problem.on_outcome(outcome)
         return Found(
             best=found.recommendation,
-            observed=tuple(watcher.observed(found.outcomes)),
+            observed=_observed(found),
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
@@ -89,10 +88,6 @@ class FleetEngine:
         )
 
 
-def _factory(task: Task) -> Any:
-    return lambda: CompressionEvaluator(task)
-
-
 def _seconds_left(until: float | None) -> float | None:
     return None if until is None else max(until - time.monotonic(), 1.0)
 
@@ -104,26 +99,21 @@ def _summary(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Watcher:
-    """Told the status twice a second: passes it on, and notes when each plan was settled."""
+    """Told the status twice a second: passes it on where something was settled."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem, self._began = problem, time.monotonic()
-        self._settled_at: list[float] = []
+        self._problem, self._settled = problem, 0
 
     def __call__(self, status: Mapping[str, Any]) -> None:
-        now = time.monotonic() - self._began
-        new = int(status["settled"]) - len(self._settled_at)
-        self._settled_at += [now] * new
-        if new > 0:
+        if int(status["settled"]) > self._settled:
+            self._settled = int(status["settled"])
             self._problem.callbacks.on_merge(status)
 
-    def observed(self, outcomes: Sequence[Outcome]) -> list[Observed]:
-        """The outcomes in the order in which they were settled."""
-        seen: set[str] = set()
-        made = []
-        for position, outcome in enumerate(outcomes):
-            purpose = Purpose.VERIFY if outcome.plan.key in seen else Purpose.EXPLORE
-            seen.add(outcome.plan.key)
-            at_s = self._settled_at[position] if position < len(self._settled_at) else math.nan
-            made.append(replace(observed_of(outcome, purpose), at_s=at_s))
-        return made
+
+def _observed(found: FleetResult) -> tuple[Observed, ...]:
+    """The outcomes in the order in which they were settled; times are from the first lease on."""
+    began = float(found.status["first_grant_s"] or 0.0)
+    return tuple(
+        replace(observed_of(outcome, told.purpose), at_s=told.at_s - began, worker=told.worker)
+        for outcome, told in zip(found.outcomes, found.timeline, strict=True)
+    )

@@ -3,20 +3,22 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from model_opt.actors.timing_lock import TimingLock
-from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.callbacks import Callbacks, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
+from model_opt.autotuner.progress_log import ProgressLog
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run, check_output
 from model_opt.compression.inputs import Inputs
-from model_opt.errors import InvalidInput, UnknownName
+from model_opt.errors import InvalidInput, SaveFailed, UnknownName
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store
 from model_opt.storage.store import KnowledgeStore
@@ -105,11 +107,20 @@ class IntelligentOptimizer:
             deadline=None if timeout_seconds is None else began + timeout_seconds,
         )
         cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name, state=state)
-        run = Run(task, limits, self._callbacks, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
+        log = None if output is None else ProgressLog(Path(output), {"method": method, "constraints": asdict(wanted)})
+        told = self._callbacks if log is None else Together([log, self._callbacks])
+        run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
         if output is not None:
             check_output(Path(output))
         with _opened(self._store_at) as store:
-            optimised, result = run.go(store, output=None if output is None else Path(output))
+            try:
+                optimised, result = run.go(store, output=None if output is None else Path(output))
+            except SaveFailed:
+                if log is not None:
+                    log.remove()
+                raise
+        if log is not None:
+            log.remove()
         self._callbacks.on_end(result)
         return optimised, result
 

@@ -5,12 +5,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_opt.compression.shipping import write_atomically
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
 from model_opt.search.plan import Choice, Plan
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA = 1
 RESULT_FILE = "result.json"
@@ -32,7 +35,11 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start."""
+    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start.
+
+    `predicted` is what was believed of each metric before it was measured, as (mean, standard deviation); empty where
+    nothing was known. `worker` is who measured it on a cluster.
+    """
 
     plan: Plan
     purpose: str
@@ -41,16 +48,36 @@ class Observed:
     seconds: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
     notes: tuple[str, ...] = ()
+    predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    worker: str | None = None
+
+    @classmethod
+    def from_fields(cls, raw: Mapping[str, Any]) -> "Observed":
+        """Reads what `asdict` made of one, also by way of JSON. Raises `TypeError`, `KeyError` for anything else."""
+        predicted = {name: (float(mean), float(std)) for name, (mean, std) in raw.get("predicted", {}).items()}
+        fields = {"plan": read_plan(raw["plan"]), "notes": tuple(raw["notes"]), "predicted": predicted}
+        return cls(**dict(raw) | fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint:
-    """A plan that no other measured plan beats in speed, size and accuracy at once."""
+    """A plan that no other measured plan beats in speed, size and accuracy at once.
+
+    `intervals` are 95 % intervals (low, high) by name, where they are known: `speedup` for a fresh process,
+    `accuracy_drop` for other data of the same kind.
+    """
 
     plan: Plan
     speedup: float
     compression_ratio: float
     accuracy_drop: float
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_fields(cls, raw: Mapping[str, Any]) -> "ParetoPoint":
+        """Reads what `asdict` made of one, also by way of JSON."""
+        intervals = {name: (float(low), float(high)) for name, (low, high) in raw.get("intervals", {}).items()}
+        return cls(**dict(raw) | {"plan": read_plan(raw["plan"]), "intervals": intervals})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +89,9 @@ class CompressionResult:
     user's model: `latency_ms`, `size_bytes`, `accuracy`. `accuracy_source` is "eval_fn", "labelled data", "fidelity"
     (agreement with the original on calibration inputs) or "fidelity (noise)". `feasible` says whether the constraints
     hold. `knowledge` says what earlier measurements the search started from. `seconds` maps a phase to its
-    length; `fleet` says who measured how much, where the search ran on a cluster.
+    length; `fleet` says who measured how much, where the search ran on a cluster. `importance` is each decision's share
+    in what moves the figures; `tree` are the options of the tree's first two levels as the search last saw them
+    (`search.searcher.OptionSummary` as mappings), empty where nothing was searched.
     """
 
     figures: Mapping[str, Figure]
@@ -82,6 +111,7 @@ class CompressionResult:
     notes: tuple[str, ...] = ()
     knowledge: Mapping[str, Any] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
+    tree: tuple[Mapping[str, Any], ...] = ()
     fleet: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,6 +140,18 @@ class CompressionResult:
             "notes": list(self.notes),
         }
 
+    def to_frame(self) -> "DataFrame":
+        """Every settled plan as a row of a pandas data frame. Raises `MissingDependency` without pandas."""
+        from model_opt.autotuner.display import as_frame
+
+        return as_frame(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from model_opt.autotuner.display import as_html
+
+        return as_html(self)
+
     def to_json(self) -> str:
         """The whole result; `from_json` reads it back equal."""
         return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, default=str)
@@ -122,13 +164,11 @@ class CompressionResult:
             if raw.pop("schema") != SCHEMA:
                 raise InvalidInput("this result was written by another version of model_opt")
             raw["figures"] = {name: Figure(**figure) for name, figure in raw["figures"].items()}
-            raw["plan"] = _plan(raw["plan"])
+            raw["plan"] = read_plan(raw["plan"])
             raw["techniques"] = tuple(map(Technique, raw["techniques"]))
-            raw["pareto"] = tuple(ParetoPoint(**point | {"plan": _plan(point["plan"])}) for point in raw["pareto"])
-            raw["observations"] = tuple(
-                Observed(**seen | {"plan": _plan(seen["plan"]), "notes": tuple(seen["notes"])})
-                for seen in raw["observations"]
-            )
+            raw["pareto"] = tuple(map(ParetoPoint.from_fields, raw["pareto"]))
+            raw["observations"] = tuple(map(Observed.from_fields, raw["observations"]))
+            raw["tree"] = tuple(raw.get("tree", ()))
             return cls(**raw | {"notes": tuple(raw["notes"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InvalidInput):
@@ -184,5 +224,6 @@ def _beats(a: ParetoPoint, b: ParetoPoint) -> bool:
     )
 
 
-def _plan(raw: Mapping[str, Any]) -> Plan:
+def read_plan(raw: Mapping[str, Any]) -> Plan:
+    """Reads what `asdict` made of a plan."""
     return Plan(tuple(Choice(**choice) for choice in raw["choices"]))

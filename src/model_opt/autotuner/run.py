@@ -13,12 +13,13 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem
-from model_opt.autotuner.finish import Answer, conclude
+from model_opt.autotuner.finish import Answer, conclude, front
 from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
-from model_opt.autotuner.result import RESULT_FILE, CompressionResult, pareto_points
-from model_opt.compression.evaluate import CompressionEvaluator, Task
+from model_opt.autotuner.result import RESULT_FILE, CompressionResult
+from model_opt.compression.evaluate import Task
 from model_opt.compression.machine import inspect
+from model_opt.compression.own import evaluator_factory
 from model_opt.compression.shipping import load_model, write_together
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
@@ -153,9 +154,8 @@ class Run:
         )
 
     def _child(self) -> MeasuringChild:
-        task = self._task
         return MeasuringChild(
-            lambda: CompressionEvaluator(task),
+            evaluator_factory(self._task),
             deadline=self._limits.deadline,
             on_phase=lambda name: self._callbacks.on_phase(name, None),
         )
@@ -208,7 +208,7 @@ class Run:
             baseline=cast(Mapping[str, float], described["baseline"]),
             context=asdict(context) | {"key": context.key},
             signature=asdict(self.signature) | {"key": self.signature.key},
-            pareto=pareto_points(_means(found)),
+            pareto=front(found),
             observations=found.observed,
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
@@ -216,6 +216,7 @@ class Run:
             knowledge=recalled.as_json(),
             fleet=found.fleet,
             importance=found.searcher.importance(),
+            tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
         )
 
 
@@ -247,8 +248,3 @@ def _kept(files: Mapping[str, bytes]) -> str:
         kept.rmdir()
         return "No temporary folder takes them either: this error's .model and .result hold them"
     return f"They were kept in {kept}: move them, or show them with model-opt show {kept}"
-
-
-def _means(found: Found) -> dict[Plan, Mapping[str, float]]:
-    """The latest figures of each measured plan."""
-    return {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}

@@ -38,6 +38,8 @@ class Technique(StrEnum):
     OPENVINO = "openvino"
     ONNX_RUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
+    CUSTOM = "custom"
+    """A user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +102,25 @@ class Handler:
     """Whether the decision may be made per stage ("prune/stage2") as well as for the whole model."""
 
 
-ORDER = ("clean", "prune", "low_rank", "distil", "token_merging", "precision", "runtime")
+ORDER = ["clean", "prune", "low_rank", "distil", "token_merging", "precision", "runtime"]
+"""The decisions in the order of application; `register` adds a user's own."""
 
 HANDLERS: dict[str, Handler] = {}
+OWN: dict[str, tuple[Handler, str]] = {}
+"""Users' handlers by decision, each with the decision that it comes before."""
 
 
-def register(handler: Handler) -> Handler:
-    """Makes `handler` known; raises `UnknownName` for a decision that `ORDER` does not place, or one named twice."""
+def register(handler: Handler, *, before: str | None = None) -> Handler:
+    """Makes `handler` known; raises `UnknownName` for a decision that `ORDER` does not place, or one named twice.
+
+    A technique of your own names the decision that it is applied `before`; "precision" is right for what changes the
+    model's structure or weights. It is taken along to measuring processes.
+    """
+    if before is not None and handler.decision not in ORDER:
+        if before not in ORDER:
+            raise UnknownName("decision to come before:", before, ORDER)
+        ORDER.insert(ORDER.index(before), handler.decision)
+        OWN[handler.decision] = (handler, before)
     if handler.decision not in ORDER:
         raise UnknownName("decision", handler.decision, ORDER)
     if handler.decision in HANDLERS:

@@ -1,0 +1,239 @@
+"""One search as the report and the live page see it: a result folder, one that is being written, or a fleet's state."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from model_opt.actors import bundle
+from model_opt.actors.durable import look
+from model_opt.actors.messages import Kept
+from model_opt.actors.service import STATE_FILE
+from model_opt.autotuner.engine import observed_of
+from model_opt.autotuner.progress_log import PROGRESS_FILE, read_progress
+from model_opt.autotuner.result import RESULT_FILE, CompressionResult, Observed
+from model_opt.errors import InvalidInput
+from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
+
+BOUNDS = {
+    "max_accuracy_drop": ("accuracy_drop", 1.0),
+    "min_speedup": ("log_speedup", -1.0),
+    "min_compression_ratio": ("log_size_ratio", -1.0),
+}
+"""Constraint → the metric that it bounds, 1 for at most and -1 for at least (of a ratio, by its logarithm)."""
+QUIET_S = 600.0
+"""A fleet that has written nothing for so long is not taken to be running."""
+IMPORTANCE_PLANS = 2_000
+"""A fleet's search is modelled anew, for what matters, up to so many plans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A search. `state` is "running", "ended (why)" or "interrupted"; `where` "this machine" or "fleet".
+
+    `objective` is the metric that is made small or, with `maximize`, large. `result` is there once there is one;
+    `importance` is empty where it is unknown.
+    """
+
+    name: str
+    state: str
+    where: str
+    budget: int
+    settled: int
+    observations: tuple[Observed, ...]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    objective: str = "log_speedup"
+    maximize: bool = True
+    limits: Objective | None = None
+    chosen: Plan | None = None
+    phase: str = ""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    result: CompressionResult | None = None
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        """Whether more is to come."""
+        return self.state == "running"
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the figures are those of a compression: speed-up, size and accuracy."""
+        wanted = {"log_speedup", "accuracy_drop"}
+        return any(wanted <= seen.metrics.keys() for seen in self.observations)
+
+    def reward(self, seen: Observed) -> float | None:
+        """What is wanted of a plan, as people read it (times faster; else the metric); None where it is missing."""
+        value = seen.metrics.get(self.objective)
+        if value is None or not math.isfinite(value):
+            return None
+        return math.exp(value) if self.objective in ("log_speedup", "log_size_ratio") else value
+
+    def feasible(self, seen: Observed) -> bool:
+        """Whether the measured means keep every constraint."""
+        if self.limits is not None:
+            return self.limits.violation(seen.metrics) == 0
+        for name, bound in self.constraints.items():
+            if name in BOUNDS:
+                metric, sign = BOUNDS[name]
+                wanted = math.log(bound) if metric.startswith("log_") else bound
+                if sign * (seen.metrics.get(metric, math.inf * sign) - wanted) > 1e-12:
+                    return False
+        return seen.failure is None
+
+    def best(self) -> Observed | None:
+        """The best measured plan that keeps the constraints."""
+        kept = [seen for seen in self.observations if self.feasible(seen) and self.reward(seen) is not None]
+        sign = 1.0 if self.maximize else -1.0
+        return max(kept, key=lambda seen: sign * (self.reward(seen) or 0.0), default=None)
+
+
+def of_result(result: CompressionResult, name: str) -> View:
+    """A finished optimisation."""
+    return View(
+        name=name,
+        state="interrupted" if result.ended == "interrupted" else f"ended ({result.ended})",
+        where="fleet" if result.fleet else "this machine",
+        budget=int(result.fleet.get("budget", len(result.observations))),
+        settled=len(result.observations),
+        observations=result.observations,
+        constraints=result.constraints,
+        chosen=result.plan,
+        importance=result.importance,
+        notes=result.notes,
+        result=result,
+        status=result.fleet,
+    )
+
+
+def of_progress(folder: Path, name: str) -> View:
+    """An optimisation that is running, or ended without a result."""
+    seen = read_progress(folder)
+    bounds = {key: value for key, value in seen.facts.get("constraints", {}).items() if value is not None}
+    return View(
+        name=name,
+        state="running" if seen.running else "interrupted",
+        where="fleet" if seen.status else "this machine",
+        budget=int(seen.facts["budget"]),
+        settled=seen.settled,
+        observations=seen.observations,
+        constraints=bounds,
+        chosen=seen.best,
+        phase=seen.phase,
+        notes=seen.notes,
+        status=seen.status,
+    )
+
+
+def of_fleet(folder: Path, *, explain: bool = False) -> View:
+    """A search in the head node's state folder, running or not. With `explain` what it learnt is worked out anew.
+
+    Raises `InvalidInput` where there is no search, `StoreCorrupt` where it cannot be read.
+    """
+    if not bundle.sealed(folder):
+        raise InvalidInput(f"{folder} holds no search")
+    _, request = bundle.read(folder)
+    kept, facts = look(folder / STATE_FILE)
+    home = _most_measured(kept)
+    kept = [item for item in kept if item.result.context == home]
+    objective, budget = request.search.objective, int(str(facts.get("budget", request.rules.budget)))
+    ratio = objective.metric == "latency_ms" and any("log_speedup" in seen for seen in map(_samples, kept))
+    view = View(
+        name=folder.name,
+        state=_state(folder, facts),
+        where="fleet",
+        budget=budget,
+        settled=len(kept),
+        observations=_observations(kept, facts),
+        constraints={limit.metric: limit.bound for limit in objective.limits},
+        objective="log_speedup" if ratio else objective.metric,
+        maximize=True if ratio else objective.maximize,
+        limits=objective,
+        importance=_importance(request, kept, budget) if explain and len(kept) <= IMPORTANCE_PLANS else {},
+        status={"measured_by": _count(item.result.worker for item in kept)},
+    )
+    best = view.best()
+    return replace(view, chosen=best.plan if best else None)
+
+
+def _samples(kept: Kept) -> Mapping[str, Any]:
+    return getattr(kept.result.outcome, "samples", {})
+
+
+def _state(folder: Path, facts: Mapping[str, object]) -> str:
+    """A search without an ending runs if its file was written to lately; else it waits to be resumed."""
+    if (ending := facts.get("ending")) is not None:
+        return f"ended ({ending})"
+    written = max(path.stat().st_mtime for path in folder.glob(f"{STATE_FILE}*"))
+    return "running" if time.time() - written < QUIET_S else "interrupted"
+
+
+def _observations(kept: Sequence[Kept], facts: Mapping[str, object]) -> tuple[Observed, ...]:
+    began = float(str(facts.get("first_grant_s") or (kept[0].at_s if kept else 0.0)))
+    made = []
+    for item in kept:
+        seen = observed_of(item.result.outcome, item.result.purpose)
+        made.append(replace(seen, at_s=item.at_s - began, worker=item.result.worker))
+    return tuple(made)
+
+
+def _importance(request: bundle.Request, kept: Sequence[Kept], budget: int) -> Mapping[str, float]:
+    if not kept:
+        return {}
+    searcher = request.search.searcher(budget, {})
+    for item in kept:
+        searcher.tell(item.result.outcome)
+    return searcher.importance()
+
+
+def _most_measured(kept: Sequence[Kept]) -> str:
+    counts = _count(item.result.context for item in kept)
+    return max(counts, key=lambda context: counts[context], default="")
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def folders(roots: Iterable[Path]) -> list[Path]:
+    """The result folders in `roots`: themselves, and what lies at most two levels below; by path."""
+    found = set()
+    for root in roots:
+        for level in (root, *root.glob("*/"), *root.glob("*/*/")):
+            if any((level / name).is_file() for name in (PROGRESS_FILE, RESULT_FILE)):
+                found.add(level)
+    return sorted(found)
+
+
+def of_folder(folder: Path, name: str) -> View:
+    """A result folder: what is being written if something is, else the result. Raises `InvalidInput`."""
+    if (folder / PROGRESS_FILE).is_file():
+        return of_progress(folder, name)
+    return of_result(CompressionResult.load(folder), name)
+
+
+def find(text: str, state: str | None) -> View:
+    """The search that `text` names: a result folder, its result.json, or a fleet's search in the folder `state`.
+
+    Raises `InvalidInput`, which says where was looked.
+    """
+    path = Path(text)
+    if path.is_file():
+        return of_result(CompressionResult.load(path), path.resolve().parent.name)
+    if path.is_dir() and folders([path])[:1] == [path]:
+        return of_folder(path, path.resolve().name)
+    root = bundle.state_root(state)
+    if bundle.sealed(root / text):
+        return of_fleet(root / text, explain=True)
+    kept = ", ".join(sorted(p.name for p in root.glob("*/") if bundle.sealed(p))) or "none"
+    raise InvalidInput(
+        f"{text!r} is no result: neither a folder that model-opt optimize … --output has written nor a search kept in "
+        f"{root} (kept: {kept})"
+    )
