@@ -30,7 +30,7 @@ from model_opt.federation.wire import Limits
 from model_opt.federation.wire_rows import context_fields
 from model_opt.search.context import Context
 from model_opt.search.signature import Signature
-from model_opt.storage.base import ROWS_SCHEMA, BaseStore, Write
+from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
@@ -123,7 +123,7 @@ class JSONBackend(BaseStore):
                 self._depth = 0
 
     def _schema(self) -> int | None:
-        return ROWS_SCHEMA
+        return self.rows_schema
 
     def _set_schema(self, version: int) -> None:
         """Rows are derived on every reading, so there is nothing to keep."""
@@ -228,7 +228,7 @@ class JSONBackend(BaseStore):
             return self._set_aside(raw, error)
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise InvalidInput(f"{str(self.path)!r} is JSON of some other kind; choose another path for the knowledge")
-        if not isinstance(document.get("schema"), int) or document["schema"] > ROWS_SCHEMA:
+        if not isinstance(document.get("schema"), int) or document["schema"] > self.rows_schema:
             raise StoreError(f"{self!r} was written by a newer model_opt: schema {document.get('schema')!r}")
         try:
             return _contents(document["records"], self._limits)
@@ -299,7 +299,7 @@ def _contents(records: Sequence[str], limits: Limits) -> _Contents:
 
 def _lines(contents: _Contents) -> Iterator[str]:
     """The file, one line for each model, context, plan and record."""
-    yield f'{{"format": "{_FORMAT}", "schema": {ROWS_SCHEMA},\n'
+    yield f'{{"format": "{_FORMAT}", "schema": {JSONBackend.rows_schema},\n'
     used = {row.signature for row in contents.rows.values()}
     models = ((key, signature) for key, signature in sorted(contents.signatures.items()) if key in used)
     yield from _section("models", "{}", (f"{json.dumps(key)}: {json.dumps(_model(value))}" for key, value in models))

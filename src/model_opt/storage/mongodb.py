@@ -1,6 +1,8 @@
-"""MongoDB, and servers that speak its protocol: one readable document for each row, guarded upserts in bulk.
+"""MongoDB, and servers that speak its protocol: one readable document for each row, written in bulk.
 
-Rows are written before their record, so a crash between the two leaves rows that the repeated call finds up to date.
+A row's `_id` is its canonical key, so that the rows of a signature are a range of the one index that every collection
+has. New rows are inserted; where a row is there already a guarded replacement follows. Rows are written before their
+record, so a crash between the two leaves rows that the repeated call finds up to date.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +20,13 @@ from model_opt.search.plan import Choice, Plan
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.open import redacted
+from model_opt.storage.plain_rows import plain_rows, plan_text
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
 _BATCH = 2000
 _DUPLICATE = 11000
+_REMEMBERED = 500_000
 
 
 class MongoDBBackend(BaseStore):
@@ -45,6 +49,8 @@ class MongoDBBackend(BaseStore):
         waits = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "socketTimeoutMS": 60000}
         self._options = waits | {"retryWrites": False} | options
         self._client: Any = None
+        self._written: set[int] = set()
+        """Hashes of the ids of rows that are probably there. It saves work; nothing depends on its being right."""
 
     def __repr__(self) -> str:
         return f"MongoDBBackend({redacted(self._url)!r}, database={self._database!r})"
@@ -58,16 +64,16 @@ class MongoDBBackend(BaseStore):
             if self._client is None:
                 self._client = pymongo.MongoClient(self._url, **self._options)
             self._db = self._client[self._database]
-            # The journal has one order: with a record everything written before it is on the disk.
-            self._kept = self._db.get_collection("records", write_concern=pymongo.WriteConcern(w=1, j=True))
+            # Journal and oplog have one order: with a record everything written before it is safe.
+            self._kept = self._db.get_collection("records", write_concern=pymongo.WriteConcern(w="majority", j=True))
+            self._rows_written = self._db.get_collection("rows", write_concern=pymongo.WriteConcern(w=1, j=False))
             up = pymongo.ASCENDING
-            self._db.rows.create_index([("federation", up), ("signature", up)])
-            self._db.rows.create_index([("federation", up), ("origin", up), ("epoch", up)])
             self._db.records.create_index([("federation", up), ("cursor", up)], unique=True)
             self._db.records.create_index([("federation", up), ("law", up), ("cursor", up)])
             self._db.signatures.create_index([("federation", up)])
 
     def _disconnect(self) -> None:
+        self._written.clear()
         if self._client is not None:
             self._client.close()
         self._client = None
@@ -148,33 +154,42 @@ class MongoDBBackend(BaseStore):
                 return 1
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
-        from pymongo import UpdateOne
-
         with self._translated():
             for envelope in envelopes:
                 self._put_values(envelope)
                 documents = list(self._documents(envelope))
                 for start in range(0, len(documents), _BATCH):
-                    part = documents[start : start + _BATCH]
-                    self._bulk(
-                        [
-                            UpdateOne(
-                                {"_id": row["_id"], "sequence": {"$lt": row["sequence"]}}, {"$set": row}, upsert=True
-                            )
-                            for row in part
-                        ]
-                    )
+                    self._put_documents(documents[start : start + _BATCH])
 
-    def _bulk(self, updates: list[Any]) -> None:
-        """Writes all; a duplicate key says that a row of the same or a later sequence is there."""
+    def _put_documents(self, documents: list[dict[str, Any]]) -> None:
+        """Inserts, and where that says that a row is there already, replaces it if it is of a lower sequence."""
+        from pymongo import InsertOne, ReplaceOne
+
+        hashes = [hash(document["_id"]) for document in documents]
+        fresh = [document for document, known in zip(documents, hashes, strict=True) if known not in self._written]
+        there = [document for document, known in zip(documents, hashes, strict=True) if known in self._written]
+        there += [fresh[number] for number in self._bulk([InsertOne(document) for document in fresh])]
+        self._bulk(
+            [ReplaceOne({"_id": row["_id"], "sequence": {"$lt": row["sequence"]}}, row, upsert=True) for row in there]
+        )
+        if len(self._written) > _REMEMBERED:
+            self._written.clear()
+        self._written.update(hashes)
+
+    def _bulk(self, operations: list[Any]) -> list[int]:
+        """Writes all; returns the numbers of those whose `_id` was there: for a guarded upsert, that were stale."""
         from pymongo.errors import BulkWriteError
 
+        if not operations:
+            return []
         try:
-            self._db.rows.bulk_write(updates, ordered=False)
+            self._rows_written.bulk_write(operations, ordered=False)
         except BulkWriteError as error:
-            others = [e for e in error.details.get("writeErrors", []) if e.get("code") != _DUPLICATE]
-            if others or error.details.get("writeConcernErrors"):
+            faults = error.details.get("writeErrors", [])
+            if error.details.get("writeConcernErrors") or any(fault.get("code") != _DUPLICATE for fault in faults):
                 raise
+            return [fault["index"] for fault in faults]
+        return []
 
     def _put_values(self, envelope: Envelope) -> None:
         one = {"federation": self.federation, "key": envelope.signature.key}
@@ -194,25 +209,31 @@ class MongoDBBackend(BaseStore):
             self._db.contexts.update_one({"_id": self._id(context.key)}, {"$set": named}, upsert=True)
 
     def _documents(self, envelope: Envelope) -> Iterator[dict[str, Any]]:
-        for row in envelope.rows:
+        signature = envelope.signature.key
+        for row in plain_rows(envelope):
             yield {
-                "_id": "|".join(row.key),
-                "federation": row.federation,
-                "signature": row.signature,
-                "plan": str(row.plan),
-                "choices": [[choice.decision, choice.option, choice.version] for choice in row.plan.choices],
+                "_id": self._id(signature, row.plan, row.context, envelope.origin, envelope.epoch),
+                "federation": self.federation,
+                "signature": signature,
+                "plan": plan_text(row.choices),
+                "choices": row.choices,
                 "context": row.context,
-                "origin": row.origin,
-                "epoch": row.epoch,
-                "sequence": row.sequence,
+                "origin": envelope.origin,
+                "epoch": envelope.epoch,
+                "sequence": envelope.sequence,
                 "metrics": [
-                    {"name": name, "n": m.n, "mean": m.mean, "m2": m.m2, "min": m.min, "max": m.max}
-                    for name, m in row.moments.items()
+                    {"name": name, "n": n, "mean": mean, "m2": m2, "min": low, "max": high}
+                    for name, (n, mean, m2, low, high) in row.moments.items()
                 ],
             }
 
+    def _under(self, *parts: str) -> dict[str, str]:
+        """The ids that begin with these parts of a key."""
+        start = self._id(*parts)
+        return {"$gte": f"{start}|", "$lt": f"{start}{chr(ord('|') + 1)}"}
+
     def _forget(self, origin: str | None, epochs: Sequence[str] | None) -> None:
-        query: dict[str, Any] = {"federation": self.federation}
+        query: dict[str, Any] = {"_id": self._under()}
         if origin is not None:
             query["origin"] = origin
         if epochs is not None:
@@ -220,7 +241,7 @@ class MongoDBBackend(BaseStore):
         with self._translated():
             self._db.rows.delete_many(query)
             for document in self._db.signatures.find({"federation": self.federation}, {"key": 1}):
-                if self._db.rows.find_one({"federation": self.federation, "signature": document["key"]}) is None:
+                if self._db.rows.find_one({"_id": self._under(document["key"])}, {"_id": 1}) is None:
                     self._db.signatures.delete_one({"_id": document["_id"]})
 
     def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
@@ -232,12 +253,11 @@ class MongoDBBackend(BaseStore):
             return [(document["cursor"], bytes(document["data"])) for document in found]
 
     def _rows(self, keys: Sequence[str] | None) -> list[Row]:
-        query: dict[str, Any] = {"federation": self.federation}
-        if keys is not None:
-            query["signature"] = {"$in": list(keys)}
+        ranges = [self._under()] if keys is None else [self._under(key) for key in keys]
         plan = _remembered_plans()
         with self._translated():
-            return [self._row(document, plan) for document in self._db.rows.find(query, batch_size=5000)]
+            found = (self._db.rows.find({"_id": ids}, batch_size=5000) for ids in ranges)
+            return [self._row(document, plan) for documents in found for document in documents]
 
     def _row(self, document: dict[str, Any], plan: Callable[[list[list[Any]]], Plan]) -> Row:
         return Row(
@@ -275,7 +295,7 @@ class MongoDBBackend(BaseStore):
             origins = {document["_id"].removeprefix(self._id("")).split("|")[1] for document in places}
             return Counts(
                 records=self._db.records.count_documents(own),
-                rows=self._db.rows.count_documents(own),
+                rows=self._db.rows.count_documents({"_id": self._under()}),
                 signatures=self._db.signatures.count_documents(own),
                 contexts=self._db.contexts.count_documents(own),
                 origins=len(origins),

@@ -1,4 +1,4 @@
-"""The statements that the Neo4j store runs. Nodes are written before relationships, rows are guarded by sequence."""
+"""The statements that the Neo4j store runs. Rows are guarded by sequence."""
 
 _LABELS = ("Signature", "State", "Plan", "Measurement", "Origin", "Context", "Record", "Fact")
 SCHEMA = (
@@ -6,7 +6,7 @@ SCHEMA = (
         f"CREATE CONSTRAINT model_opt_{label.lower()} IF NOT EXISTS FOR (n:{label}) REQUIRE n.key IS UNIQUE"
         for label in _LABELS
     ),
-    "CREATE INDEX model_opt_measurement_scope IF NOT EXISTS FOR (n:Measurement) ON (n.scope)",
+    "DROP INDEX model_opt_measurement_scope IF EXISTS",
     "CREATE INDEX model_opt_record_order IF NOT EXISTS FOR (n:Record) ON (n.federation, n.cursor)",
     "CREATE INDEX model_opt_record_laws IF NOT EXISTS FOR (n:Record) ON (n.federation, n.law, n.cursor)",
     "CREATE INDEX model_opt_signature_federation IF NOT EXISTS FOR (n:Signature) ON (n.federation)",
@@ -26,32 +26,35 @@ MERGE (o:Origin {key: $origin.key}) ON CREATE SET o = $origin
 """
 PUT_CONTEXTS = "UNWIND $contexts AS context MERGE (c:Context {key: context.key}) ON CREATE SET c = context"
 READ_PLANS = "UNWIND $keys AS key MATCH (p:Plan {key: key}) RETURN p.key AS key"
+READ_STATES = "UNWIND $keys AS key MATCH (s:State {key: key}) RETURN s.key AS key"
 PUT_STATES = """
 UNWIND $states AS state
-MERGE (s:State {key: state.key}) ON CREATE SET s.fresh = true
-WITH s, state WHERE s.fresh
-REMOVE s.fresh
-WITH s, state
 MATCH (parent:State {key: state.parent})
-CREATE (parent)-[:OPTION {decision: state.decision, option: state.option}]->(s)
+CREATE (parent)-[:OPTION {decision: state.decision, option: state.option}]->(:State {key: state.key})
+RETURN count(*) AS made
 """
 PUT_PLANS = """
 UNWIND $plans AS plan
 MATCH (s:State {key: plan.key})
-MERGE (p:Plan {key: plan.key}) ON CREATE SET p = plan
-MERGE (s)-[:PLAN]->(p)
+CREATE (s)-[:PLAN]->(p:Plan)
+SET p = plan
+RETURN count(*) AS made
 """
+UPDATE_MEASUREMENTS = """
+UNWIND $rows AS row
+MATCH (m:Measurement {key: row.values.key})
+SET m.sequence = m.sequence + 0
+FOREACH (_ IN CASE WHEN m.sequence < row.values.sequence THEN [1] ELSE [] END | SET m = row.values)
+RETURN m.key AS key
+"""
+"""Those that are there. The first SET takes the node's lock before its sequence is read."""
 PUT_MEASUREMENTS = """
 MATCH (o:Origin {key: $origin})
 UNWIND $rows AS row
-MERGE (m:Measurement {key: row.key}) ON CREATE SET m.sequence = 0
-WITH o, m, row, m.sequence AS known
-WHERE known < row.sequence
-SET m = row.values
-WITH o, m, row WHERE known = 0
 MATCH (p:Plan {key: row.plan})
-CREATE (m)-[:OF]->(p)
-CREATE (m)-[:BY]->(o)
+CREATE (p)<-[:OF]-(m:Measurement)-[:BY]->(o)
+SET m = row.values
+RETURN count(*) AS made
 """
 
 READ_DIGESTS = "UNWIND $keys AS key MATCH (r:Record {key: key}) RETURN r.key AS key, r.digest AS digest"
@@ -76,7 +79,8 @@ MATCH (r:Record) WHERE r.federation = $federation AND r.law = true AND r.cursor 
 RETURN r.cursor AS cursor, r.data AS data ORDER BY r.cursor LIMIT $limit
 """
 READ_MEASUREMENTS = """
-MATCH (m:Measurement {scope: $scope})-[:OF]->(p:Plan)
+MATCH (s:Signature {key: $signature})-[:ROOT]->(root:State)
+MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(p:Plan)<-[:OF]-(m:Measurement)
 RETURN properties(m) AS m, p.choices AS choices
 """
 READ_SIGNATURES = "MATCH (s:Signature {federation: $federation}) RETURN s.signature AS key, s.value AS value"
@@ -84,7 +88,7 @@ READ_CONTEXTS = "MATCH (c:Context {federation: $federation}) RETURN c.context AS
 COUNT_SIGNATURES = "MATCH (s:Signature {federation: $federation}) RETURN count(s) AS count"
 COUNT_ALL = """
 RETURN COUNT { MATCH (r:Record) WHERE r.federation = $federation AND r.cursor > 0 } AS records,
-  COUNT { MATCH (m:Measurement) WHERE m.scope STARTS WITH $federation + '|' } AS rows,
+  COUNT { MATCH (:Origin {federation: $federation})<-[:BY]-() } AS rows,
   COUNT { MATCH (s:Signature {federation: $federation}) } AS signatures,
   COUNT { MATCH (c:Context {federation: $federation}) } AS contexts,
   COUNT { MATCH (o:Origin {federation: $federation}) } AS origins
@@ -92,25 +96,27 @@ RETURN COUNT { MATCH (r:Record) WHERE r.federation = $federation AND r.cursor > 
 
 FORGET = (
     """
-    MATCH (m:Measurement) WHERE m.scope STARTS WITH $federation + '|'
-      AND ($origin IS NULL OR m.origin = $origin) AND ($epochs IS NULL OR m.epoch IN $epochs)
+    MATCH (o:Origin {federation: $federation})<-[:BY]-(m:Measurement)
+    WHERE ($origin IS NULL OR o.name = $origin) AND ($epochs IS NULL OR m.epoch IN $epochs)
     WITH m LIMIT $limit DETACH DELETE m RETURN count(*) AS gone
     """,
     """
-    MATCH (p:Plan) WHERE p.key STARTS WITH $federation + '|' AND NOT EXISTS { (p)<-[:OF]-() }
+    MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
+    MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(p:Plan) WHERE NOT EXISTS { (p)<-[:OF]-() }
     WITH p LIMIT $limit DETACH DELETE p RETURN count(*) AS gone
     """,
     """
-    MATCH (s:Signature {federation: $federation})
-    WHERE NOT EXISTS { MATCH (m:Measurement {scope: s.key}) }
+    MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
+    MATCH (root)-[:OPTION*1..]->(s:State) WHERE NOT EXISTS { (s)-[:OPTION]->() } AND NOT EXISTS { (s)-[:PLAN]->() }
     WITH s LIMIT $limit DETACH DELETE s RETURN count(*) AS gone
     """,
     """
-    MATCH (s:State) WHERE s.key STARTS WITH $federation + '|'
-      AND NOT EXISTS { (s)-[:OPTION]->() } AND NOT EXISTS { (s)-[:PLAN]->() } AND NOT EXISTS { (s)<-[:ROOT]-() }
-    WITH s LIMIT $limit DETACH DELETE s RETURN count(*) AS gone
+    MATCH (s:Signature {federation: $federation})-[:ROOT]->(root:State)
+    WHERE NOT EXISTS { (root)-[:OPTION]->() } AND NOT EXISTS { (root)-[:PLAN]->() }
+    WITH s, root LIMIT $limit DETACH DELETE s, root RETURN count(*) AS gone
     """,
 )
+"""From the leaves up: measurements, plans without any, states that lead nowhere, signatures with nothing left."""
 
 FOLD = """
 MATCH (s:Signature {key: $signature})-[:ROOT]->(root:State)

@@ -6,11 +6,14 @@
     (:Record)                                  what everything else is derived from
 
 A state is what the choices so far amount to; a plan hangs on the state where its choices end. Every label has one
-canonical `key` under a UNIQUE constraint. Meant for one writer: relationships at a shared node lock it.
+canonical `key` under a UNIQUE constraint. What is there is looked up first and the rest created, which costs the server
+half of what MERGE does; a writer that loses a race to another tries again. Meant for one writer all the same:
+relationships at a shared node lock it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,15 +26,17 @@ from model_opt.search.signature import Signature
 from model_opt.storage import neo4j_cypher as cypher
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.neo4j_values import (
-    EMPTY,
+    GraphRow,
     PlanReader,
     context_node,
     context_value,
-    graph_of,
-    measurement,
+    graph_rows,
+    plan_node,
+    root_key,
     row_value,
     signature_node,
     signature_value,
+    states_of,
 )
 from model_opt.storage.open import redacted
 from model_opt.storage.retry import Retry
@@ -46,6 +51,8 @@ _REMEMBERED = 500_000
 
 class Neo4jBackend(BaseStore):
     """A store in one database of a Neo4j server, 5 or newer. Several federations may share the database."""
+
+    rows_schema = 2
 
     def __init__(
         self,
@@ -103,6 +110,9 @@ class Neo4jBackend(BaseStore):
         except (exceptions.ServiceUnavailable, exceptions.SessionExpired, OSError) as error:
             # IncompleteCommit is one of these: the guards make it safe to send again.
             raise StoreUnavailable(f"{self!r} cannot be reached: {type(error).__name__}") from error
+        except exceptions.ConstraintError as error:
+            # Two writers made one node at the same time: the second finds it when it tries again.
+            raise StoreUnavailable(f"{self!r}: somebody else wrote the same meanwhile") from error
         except exceptions.Neo4jError as error:
             kind = StoreUnavailable if error.is_retryable() else StoreError
             raise kind(f"{self!r}: {error.code}: {error.message}") from error
@@ -171,37 +181,27 @@ class Neo4jBackend(BaseStore):
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
-            rows = sorted(envelope.rows, key=lambda row: row.plan.key)
             self._in_transaction(partial(self._values, envelope=envelope))
+            scope = self._key(envelope.signature.key)
+            rows = graph_rows(scope, envelope)
             for start in range(0, len(rows), _BATCH):
-                part = rows[start : start + _BATCH]
-                self._in_transaction(partial(self._batch, rows=part))
-                scope = self._key(envelope.signature.key)
-                self._remember(f"{scope}|{row.plan.key}" for row in part)
+                batch = _Batch(scope=scope, origin=self._key(envelope.origin), rows=rows[start : start + _BATCH])
+                try:
+                    made = self._in_transaction(partial(batch.write, known=self._remembered))
+                except StoreUnavailable:
+                    self._remembered.clear()
+                    raise
+                self._remember(made)
 
     def _values(self, transaction: Any, envelope: Envelope) -> None:
         transaction.run(
             cypher.PUT_VALUES,
             signature=signature_node(self.federation, envelope.signature),
-            root=self._key(envelope.signature.key, EMPTY.key),
+            root=root_key(self._key(envelope.signature.key)),
             origin={"key": self._key(envelope.origin), "federation": self.federation, "name": envelope.origin},
         ).consume()
         contexts = [context_node(self.federation, context) for context in envelope.contexts]
         transaction.run(cypher.PUT_CONTEXTS, contexts=contexts).consume()
-
-    def _batch(self, transaction: Any, rows: Sequence[Row]) -> None:
-        scope = self._key(rows[0].signature)
-        unknown = {row.plan.key: row.plan for row in rows if f"{scope}|{row.plan.key}" not in self._remembered}
-        if unknown:
-            keys = [f"{scope}|{key}" for key in unknown]
-            known = {found["key"] for found in transaction.run(cypher.READ_PLANS, keys=keys)}
-            plans = [plan for key, plan in unknown.items() if f"{scope}|{key}" not in known]
-            levels, nodes = graph_of(scope, plans)
-            for states in levels:
-                transaction.run(cypher.PUT_STATES, states=states).consume()
-            transaction.run(cypher.PUT_PLANS, plans=nodes).consume()
-        values = [measurement(scope, row) for row in rows]
-        transaction.run(cypher.PUT_MEASUREMENTS, rows=values, origin=self._key(rows[0].origin)).consume()
 
     def _remember(self, keys: Iterable[str]) -> None:
         if len(self._remembered) > _REMEMBERED:
@@ -227,8 +227,8 @@ class Neo4jBackend(BaseStore):
         reader = PlanReader()
         rows = []
         for key in wanted:
-            found = self._read(cypher.READ_MEASUREMENTS, scope=self._key(key))
-            rows += [row_value(self.federation, record["m"], reader(record["choices"])) for record in found]
+            found = self._read(cypher.READ_MEASUREMENTS, signature=self._key(key))
+            rows += [row_value(self.federation, key, record["m"], reader(record["choices"])) for record in found]
         return rows
 
     def _signature_stamp(self) -> object:
@@ -252,6 +252,54 @@ class Neo4jBackend(BaseStore):
         `plans` and `samples` count; each `<metric>_mean` is the mean of the plans' means.
         """
         return int(self._run(cypher.FOLD, signature=self._key(signature))[0]["edges"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Rows of one signature and origin that are written in one transaction."""
+
+    scope: str
+    origin: str
+    rows: Sequence[GraphRow]
+
+    def write(self, transaction: Any, known: set[str]) -> set[str]:
+        """Writes what is not there and updates what is older; returns the keys of states and plans that now are there.
+
+        `known` has keys that were there; raises `StoreUnavailable` where one has gone since.
+        """
+        unknown = {row.plan for row in self.rows} - known
+        unknown -= self._found(transaction, cypher.READ_PLANS, unknown)
+        fresh = {row.plan: row for row in self.rows if row.plan in unknown}
+        states = self._grow(transaction, fresh.values(), known) if fresh else set()
+        self._make(transaction, cypher.PUT_PLANS, plans=[plan_node(row) for row in fresh.values()])
+        old = [row.parameters for row in self.rows if row.plan not in fresh]
+        updated = transaction.run(cypher.UPDATE_MEASUREMENTS, rows=old) if old else ()
+        keys = {record["key"] for record in updated}
+        new = [row.parameters for row in self.rows if row.values["key"] not in keys]
+        self._make(transaction, cypher.PUT_MEASUREMENTS, rows=new, origin=self.origin)
+        return states | {row.plan for row in self.rows}
+
+    def _grow(self, transaction: Any, plans: Iterable[GraphRow], known: set[str]) -> set[str]:
+        """Makes the states on the way to new plans, level by level; returns the keys of all of them."""
+        levels = states_of(self.scope, (row.choices for row in plans))
+        all_keys = {key for level in levels for key in level}
+        unknown = all_keys - known
+        unknown -= self._found(transaction, cypher.READ_STATES, unknown)
+        for level in levels:
+            states = [state for key, state in level.items() if key in unknown]
+            self._make(transaction, cypher.PUT_STATES, states=states)
+        return all_keys
+
+    @staticmethod
+    def _found(transaction: Any, statement: str, keys: set[str]) -> set[str]:
+        return {record["key"] for record in transaction.run(statement, keys=sorted(keys))} if keys else set()
+
+    @staticmethod
+    def _make(transaction: Any, statement: str, **parameters: Any) -> None:
+        """Runs a statement that makes something of each entry of its list, which is the first parameter."""
+        wanted = len(next(iter(parameters.values())))
+        if wanted and transaction.run(statement, parameters).single(strict=True)["made"] != wanted:
+            raise StoreUnavailable("what the rows hang on was deleted meanwhile")
 
 
 def _routing(name: str) -> Any:

@@ -1,18 +1,20 @@
 """Signatures, contexts, plans and rows as the properties of Neo4j's nodes, and back."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+from model_opt.federation.envelope import Envelope
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
 from model_opt.search.plan import Choice, Plan
 from model_opt.search.signature import Signature
-
-_FIELDS = ("n", "mean", "m2", "min", "max")
-EMPTY = Plan()
+from model_opt.storage.plain_rows import PlainChoice, plain_rows, plan_text
 
 
 def signature_node(federation: str, signature: Signature) -> dict[str, Any]:
@@ -52,65 +54,110 @@ def context_value(value: str) -> Context:
     return context_of(json.loads(value))
 
 
-def graph_of(scope: str, plans: Iterable[Plan]) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """The states on the way to `plans`, one list for each depth from 1 on, and the plans themselves.
+def root_key(scope: str) -> str:
+    """The key of a signature's root state; `scope` is the key of the signature ("federation|signature")."""
+    return _digest(scope).hexdigest()
 
-    `scope` ("federation|signature") begins every key. A state is keyed like the plan of its choices, so the root's
-    key is that of the plan that leaves everything alone.
+
+@dataclass(frozen=True, kw_only=True)
+class GraphRow:
+    """What writes one row: the key of its plan's node, the choices, and the properties of its `:Measurement`."""
+
+    plan: str
+    choices: tuple[PlainChoice, ...]
+    plan_key: str
+    values: dict[str, Any]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As the statements want it."""
+        return {"plan": self.plan, "values": self.values}
+
+
+def graph_rows(scope: str, envelope: Envelope) -> list[GraphRow]:
+    """The rows of an envelope in the order of their plans' nodes.
+
+    Keys of nodes that are many are digests (32 hexadecimal digits): short ones fit into Neo4j's property records.
+    """
+    segments: dict[PlainChoice, bytes] = {}
+    fixed = {"origin": envelope.origin, "epoch": envelope.epoch, "sequence": envelope.sequence}
+    start = _digest(scope)
+    rows = []
+    for row in plain_rows(envelope):
+        node = start.copy()
+        node.update(b"".join([segments.get(choice) or _segment(choice, segments) for choice in row.choices]))
+        text = "|".join((scope, row.plan, row.context, envelope.origin, envelope.epoch))
+        values = {"key": _digest(text).hexdigest(), "context": row.context, **fixed}
+        for name, (n, mean, m2, low, high) in row.moments.items():
+            values[f"{name}_n"], values[f"{name}_mean"], values[f"{name}_m2"] = n, mean, m2
+            values[f"{name}_min"], values[f"{name}_max"] = low, high
+        rows.append(GraphRow(plan=node.hexdigest(), choices=row.choices, plan_key=row.plan, values=values))
+    return sorted(rows, key=attrgetter("plan"))
+
+
+def states_of(scope: str, plans: Iterable[tuple[PlainChoice, ...]]) -> list[dict[str, dict[str, Any]]]:
+    """The states on the way to plans, by key, one table for each depth from 1 on.
+
+    A state is keyed like a plan that ends at it: by a digest of scope and choices.
     """
     levels: list[dict[str, dict[str, Any]]] = []
-    nodes = []
-    for plan in plans:
-        parent = f"{scope}|{EMPTY.key}"
-        for depth, choice in enumerate(plan.choices):
-            key = f"{scope}|{Plan(plan.choices[: depth + 1]).key}"
+    segments: dict[PlainChoice, bytes] = {}
+    for choices in plans:
+        digest = _digest(scope)
+        parent = digest.hexdigest()
+        for depth, choice in enumerate(choices):
+            digest.update(segments.get(choice) or _segment(choice, segments))
+            key = digest.hexdigest()
             if depth == len(levels):
                 levels.append({})
-            levels[depth].setdefault(
-                key, {"key": key, "parent": parent, "decision": choice.decision, "option": choice.option}
-            )
+            if key not in levels[depth]:
+                levels[depth][key] = {"key": key, "parent": parent, "decision": choice[0], "option": choice[1]}
             parent = key
-        nodes.append(
-            {
-                "key": parent,
-                "plan": plan.key,
-                "text": str(plan),
-                "techniques": [f"{choice.decision}={choice.option}" for choice in plan.choices],
-                "choices": json.dumps([[c.decision, c.option, c.version] for c in plan.choices]),
-            }
-        )
-    return [list(level.values()) for level in levels], nodes
+    return levels
 
 
-def measurement(scope: str, row: Row) -> dict[str, Any]:
-    """The parameters that write one row: key, plan, sequence, and the node's properties."""
-    key = "|".join(row.key)
-    values: dict[str, Any] = {
-        "key": key,
-        "scope": scope,
-        "context": row.context,
-        "origin": row.origin,
-        "epoch": row.epoch,
-        "sequence": row.sequence,
-        "metrics": list(row.moments),
+def plan_node(row: GraphRow) -> dict[str, Any]:
+    """The properties of a `:Plan`."""
+    return {
+        "key": row.plan,
+        "plan": row.plan_key,
+        "text": plan_text(row.choices),
+        "techniques": [f"{decision}={option}" for decision, option, _ in row.choices],
+        "choices": json.dumps(row.choices),
     }
-    for name, moments in row.moments.items():
-        for field in _FIELDS:
-            values[f"{name}_{field}"] = getattr(moments, field)
-    return {"key": key, "plan": f"{scope}|{row.plan.key}", "sequence": row.sequence, "values": values}
 
 
-def row_value(federation: str, node: Mapping[str, Any], plan: Plan) -> Row:
-    """The row of a `:Measurement`."""
+def _digest(text: str) -> Any:
+    return hashlib.blake2b(text.encode(), digest_size=16)
+
+
+def _segment(choice: PlainChoice, known: dict[PlainChoice, bytes]) -> bytes:
+    parts = (str(part).encode() for part in choice)
+    known[choice] = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return known[choice]
+
+
+def row_value(federation: str, signature: str, node: Mapping[str, Any], plan: Plan) -> Row:
+    """The row of a `:Measurement`. Nothing but a metric has a property that ends in `_n`."""
+    names = [name[:-2] for name in node if name.endswith("_n")]
     return Row(
         federation=federation,
-        signature=node["scope"].rpartition("|")[2],
+        signature=signature,
         plan=plan,
         context=node["context"],
         origin=node["origin"],
         epoch=node["epoch"],
         sequence=node["sequence"],
-        moments={name: Moments(**{field: node[f"{name}_{field}"] for field in _FIELDS}) for name in node["metrics"]},
+        moments={
+            name: Moments(
+                n=node[f"{name}_n"],
+                mean=node[f"{name}_mean"],
+                m2=node[f"{name}_m2"],
+                min=node[f"{name}_min"],
+                max=node[f"{name}_max"],
+            )
+            for name in names
+        },
     )
 
 

@@ -1,8 +1,9 @@
 """Rows as small binaries: how SQLite and Redis keep them. Bulk writes are slices of arrays, never a loop over values.
 
-A layout says what the binaries mean: the table of decisions, the type of the codes, and the metrics' names. A row is
-then (codes, moments): its option numbers, and float64 `[metrics, 5]` of n, mean, m2, min and max, with n = 0 for a
-metric that it does not have.
+A layout says what the binaries mean: the table of decisions, the type of the codes, the metrics' names, and how many
+numbers of each are kept. A row is then its codes (option numbers) and after them its moments, float64
+`[metrics, numbers]`: n, mean, m2, min and max, with n = 0 for a metric that it does not have; or the mean alone in a
+block where every row has one sample of every metric.
 """
 
 import json
@@ -11,52 +12,82 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model_opt.federation.block import DecisionTable, RowBlock
+from model_opt.federation.block import DecisionTable, MetricColumns, RowBlock
 from model_opt.federation.moments import Moments
 from model_opt.search.plan import Choice, Plan
+
+_NUMBERS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """The rows of a block, each list `[rows]`. `plans` are keys of 16 bytes."""
+    """The rows of a block in the order of their plans' keys (16 bytes each); each list `[rows]`."""
 
     layout: str
     plans: list[bytes]
-    contexts: list[int]
-    codes: list[bytes]
-    moments: list[bytes]
+    contexts: NDArray[np.uint16]
+    rows: list[bytes]
 
 
 def pack_block(block: RowBlock) -> Packed:
     """The binaries of a block's rows."""
-    names = list(block.metrics)
-    table = np.zeros((len(block), len(names), 5), dtype="<f8")
-    for column, metric in enumerate(block.metrics.values()):
-        rows = slice(None) if metric.rows is None else metric.rows
-        moments = metric.moments
-        fields = (moments.n, moments.mean, moments.m2, moments.min, moments.max)
-        for position, values in enumerate(fields):
-            table[rows, column, position] = values
-    codes = block.codes.astype(f"<u{block.codes.dtype.itemsize}")
+    count, names = len(block), list(block.metrics)
+    codes = np.ascontiguousarray(block.codes, dtype=f"<u{block.codes.dtype.itemsize}")
+    single = all(_single(column) for column in block.metrics.values())
+    numbers = 1 if single else _NUMBERS
+    moments = np.stack([_numbers(column, count, single) for column in block.metrics.values()], axis=1)
+    table = np.hstack([codes.view(np.uint8).reshape(count, -1), moments.view(np.uint8).reshape(count, -1)])
+    keys = block.plan_keys
+    order = np.frombuffer(b"".join(keys), dtype=">u8")[::2].astype(np.uint64).argsort()
     decisions = [[decision.name, decision.options] for decision in block.decisions]
-    layout = json.dumps([decisions, codes.dtype.itemsize, names], separators=(",", ":"))
     return Packed(
-        layout=layout,
-        plans=block.plan_keys,
-        contexts=block.contexts.tolist(),
-        codes=_slices(codes.tobytes(), len(block), codes.itemsize * codes.shape[1]),
-        moments=_slices(table.tobytes(), len(block), 40 * len(names)),
+        layout=json.dumps([decisions, codes.dtype.itemsize, names, numbers], separators=(",", ":")),
+        plans=[keys[number] for number in order.tolist()],
+        contexts=block.contexts[order],
+        rows=_slices(table[order].tobytes(), count, table.shape[1]),
     )
 
 
+def _single(column: MetricColumns) -> bool:
+    """Whether every row has one sample of the metric, so that its mean says it all."""
+    moments = column.moments
+    if column.rows is not None or not (moments.n == 1).all():
+        return False
+    # Compared as bits: -0.0 is not 0.0 here.
+    extremes = (np.asarray(field, dtype="<f8").view("<u8") for field in (moments.mean, moments.min, moments.max))
+    mean, low, high = extremes
+    return bool(
+        not np.asarray(moments.m2, dtype="<f8").view("<u8").any() and (mean == low).all() and (mean == high).all()
+    )
+
+
+def _numbers(column: MetricColumns, count: int, single: bool) -> NDArray[np.float64]:
+    """The numbers of a metric, `[rows, numbers]`."""
+    moments = column.moments
+    if single:
+        return np.asarray(moments.mean, dtype="<f8").reshape(count, 1)
+    table = np.zeros((count, _NUMBERS), dtype="<f8")
+    rows = slice(None) if column.rows is None else column.rows
+    for position, values in enumerate((moments.n, moments.mean, moments.m2, moments.min, moments.max)):
+        table[rows, position] = values
+    return table
+
+
 def _slices(raw: bytes, rows: int, width: int) -> list[bytes]:
-    return [raw[start : start + width] for start in range(0, rows * width, width)] if width else [b""] * rows
+    return [raw[start : start + width] for start in range(0, rows * width, width)]
 
 
-def unpack_plans(layout: str, codes: Sequence[bytes]) -> list[Plan]:
-    """The plans of rows in one layout."""
-    decisions, item, _ = _layout(layout)
+def unpack(layout: str, rows: Sequence[bytes]) -> tuple[list[Plan], list[dict[str, Moments]]]:
+    """The plans of rows in one layout, and their moments by metric."""
+    decisions, item, _, _ = _layout(layout)
+    width = item * len(decisions)
+    return _plans(layout, [row[:width] for row in rows]), _moments(layout, [row[width:] for row in rows])
+
+
+def _plans(layout: str, codes: Sequence[bytes]) -> list[Plan]:
+    decisions, item, _, _ = _layout(layout)
     known: dict[bytes, Plan] = {}
     for raw in codes:
         if raw not in known:
@@ -66,10 +97,14 @@ def unpack_plans(layout: str, codes: Sequence[bytes]) -> list[Plan]:
     return [known[raw] for raw in codes]
 
 
-def unpack_moments(layout: str, moments: Sequence[bytes]) -> list[dict[str, Moments]]:
-    """The moments by metric of rows in one layout."""
-    _, _, names = _layout(layout)
-    table = np.frombuffer(b"".join(moments), dtype="<f8").reshape(len(moments), len(names), 5).tolist()
+def _moments(layout: str, raw: Sequence[bytes]) -> list[dict[str, Moments]]:
+    _, _, names, numbers = _layout(layout)
+    table = np.frombuffer(b"".join(raw), dtype="<f8").reshape(len(raw), len(names), numbers).tolist()
+    if numbers == 1:
+        return [
+            {name: Moments(n=1, mean=x, m2=0.0, min=x, max=x) for name, (x,) in zip(names, row, strict=True)}
+            for row in table
+        ]
     return [
         {
             name: Moments(n=int(n), mean=mean, m2=m2, min=low, max=high)
@@ -81,13 +116,13 @@ def unpack_moments(layout: str, moments: Sequence[bytes]) -> list[dict[str, Mome
 
 
 @lru_cache(maxsize=256)
-def _layout(text: str) -> tuple[tuple[DecisionTable, ...], int, tuple[str, ...]]:
-    decisions, item, names = json.loads(text)
+def _layout(text: str) -> tuple[tuple[DecisionTable, ...], int, tuple[str, ...], int]:
+    decisions, item, names, numbers = json.loads(text)
     tables = (
         DecisionTable(name=name, options=tuple((option, int(version)) for option, version in options))
         for name, options in decisions
     )
-    return tuple(tables), item, tuple(names)
+    return tuple(tables), item, tuple(names), numbers
 
 
 def _choice(table: DecisionTable, code: int) -> Choice:

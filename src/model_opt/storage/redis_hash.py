@@ -24,14 +24,14 @@ from model_opt.search.context import Context
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.open import redacted
-from model_opt.storage.packing import pack_block, unpack_moments, unpack_plans
+from model_opt.storage.packing import pack_block, unpack
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
 _BATCH = 1000
 """Rows a script call: Lua unpacks them on a stack of 8,000."""
-_HEADER = struct.Struct(">Q8sH")
-"""Before a row: sequence, hash of its layout, bytes of its codes."""
+_HEADER = struct.Struct(">Q8s")
+"""Before a row: sequence, hash of its layout."""
 _PUT_ROWS = """
 local old = redis.call('HMGET', KEYS[1], unpack(ARGV, 1, #ARGV / 2))
 local pairs, half = {}, #ARGV / 2
@@ -55,6 +55,8 @@ return 1
 
 class RedisBackend(BaseStore):
     """A store in Redis 6 or newer. Durable only as far as the server is: set `appendonly yes`, `appendfsync always`."""
+
+    rows_schema = 2
 
     def __init__(
         self,
@@ -170,9 +172,10 @@ class RedisBackend(BaseStore):
             pipe.hset(self._key("contexts"), context.key, json.dumps(context_fields(context)))
         keys = [bytes.fromhex(context.key) for context in envelope.contexts]
         stream = f"{envelope.origin}|{envelope.epoch}".encode()
-        fields = [plan + keys[number] + stream for plan, number in zip(packed.plans, packed.contexts, strict=True)]
-        header = _HEADER.pack(envelope.sequence, layout, len(packed.codes[0]))
-        values = [header + codes + moments for codes, moments in zip(packed.codes, packed.moments, strict=True)]
+        places = [key + stream for key in keys]
+        fields = [plan + places[n] for plan, n in zip(packed.plans, packed.contexts.tolist(), strict=True)]
+        header = _HEADER.pack(envelope.sequence, layout)
+        values = [header + row for row in packed.rows]
         target = [self._key("rows", envelope.signature.key)]
         for start in range(0, len(fields), _BATCH):
             part = slice(start, start + _BATCH)
@@ -220,17 +223,14 @@ class RedisBackend(BaseStore):
             ]
 
     def _decoded(self, signature: str, found: dict[bytes, bytes], layouts: dict[bytes, bytes]) -> list[Row]:
-        by_layout: dict[bytes, list[tuple[bytes, int, bytes, bytes]]] = {}
+        by_layout: dict[bytes, list[tuple[bytes, int, bytes]]] = {}
         for field, value in found.items():
-            sequence, layout, width = _HEADER.unpack_from(value)
-            codes = value[_HEADER.size : _HEADER.size + width]
-            by_layout.setdefault(layout, []).append((field, sequence, codes, value[_HEADER.size + width :]))
+            sequence, layout = _HEADER.unpack_from(value)
+            by_layout.setdefault(layout, []).append((field, sequence, value[_HEADER.size :]))
         rows = []
         for layout, members in by_layout.items():
-            text = layouts[layout].decode()
-            plans = unpack_plans(text, [codes for _, _, codes, _ in members])
-            moments = unpack_moments(text, [raw for *_, raw in members])
-            for (field, sequence, _, _), plan, by_metric in zip(members, plans, moments, strict=True):
+            plans, moments = unpack(layouts[layout].decode(), [raw for *_, raw in members])
+            for (field, sequence, _), plan, by_metric in zip(members, plans, moments, strict=True):
                 origin, _, epoch = field[32:].decode().rpartition("|")
                 rows.append(
                     Row(

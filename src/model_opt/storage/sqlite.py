@@ -4,8 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, repeat
-from operator import itemgetter
+from itertools import compress
 from pathlib import Path
 
 from model_opt.errors import StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
@@ -16,7 +15,7 @@ from model_opt.federation.wire_rows import context_fields, context_of, signature
 from model_opt.search.context import Context
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.packing import pack_block, unpack_moments, unpack_plans
+from model_opt.storage.packing import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
@@ -36,26 +35,36 @@ CREATE TABLE IF NOT EXISTS streams (
   id INTEGER PRIMARY KEY, federation TEXT NOT NULL, origin TEXT NOT NULL, epoch TEXT NOT NULL,
   UNIQUE (federation, origin, epoch));
 CREATE TABLE IF NOT EXISTS layouts (id INTEGER PRIMARY KEY, value TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS rows (
-  signature INTEGER NOT NULL, plan BLOB NOT NULL, context INTEGER NOT NULL, stream INTEGER NOT NULL,
-  sequence INTEGER NOT NULL, layout INTEGER NOT NULL, codes BLOB NOT NULL, moments BLOB NOT NULL,
-  PRIMARY KEY (signature, plan, context, stream)) WITHOUT ROWID;
+DROP TABLE IF EXISTS rows;
+CREATE TABLE IF NOT EXISTS places (
+  id INTEGER PRIMARY KEY, signature INTEGER NOT NULL, context INTEGER NOT NULL, stream INTEGER NOT NULL,
+  UNIQUE (signature, context, stream));
+CREATE INDEX IF NOT EXISTS place_stream ON places (stream);
+CREATE TABLE IF NOT EXISTS measured (
+  place INTEGER NOT NULL, plan BLOB NOT NULL, sequence INTEGER NOT NULL, layout INTEGER NOT NULL,
+  packed BLOB NOT NULL, PRIMARY KEY (place, plan)) WITHOUT ROWID;
 """
+"""`measured` has the rows: those of one signature, context and stream (a place) lie together. Schema 1 had `rows`."""
 _UPSERT = """
-INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-  sequence = excluded.sequence, layout = excluded.layout, codes = excluded.codes, moments = excluded.moments
+INSERT INTO measured VALUES ({place}, ?, {sequence}, {layout}, ?) ON CONFLICT DO UPDATE SET
+  sequence = excluded.sequence, layout = excluded.layout, packed = excluded.packed
 WHERE excluded.sequence > sequence
 """
-_ROWS = """
-SELECT l.value, s.key, c.key, t.origin, t.epoch, r.sequence, r.codes, r.moments
-FROM signatures s JOIN rows r ON r.signature = s.id JOIN layouts l ON l.id = r.layout
-JOIN contexts c ON c.id = r.context JOIN streams t ON t.id = r.stream
+_PLACES = """
+SELECT p.id, s.key, c.key, t.origin, t.epoch
+FROM signatures s JOIN places p ON p.signature = s.id
+JOIN contexts c ON c.id = p.context JOIN streams t ON t.id = p.stream
 WHERE s.federation = ?
 """
+_PLACES_OF = "SELECT p.id FROM places p JOIN streams t ON t.id = p.stream WHERE t.federation = ?"
+_CHECKPOINT_PAGES = 8192
+"""How long the log grows (32 MiB) before it is copied into the file: a page that changes often is copied once."""
 
 
 class SQLiteBackend(BaseStore):
     """A store in one SQLite file, in write-ahead mode. Several federations may share the file."""
+
+    rows_schema = 2
 
     def __init__(
         self,
@@ -89,6 +98,7 @@ class SQLiteBackend(BaseStore):
                 # NORMAL would lose the last transactions when the machine loses power: an answer is a promise.
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("PRAGMA cache_size = -65536")
+                link.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 link.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
             except BaseException:
                 link.close()
@@ -114,12 +124,12 @@ class SQLiteBackend(BaseStore):
             raise StoreUnavailable(f"{self!r}: {error}") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
         with self._translated():
             if self._depth:
                 yield
                 return
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(f"BEGIN {kind}")
             self._depth = 1
             try:
                 yield
@@ -181,20 +191,12 @@ class SQLiteBackend(BaseStore):
             )
             for context in envelope.contexts
         ]
-        rows = zip(
-            repeat(signature),
-            packed.plans,
-            [contexts[number] for number in packed.contexts],
-            repeat(stream),
-            repeat(envelope.sequence),
-            repeat(layout),
-            packed.codes,
-            packed.moments,
-            strict=False,
-        )
-        self._db.executemany(_UPSERT, sorted(rows, key=itemgetter(1)))
+        for number, context in enumerate(contexts):
+            place = self._number("places", signature=signature, context=context, stream=stream)
+            statement = _UPSERT.format(place=place, sequence=envelope.sequence, layout=layout)
+            self._db.executemany(statement, _rows_in(packed, number, len(contexts)))
 
-    def _number(self, table: str, **columns: str) -> int:
+    def _number(self, table: str, **columns: str | int) -> int:
         """The id of the entry with these columns, which is made where there is none."""
         names = [name for name in columns if name != "value" or len(columns) == 1]
         where = " AND ".join(f"{name} = :{name}" for name in names)
@@ -206,16 +208,16 @@ class SQLiteBackend(BaseStore):
         return int(made.lastrowid or 0)
 
     def _forget(self, origin: str | None, epochs: Sequence[str] | None) -> None:
-        where, values = "federation = ?", [self.federation]
+        places, values = _PLACES_OF, [self.federation]
         if origin is not None:
-            where, values = f"{where} AND origin = ?", [*values, origin]
+            places, values = f"{places} AND t.origin = ?", [*values, origin]
         if epochs is not None:
-            where, values = f"{where} AND epoch IN ({', '.join('?' * len(epochs))})", [*values, *epochs]
+            places, values = f"{places} AND t.epoch IN ({', '.join('?' * len(epochs))})", [*values, *epochs]
         with self._transaction():
-            self._db.execute(f"DELETE FROM rows WHERE stream IN (SELECT id FROM streams WHERE {where})", values)
+            self._db.execute(f"DELETE FROM measured WHERE place IN ({places})", values)
             self._db.execute(
-                "DELETE FROM signatures WHERE federation = ? "
-                "AND NOT EXISTS (SELECT 1 FROM rows WHERE rows.signature = signatures.id)",
+                "DELETE FROM signatures WHERE federation = ? AND NOT EXISTS (SELECT 1 FROM places p "
+                "JOIN measured m ON m.place = p.id WHERE p.signature = signatures.id)",
                 (self.federation,),
             )
 
@@ -229,33 +231,36 @@ class SQLiteBackend(BaseStore):
         )
 
     def _rows(self, keys: Sequence[str] | None) -> list[Row]:
-        if keys is None:
-            return self._decoded(self._read(f"{_ROWS} ORDER BY r.layout", self.federation))
-        found = (self._read(f"{_ROWS} AND s.key = ? ORDER BY r.layout", self.federation, key) for key in keys)
-        return [row for rows in found for row in self._decoded(rows)]
+        layouts: dict[int, str] = {}
+        with self._transaction("DEFERRED"):
+            return [row for place in self._places(keys) for row in self._rows_at(place, layouts)]
 
-    def _decoded(self, found: list[tuple]) -> list[Row]:  # type: ignore[type-arg]
-        rows = []
-        for layout, group in groupby(found, key=itemgetter(0)):
-            members = list(group)
-            plans = unpack_plans(layout, [member[6] for member in members])
-            moments = unpack_moments(layout, [member[7] for member in members])
-            for (_, signature, context, origin, epoch, sequence, _, _), plan, by_metric in zip(
-                members, plans, moments, strict=True
-            ):
-                rows.append(
-                    Row(
-                        federation=self.federation,
-                        signature=signature,
-                        plan=plan,
-                        context=context,
-                        origin=origin,
-                        epoch=epoch,
-                        sequence=sequence,
-                        moments=by_metric,
-                    )
+    def _places(self, keys: Sequence[str] | None) -> list[tuple[int, str, str, str, str]]:
+        if keys is None:
+            return self._read(_PLACES, self.federation)
+        return [place for key in keys for place in self._read(f"{_PLACES} AND s.key = ?", self.federation, key)]
+
+    def _rows_at(self, place: tuple[int, str, str, str, str], layouts: dict[int, str]) -> Iterator[Row]:
+        """The rows of one place; `layouts` has those that were read before."""
+        number, signature, context, origin, epoch = place
+        by_layout: dict[int, list[tuple[int, bytes]]] = {}
+        for layout, *row in self._read("SELECT layout, sequence, packed FROM measured WHERE place = ?", number):
+            by_layout.setdefault(layout, []).append(tuple(row))
+        for layout, members in by_layout.items():
+            if layout not in layouts:
+                layouts[layout] = self._read("SELECT value FROM layouts WHERE id = ?", layout)[0][0]
+            plans, moments = unpack(layouts[layout], [packed for _, packed in members])
+            for (sequence, _), plan, by_metric in zip(members, plans, moments, strict=True):
+                yield Row(
+                    federation=self.federation,
+                    signature=signature,
+                    plan=plan,
+                    context=context,
+                    origin=origin,
+                    epoch=epoch,
+                    sequence=sequence,
+                    moments=by_metric,
                 )
-        return rows
 
     def _signature_stamp(self) -> object:
         query = "SELECT COUNT(*), MAX(id) FROM signatures WHERE federation = ?"
@@ -271,7 +276,7 @@ class SQLiteBackend(BaseStore):
 
     def _counts(self) -> Counts:
         one = self.federation
-        rows = "SELECT COUNT(*) FROM rows WHERE stream IN (SELECT id FROM streams WHERE federation = ?)"
+        rows = f"SELECT COUNT(*) FROM measured WHERE place IN ({_PLACES_OF})"
         return Counts(
             records=self._read("SELECT COUNT(*) FROM records WHERE federation = ?", one)[0][0],
             rows=self._read(rows, one)[0][0],
@@ -279,3 +284,9 @@ class SQLiteBackend(BaseStore):
             contexts=self._read("SELECT COUNT(*) FROM contexts WHERE federation = ?", one)[0][0],
             origins=self._read("SELECT COUNT(DISTINCT origin) FROM streams WHERE federation = ?", one)[0][0],
         )
+
+
+def _rows_in(packed: Packed, context: int, contexts: int) -> Iterator[tuple[bytes, bytes]]:
+    """(plan, row) of the rows in one of an envelope's contexts."""
+    pairs = zip(packed.plans, packed.rows, strict=True)
+    return compress(pairs, (packed.contexts == context).tolist()) if contexts > 1 else pairs
