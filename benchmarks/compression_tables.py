@@ -2,7 +2,6 @@
 
     python benchmarks/compression_tables.py measure [--seconds 300] [--only NAME] [--work out/tables]
     python benchmarks/compression_tables.py pack
-    python benchmarks/compression_tables.py show
 
 `measure` goes on where it stopped, and ends after `--seconds`; give it one processor and one thread. `pack` writes
 `benchmarks/data/NAME.npz`, which `plan_tables.py` reads. The space is the product's own for the network, with layer
@@ -12,9 +11,7 @@ fusion always on, per-stage pruning in place of one ratio for the whole model, a
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,6 @@ from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
 
-DATA = Path(__file__).parent / "data"
 BATCH, ROWS_AT_ONCE = 8, 100
 BLOCKS = 4
 EXCLUDED = ("distil", "torch_compile", "aot_inductor")
@@ -130,11 +126,32 @@ def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict
     }
 
 
+def pack(name: str, work: Path) -> None:
+    """Writes what was measured of `name` as arrays, and says how much that is."""
+    from plan_tables import DATA, EXACT, TIMED, space_from
+
+    head, rows = json.loads((work / f"{name}.json").read_text()), read_rows(work / f"{name}.jsonl")
+    space, frozen = space_from(head), {choice["decision"] for choice in head["frozen"]}
+    codes = [space.encode(space.plan({k: v for k, v in row["plan"].items() if k not in frozen})) for row in rows]
+    head["reasons"] = sorted({row["failure"] for row in rows if "failure" in row})
+    arrays: dict[str, Any] = {"codes": np.array(codes, dtype=np.uint8)}
+    for metric in (*EXACT, "accuracy_error"):
+        arrays[metric] = np.array([row.get(metric, [np.nan])[0] for row in rows], dtype=np.float32)
+    for metric in TIMED:
+        samples = [row.get(metric, []) + [np.nan] * BLOCKS for row in rows]
+        arrays[metric] = np.array([values[:BLOCKS] for values in samples], dtype=np.float32)
+    failure = [head["reasons"].index(row["failure"]) if "failure" in row else -1 for row in rows]
+    DATA.mkdir(exist_ok=True)
+    path = DATA / f"{name}.npz"
+    np.savez_compressed(path, head=np.array(json.dumps(head)), failure=np.array(failure, dtype=np.int16), **arrays)
+    print(f"{path.name}: {len(rows)} plans, {sum(f >= 0 for f in failure)} failed, {path.stat().st_size} bytes")
+
+
 def main() -> None:
     from table_networks import NETWORKS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("measure", "pack", "show"))
+    parser.add_argument("do", choices=("measure", "pack"))
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", choices=NETWORKS)
     parser.add_argument("--work", type=Path, default=Path("out/tables"))
@@ -144,6 +161,8 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else NETWORKS:
         if arguments.do == "measure" and not measure(name, arguments.work, until):
             return
+        if arguments.do == "pack" and (arguments.work / f"{name}.json").exists():
+            pack(name, arguments.work)
 
 
 if __name__ == "__main__":

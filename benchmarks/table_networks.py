@@ -96,7 +96,7 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.places
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1) + self.places
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 
@@ -113,10 +113,10 @@ class Kind:
 NETWORKS: Mapping[str, Kind] = {
     "plain_narrow": Kind(make=partial(PlainCNN, 24, 5), half=0, epochs=8, rate=4e-3),
     "plain_wide": Kind(make=partial(PlainCNN, 40, 5), half=1, epochs=7, rate=4e-3),
-    "residual_shallow": Kind(make=partial(ResidualCNN, 32, 2, 3), half=0, epochs=7, rate=4e-3),
-    "residual_deep": Kind(make=partial(ResidualCNN, 32, 3, 4), half=1, epochs=6, rate=4e-3),
+    "residual_shallow": Kind(make=partial(ResidualCNN, 32, 3, 2), half=0, epochs=7, rate=4e-3),
     "vit_small": Kind(make=partial(ViT, 64), half=0, epochs=25, rate=2e-3),
     "vit_wide": Kind(make=partial(ViT, 96), half=1, epochs=20, rate=2e-3),
+    "residual_deep": Kind(make=partial(ResidualCNN, 32, 4, 3), half=1, epochs=6, rate=4e-3),
 }
 
 
