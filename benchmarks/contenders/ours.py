@@ -1,0 +1,80 @@
+"""This system: `optimize_auto`, a search within the row's minutes; the answer, and what its Pareto set holds beside it.
+
+Each answer has a folder of its own, answer0 (what `optimize_auto` hands back), answer1, …
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from contenders.contender import Material, Run, main, torch_run
+from model_opt.compression.shipping import load_model
+from model_opt.autotuner import IntelligentOptimizer
+from model_opt.autotuner.callbacks import LineProgress
+from model_opt.autotuner.request import make_task
+from model_opt.autotuner.result import CompressionResult
+from model_opt.compression.evaluate import CompressionEvaluator
+from model_opt.search.plan import Plan
+
+ANSWERS = 4
+
+
+def prepare(material: Material, out: Path, threads: int) -> None:
+    fit = torch.from_numpy(material.fit)
+    data = {
+        "example_input": fit[: material.batch],
+        "calibration_data": list(fit.split(8)),
+        "eval_fn": Fidelity(material) if material.row["judged"] == "sqnr" else None,
+    }
+    _, result = IntelligentOptimizer(out / "knowledge.json", callbacks=LineProgress()).optimize_auto(
+        material.network(),
+        method="mcts",
+        n_simulations=60,
+        timeout_seconds=material.row["minutes"] * 60,
+        constraints={"max_accuracy_drop": material.row["limit"]},
+        output=out / "answer0",
+        **data,
+    )
+    task = make_task(material.network(), train_data=None, max_accuracy_drop=1.0, seed=0, **data)
+    evaluator = CompressionEvaluator(task)
+    for number, plan in enumerate(others(result, material.row["limit"]), 1):
+        folder = out / f"answer{number}"
+        folder.mkdir(exist_ok=True)
+        evaluator.save(plan, folder / "model.pt")
+        (folder / "plan.json").write_text(json.dumps(str(plan)))
+    (out / "answer0" / "plan.json").write_text(json.dumps(str(result.plan)))
+
+
+class Fidelity:
+    """1 − the relative error of the outputs on the second half of the calibration rows."""
+
+    def __init__(self, material: Material) -> None:
+        images = material.fit[len(material.fit) // 2 :]
+        self.batches = [torch.from_numpy(batch) for batch in material.batches(images)]
+        model = material.network()
+        with torch.inference_mode():
+            self.expected = torch.cat([model(batch) for batch in self.batches])
+
+    def __call__(self, model: nn.Module) -> float:
+        with torch.inference_mode():
+            made = torch.cat([model(batch).float() for batch in self.batches])
+        return 1 - float((made - self.expected).norm() / self.expected.norm())
+
+
+def others(result: CompressionResult, limit: float) -> list[Plan]:
+    """Plans of the Pareto set within the limit that are faster, or closer to the original, than the answer."""
+    points = [p for p in result.pareto if p.accuracy_drop <= limit and p.plan.choices and p.plan != result.plan]
+    fast = sorted(points, key=lambda point: -point.speedup)[:1]
+    close = sorted(points, key=lambda point: point.accuracy_drop - 1e-3 * np.log(point.speedup))
+    return list(dict.fromkeys(point.plan for point in (*fast, *close)))[: ANSWERS - 1]
+
+
+def load(material: Material, out: Path, threads: int) -> Run:
+    return torch_run(load_model(out / "model.pt"))
+
+
+if __name__ == "__main__":
+    main(prepare, load)

