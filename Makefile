@@ -25,7 +25,7 @@ check: $(VENV)/.dev ## Format, lint, types, layers
 soak: $(VENV)/.dev ## The long tests: fuzzing, fault schedules, every model
 	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 3600
 
-servers: $(VENV)/.dev ## Install the database servers that the tests start (Neo4j, Redis)
+servers: $(VENV)/.dev ## Install the servers and the browser that the tests start (Neo4j, Redis, Chromium)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/servers/install.sh
 
 clean: ## Remove the environment and what was made

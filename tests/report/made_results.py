@@ -48,7 +48,9 @@ SHRINKS = {"prune": {"0.25": 0.28, "0.5": 0.68, "0.7": 1.1}, "precision": {"bf16
 def measured(plan: Plan, rng: random.Random) -> Outcome:
     seconds = {"prepare": rng.uniform(0.5, 3.0), "time": rng.uniform(0.8, 1.6), "accuracy": rng.uniform(0.2, 0.6)}
     if plan.option("runtime") == "aot_inductor" and plan.option("precision") == "bf16":
-        return Failure(plan=plan, reason=Reason.ILLEGAL, message="aot_inductor has no bf16 kernels here", seconds=seconds)
+        return Failure(
+            plan=plan, reason=Reason.ILLEGAL, message="aot_inductor has no bf16 kernels here", seconds=seconds
+        )
     samples = {
         "log_speedup": tuple(_sum(GAINS, plan) + rng.gauss(0, 0.02) for _ in range(5)),
         "log_size_ratio": (_sum(SHRINKS, plan),),
@@ -74,7 +76,9 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
         searcher.tell(outcome)
         who = min(clocks, key=lambda name: clocks[name])
         clocks[who] += sum(outcome.seconds.values()) + 0.1
-        seen = replace(observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None)
+        seen = replace(
+            observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None
+        )
         if not workers:
             predicted = {name: (belief.mean, belief.std) for name, belief in proposal.expected.items()}
             seen = replace(seen, predicted=predicted)

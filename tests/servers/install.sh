@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the database servers that the tests start: `make servers`. Safe to run again.
+# Brings the database servers and the browser that the tests start: `make servers`. Safe to run again.
 #
 # Programs go to $MODEL_OPT_SERVERS (default ~/.cache/model_opt/servers), outside the repository.
 # PYTHON names the interpreter of the environment that model_opt is installed in (default: python3).
@@ -54,7 +54,22 @@ install_python_servers() {
 
 have_script() { [ -x "$(dirname "$("$python" -c 'import sys; print(sys.executable)')")/$1" ]; }
 
+install_browser() {
+    if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
+        say "Chromium is $(command -v chromium)"
+    elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing the system's packages chromium and chromium-driver (apt-get)"
+        apt-get update -qq >/dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            chromium chromium-driver fonts-dejavu-core >/dev/null
+    else
+        say "chromium is missing and this user may not install it: sudo apt-get install chromium chromium-driver"
+        missing=1
+    fi
+}
+
 install_redis
+install_browser
 install_python_servers
 install_neo4j
 exit $missing

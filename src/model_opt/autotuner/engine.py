@@ -38,6 +38,8 @@ class Problem:
     known: Sequence[Plan] = ()
     evidence: Sequence[Evidence] = ()
     seed: int = 0
+    noise_db: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """What each option does to the outputs, as far as it was measured layer by layer; see `rules.prior`."""
     explore_until: float | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
@@ -53,6 +55,8 @@ class Found:
     ended: str
     fleet: Mapping[str, Any] = field(default_factory=dict)
     """Who measured how much, where the search ran on a cluster."""
+    remembered: bool = False
+    """Whether the cluster's coordinator has written what was measured to the knowledge store."""
 
 
 class CompressionTreeSearch:
@@ -95,7 +99,7 @@ class MCTSEngine:
             seed=problem.seed,
             noise=problem.noise,
             first=first_plans(problem),
-            prior=prior(problem.space),
+            prior=prior(problem.space, problem.noise_db),
             evidence=problem.evidence,
         )
         return measure_all(problem, searcher, self.n_simulations, ended="budget")

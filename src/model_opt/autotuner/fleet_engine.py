@@ -3,20 +3,22 @@
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement
+from model_opt.actors.bundle import Placement, Sharing
 from model_opt.actors.cluster import disconnect
 from model_opt.actors.fleet import FleetResult
 from model_opt.actors.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of
+from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
 from model_opt.autotuner.result import Observed
 from model_opt.autotuner.rules import prior
 from model_opt.compression.evaluate import Task
 from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
+from model_opt.storage.open import is_local
 
 LOCAL = "local"
 
@@ -26,12 +28,14 @@ class Cluster:
     """Where to search. `address` is that of a Ray cluster ("auto"), or "local" for one on this machine.
 
     `workers` is None for one a slot. `name` is what the search can be found by; `state` the head node's folder for it.
+    `store` is the URL or path of the knowledge store, which the coordinator writes to; None: the driver does.
     """
 
     address: str
     workers: int | None = None
     name: str | None = None
     state: str | None = None
+    store: str | None = field(default=None, repr=False)
 
 
 class FleetEngine:
@@ -47,34 +51,57 @@ class FleetEngine:
         Raises `FleetError` where the cluster cannot be reached or no worker can measure, and where nothing settled.
         """
         problem.child.rest()  # its memory and threads are the workers' now
-        address = None if self._cluster.address == LOCAL else self._cluster.address
+        cluster = self._cluster
+        address = None if cluster.address == LOCAL else cluster.address
         try:
+            sharing = self._sharing(problem, address)
             found = fleet.run_search(
                 evaluator_factory(self._task),
                 self._search(problem),
-                name=self._cluster.name or f"search-{secrets.token_hex(4)}",
+                name=cluster.name or f"search-{secrets.token_hex(4)}",
                 simulations=self.n_simulations,
                 address=address,
-                state=self._cluster.state,
+                state=cluster.state,
                 timeout_s=_seconds_left(problem.explore_until),
-                gather=self._cluster.workers or 0,
-                placement=Placement(workers=self._cluster.workers),
+                whole_only=WHOLE_ONLY,
+                gather=cluster.workers or 0,
+                placement=Placement(workers=cluster.workers),
+                sharing=sharing,
                 on_progress=_Watcher(problem),
             )
+            if sharing is not None:
+                self._await_flush(found, address, problem)
         finally:
             if address is None:
                 disconnect()
         if found.recommendation is None:
             raise FleetError(f"the search ended ({found.ending}) before anything was measured")
-        for outcome in found.outcomes:
-            problem.on_outcome(outcome)
+        if sharing is None:
+            for outcome in found.outcomes:
+                problem.on_outcome(outcome)
         return Found(
             best=found.recommendation,
             observed=_observed(found),
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
+            remembered=sharing is not None,
         )
+
+    def _sharing(self, problem: Problem, address: str | None) -> Sharing | None:
+        """What the coordinator needs to write to the knowledge store itself; None where it cannot reach it."""
+        store = self._cluster.store
+        if store is None or (address is not None and is_local(store) and not fleet.on_head(address)):
+            return None
+        return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=SHARED_METRICS)
+
+    def _await_flush(self, found: FleetResult, address: str | None, problem: Problem) -> None:
+        """The coordinator writes behind the search: what it has not written yet is waited for, and said."""
+        missing = fleet.flushed(found.name, address=address)
+        if missing is None:
+            problem.callbacks.on_note(f"{len(found.rows)} measured plans were added to the knowledge base")
+        else:
+            problem.callbacks.on_note(f"not all that was measured is in the knowledge base yet: {missing}")
 
     def _search(self, problem: Problem) -> Search:
         return Search(
@@ -83,7 +110,7 @@ class FleetEngine:
             seed=problem.seed,
             noise=problem.noise,
             first=tuple(first_plans(problem)),
-            prior=prior(problem.space),
+            prior=prior(problem.space, problem.noise_db),
             evidence=tuple(problem.evidence),
         )
 

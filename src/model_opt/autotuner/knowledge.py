@@ -20,6 +20,8 @@ from model_opt.storage.knowledge import rows_for
 from model_opt.storage.store import KnowledgeStore
 
 SHARED_METRICS = ("log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms")
+WHOLE_ONLY = frozenset({"accuracy_drop"})
+"""What is not remembered of a partial measurement: it was told from a part of the data."""
 RATIOS = ("log_size_ratio", "log_speedup", "accuracy_drop")
 """What may transfer to another model or context: never an absolute latency."""
 
@@ -117,7 +119,7 @@ class Lesson:
         """Adds a measured plan; what was told from a part of the data only does not count as its accuracy."""
         for metric in SHARED_METRICS:
             values = measurement.samples.get(metric, ())
-            if metric != "accuracy_drop" or not measurement.partial:
+            if metric not in WHOLE_ONLY or not measurement.partial:
                 self._samples[measurement.plan][metric] += [v for v in values if math.isfinite(v)]
 
     def teach(self, store: KnowledgeStore) -> int:

@@ -20,7 +20,7 @@ from model_opt.autotuner.run import METHODS, Limits, Run, check_output
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, SaveFailed, UnknownName
 from model_opt.search.plan import Plan
-from model_opt.storage.open import default_store_path, open_store
+from model_opt.storage.open import default_store_path, open_store, place_of
 from model_opt.storage.store import KnowledgeStore
 
 
@@ -106,7 +106,10 @@ class IntelligentOptimizer:
             began=began,
             deadline=None if timeout_seconds is None else began + timeout_seconds,
         )
-        cluster = None if ray_address is None else Cluster(address=ray_address, workers=workers, name=name, state=state)
+        cluster = None
+        if ray_address is not None:
+            where = place_of(self._store_at)
+            cluster = Cluster(address=ray_address, workers=workers, name=name, state=state, store=where)
         log = None if output is None else ProgressLog(Path(output), {"method": method, "constraints": asdict(wanted)})
         told = self._callbacks if log is None else Together([log, self._callbacks])
         run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)

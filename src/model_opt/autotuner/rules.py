@@ -1,5 +1,6 @@
 """What each family usually gains from: strategies to measure first, and weights for the search's first moves."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from model_opt.search.plan import Plan
@@ -63,6 +64,8 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("token_merging", "0"): 3.0,
 }
 """Prior weights of options; what is not named weighs 1. What costs accuracy or minutes of preparation weighs less."""
+TOLERABLE_DB = 15.0
+"""The signal-to-noise ratio of the outputs at which an option's weight is halved."""
 STAGE_WEIGHT = 12.0
 """Leaving a stage to the whole model's option; its own options weigh 1 each."""
 
@@ -73,13 +76,20 @@ def strategies(family: Family, space: SearchSpace) -> list[Plan]:
     return [plan for plan in dict.fromkeys(plans) if space.why_not(plan) is None and plan != space.plan({})]
 
 
-def prior(space: SearchSpace) -> dict[tuple[str, str], float]:
-    """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most."""
+def prior(
+    space: SearchSpace, noise_db: Mapping[tuple[str, str], float] | None = None
+) -> dict[tuple[str, str], float]:
+    """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most.
+
+    `noise_db` is the signal-to-noise ratio to expect of options: those that drown the outputs weigh less.
+    """
     weights = {}
     for decision in space.decisions:
         for position, option in enumerate(decision.options):
             staged = "/" in decision.name and position == 0
-            weights[decision.name, option] = STAGE_WEIGHT if staged else WEIGHTS.get((decision.name, option), 1.0)
+            usual = STAGE_WEIGHT if staged else WEIGHTS.get((decision.name, option), 1.0)
+            expected = (noise_db or {}).get((decision.name, option), math.inf)
+            weights[decision.name, option] = usual / (1 + 10 ** ((TOLERABLE_DB - expected) / 10))
     return weights
 
 

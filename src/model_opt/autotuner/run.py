@@ -1,5 +1,6 @@
 """One optimisation on this machine, from the task to the result; each step is one call."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +25,7 @@ from model_opt.compression.shipping import load_model, write_together
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
-from model_opt.errors import InvalidInput, SaveFailed, StoreError
+from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
@@ -35,6 +36,9 @@ T = TypeVar("T")
 
 METHODS = ("rule_based", "mcts", "hybrid")
 MODEL_FILE = "model.pt"
+SENSITIVITY_SHARE = 0.05
+SENSITIVITY_S = 20.0
+"""Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much."""
 FINISH_SHARE = 0.3
 FINISH_S = 45.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
@@ -94,7 +98,8 @@ class Run:
             self._task = replace(self._task, keep=scratch)
             with self._child() as child:
                 found, answer, lesson, described, recalled = self._measure(child, store, scratch)
-            self._remember(store, lesson)
+            if not found.remembered:
+                self._remember(store, lesson)
             result = self._result(found, answer, described, recalled)
             optimised = load_model(answer.model)
             if output is not None:
@@ -125,6 +130,7 @@ class Run:
             known=recalled.plans,
             evidence=recalled.evidence,
             seed=self._task.seed,
+            noise_db=self._sensitivity(child),
             explore_until=self._limits.explore_until,
             callbacks=self._callbacks,
             on_outcome=learn,
@@ -134,6 +140,19 @@ class Run:
         child.deadline = self._limits.deadline
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
+
+    def _sensitivity(self, child: MeasuringChild) -> Mapping[tuple[str, str], float]:
+        """What each option does to the outputs, measured layer by layer for a while; nothing for a mere ladder."""
+        if self._limits.method == "rule_based":
+            return {}
+        left = math.inf if self._limits.deadline is None else self._limits.deadline - time.monotonic()
+        most_s = min(SENSITIVITY_S, SENSITIVITY_SHARE * left)
+        try:
+            found = self._timed("sensitivity", lambda: child.call("option_noise_db", most_s, phase="prepare"))
+        except MeasurementFailed as error:
+            self._callbacks.on_note(f"the layers' sensitivity is not known: {error}")
+            return {}
+        return cast(Mapping[tuple[str, str], float], found)
 
     def _engine(self) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
         budget = self._limits.budget

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ def load_source(text: str, *, weights: str | None = None, batch: int = 8) -> Sou
     Raises `InvalidInput`, `UnknownName` or `MissingDependency`.
     """
     kind, _, name = text.rpartition(":")
+    if text.endswith(".py"):
+        raise InvalidInput(f"{text!r} names a file: add the function in it that makes the model, {_advice(Path(text))}")
     if not kind or not name:
         raise InvalidInput(
             f"{text!r} names no model: torchvision:resnet18, timm:vit_tiny_patch16_224 or file.py:factory"
@@ -72,10 +75,16 @@ def _timm(name: str, weights: str | None, batch: int) -> Source:
 
 def _file(path: Path, factory: str) -> Source:
     module = _import(path)
-    if not hasattr(module, factory):
-        known = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise UnknownName(f"function of {path}:", factory, known)
-    made = getattr(module, factory)()
+    if not callable(getattr(module, factory, None)):
+        raise UnknownName(f"function of {path}:", factory, _functions(module))
+    try:
+        made = getattr(module, factory)()
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{line.filename}, line {line.lineno}"
+        raise InvalidInput(
+            f"{path}:{factory}() raised {type(error).__name__}: {error} ({where}). It is called without arguments"
+        ) from error
     if isinstance(made, nn.Module):
         return Source(model=made)
     if isinstance(made, Mapping) and isinstance(made.get("model"), nn.Module):
@@ -86,6 +95,22 @@ def _file(path: Path, factory: str) -> Source:
     raise InvalidInput(
         f"{path}:{factory} returned {type(made).__name__}, not a torch.nn.Module or a mapping with 'model'"
     )
+
+
+def _functions(module: ModuleType) -> list[str]:
+    """What the file itself defines; where that is nothing, all that can be called in it."""
+    called = {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
+    own = [name for name, value in called.items() if getattr(value, "__module__", None) == module.__name__]
+    return own or list(called)
+
+
+def _advice(path: Path) -> str:
+    if not path.is_file():
+        return f"such as {path}:make (but there is no file {path})"
+    try:
+        return f"such as {path}:{(_functions(_import(path)) or ['make'])[0]}"
+    except InvalidInput as error:
+        return f"such as {path}:make (but {error})"
 
 
 def _import(path: Path) -> ModuleType:

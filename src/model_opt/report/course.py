@@ -127,7 +127,7 @@ def _lane(observed: Sequence[Observed], kind: str, name: str, pattern: str, colo
         "hovertemplate": "%{text}<br>%{x:.2f} s<extra></extra>",
         "marker": {
             "color": color,
-            "pattern": {"shape": pattern, "fgcolor": "var:page", "size": 6},
+            "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "var:page", "size": 6},
             "line": {"color": "var:page", "width": 1},
         },
     }

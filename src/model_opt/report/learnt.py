@@ -60,7 +60,7 @@ def predictions(view: View) -> Chart:
     for number, ((metric, what), (_, seen, inside)) in enumerate(zip(SHOWN, pairs, strict=True), 1):
         data += _against(seen, metric, "" if number == 1 else "2")
         suffix = "" if number == 1 else "2"
-        layout[f"xaxis{suffix}"] = {"title": {"text": f"predicted: {what}"}}
+        layout[f"xaxis{suffix}"] = {"title": {"text": f"predicted: {what}"}, "range": _range(seen, metric)}
         layout[f"yaxis{suffix}"] = {"title": {"text": "measured"}}
         rows.append([what, str(len(seen)), f"{inside} of {len(seen)}"])
     heads = ("", "predictions", "measured within the 95 % interval")
@@ -79,13 +79,21 @@ def _pairs(view: View, metric: str) -> tuple[list[tuple[Observed, float, float]]
     return seen, sum(abs(o.metrics[metric] - mean) <= 1.96 * std for o, mean, std in seen)
 
 
-def _against(seen: Sequence[tuple[Observed, float, float]], metric: str, axis: str) -> list[Figure]:
-    def shown(value: float) -> float:
-        return math.exp(value) if metric.startswith("log_") else 100 * value
+def _shown(metric: str, value: float) -> float:
+    return math.exp(value) if metric.startswith("log_") else 100 * value
 
-    measured = [shown(o.metrics[metric]) for o, _, _ in seen]
-    means = [shown(mean) for _, mean, _ in seen]
-    ends = [(shown(mean - 1.96 * std), shown(mean + 1.96 * std)) for _, mean, std in seen]
+
+def _range(seen: Sequence[tuple[Observed, float, float]], metric: str) -> list[float]:
+    """That of the means and of what was measured; longer intervals are cut off."""
+    values = [_shown(metric, value) for o, mean, _ in seen for value in (mean, o.metrics[metric])] or [0.0, 1.0]
+    margin = 0.12 * ((max(values) - min(values)) or 1.0)
+    return [min(values) - margin, max(values) + margin]
+
+
+def _against(seen: Sequence[tuple[Observed, float, float]], metric: str, axis: str) -> list[Figure]:
+    measured = [_shown(metric, o.metrics[metric]) for o, _, _ in seen]
+    means = [_shown(metric, mean) for _, mean, _ in seen]
+    ends = [(_shown(metric, mean - 1.96 * std), _shown(metric, mean + 1.96 * std)) for _, mean, std in seen]
     low, high = min([*measured, *means], default=0.0), max([*measured, *means], default=1.0)
     axes = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     diagonal = {

@@ -30,7 +30,7 @@ def pareto(view: View) -> Chart:
     data += _chosen(view, points)
     limit = view.constraints.get("max_accuracy_drop", view.constraints.get("accuracy_drop"))
     layout = {
-        "xaxis": {"title": {"text": "times faster than the original"}, "type": "log", "dtick": "D2"},
+        "xaxis": {"title": {"text": "times faster than the original"}, "type": "log"},
         "yaxis": {"title": {"text": "accuracy lost, %"}, "zeroline": True},
         "shapes": [] if limit is None else [_line(100 * limit)],
         "annotations": [] if limit is None else [_limit_label(100 * limit)],
@@ -113,7 +113,7 @@ def _chosen(view: View, points: Sequence[ParetoPoint]) -> list[Figure]:
             return []
         point = found
     dot = _dots([point], "best so far" if view.running else "chosen, in fresh processes", "diamond", CHOSEN)
-    dot |= {"mode": "markers+text", "text": [f"{point.speedup:.2f}×"], "textposition": "top center"}
+    dot |= {"mode": "markers+text", "text": [f"{point.speedup:.2f}×"], "textposition": "bottom center"}
     return [dot | {"hovertext": [str(point.plan)], "hovertemplate": "%{hovertext}<br>%{x:.2f}× faster<extra></extra>"}]
 
 
@@ -127,7 +127,7 @@ def _line(at: float) -> Figure:
 def _limit_label(at: float) -> Figure:
     text = f"at most {at:g} % lost"
     return {
-        "xref": "paper", "x": 1, "y": at, "xanchor": "right", "yanchor": "bottom", "text": text, "showarrow": False,
+        "xref": "paper", "x": 0.01, "y": at, "xanchor": "left", "yanchor": "bottom", "text": text, "showarrow": False,
         "font": {"color": CHOSEN},
     }  # fmt: skip
 

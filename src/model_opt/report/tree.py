@@ -84,7 +84,14 @@ def tree(view: View) -> Chart:
         key="tree",
         title=title,
         about=about,
-        figure={"data": [data], "layout": {"height": 190 + 56 * depth, "margin": {"l": 4, "r": 4, "t": 8, "b": 8}}},
+        figure={
+            "data": [data],
+            "layout": {
+                "height": 190 + 56 * depth,
+                "uniformtext": {"minsize": 9, "mode": "hide"},
+                "margin": {"l": 4, "r": 4, "t": 8, "b": 8},
+            },
+        },
         heads=("choice", "plans", "best", "failed"),
         rows=told,
     )

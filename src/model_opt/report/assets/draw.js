@@ -24,6 +24,7 @@ function framed(layout) {
     dragmode: narrow ? false : "zoom",
     ...layout,
   };
+  if (narrow && made.grid) Object.assign(made, { grid: { ...made.grid, rows: 2, columns: 1 }, height: 620 });
   for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"])
     if (name.length === 5 || layout[name]) made[name] = { ...axis, ...(layout[name] || {}) };
   return made;

@@ -1,0 +1,243 @@
+"""The report and what it is made of: from real searches over a made-up problem, and from files as they are written."""
+
+import json
+import math
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+from made_results import OBJECTIVE, SPACE, made_result, measured
+
+from model_opt.actors import bundle
+from model_opt.actors.bundle import Manifest, Request
+from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.deadlines import Deadlines
+from model_opt.actors.durable import SqliteJournal
+from model_opt.actors.messages import Changes, Kept, Result
+from model_opt.actors.proposer import Search
+from model_opt.actors.service import STATE_FILE
+from model_opt.autotuner.progress_log import PROGRESS_FILE, ProgressLog, read_progress
+from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.errors import InvalidInput
+from model_opt.report.charts import charts
+from model_opt.report.page import report
+from model_opt.report.tree import grow
+from model_opt.report.view import find, folders, of_fleet, of_folder, of_result
+from model_opt.search.evaluator import Purpose
+from model_opt.search.plan import Choice, Plan
+
+
+@pytest.fixture(scope="module")
+def result():
+    return made_result(24)
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    return made_result(16, seed=3, workers=3)
+
+
+def plain(value):
+    """A figure with real colours in place of the page's names."""
+    if isinstance(value, str):
+        return "#123456" if value.startswith("var:") else value
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+def test_every_chart_is_a_figure_that_plotly_takes(result, fleet):
+    for view in (of_result(result, "one"), of_result(fleet, "many")):
+        for chart in charts(view):
+            assert chart.figure is not None or chart.missing
+            if chart.figure is not None:
+                go.Figure(plain(chart.figure))
+                assert chart.rows and all(len(row) == len(chart.heads) for row in chart.rows)
+
+
+def test_the_front_has_intervals_and_the_chosen_plan(result):
+    figure = charts(of_result(result, "one"))[0].figure
+    front = next(trace for trace in figure["data"] if trace["name"] == "best trade-offs")
+    assert max(front["error_x"]["array"]) > 0 and len(front["x"]) == len(result.pareto)
+    chosen = figure["data"][-1]
+    assert chosen["x"] == [result.speedup] and chosen["marker"]["symbol"] == "diamond"
+    assert "at most 2 % lost" in json.dumps(figure["layout"])
+
+
+def test_the_best_so_far_only_grows_and_ends_at_the_answer(result):
+    view = of_result(result, "one")
+    line = next(trace for trace in charts(view)[1].figure["data"] if trace["mode"] == "lines")
+    assert line["y"] == sorted(line["y"]) and line["x"] == sorted(line["x"])
+    assert line["y"][-1] == view.reward(view.best())
+
+
+def test_the_tree_counts_every_plan_once_at_the_root(result):
+    root = grow(of_result(result, "one"))
+    assert root.plans == len(result.observations)
+
+    def check(node):
+        assert sum(child.plans for child in node.children.values()) <= node.plans
+        assert all(child.best is None or child.best <= node.best for child in node.children.values())
+        for child in node.children.values():
+            check(child)
+
+    check(root)
+    first = max(result.importance, key=result.importance.get)
+    assert any(label.startswith(f"{first}=") for label in root.children)
+
+
+def test_predictions_are_those_made_before_measuring(result, fleet):
+    chart = charts(of_result(result, "one"))[4]
+    assert int(chart.rows[0][1]) >= 8
+    assert "keep their predictions to themselves" in charts(of_result(fleet, "many"))[4].missing
+
+
+def test_each_worker_has_its_lane(fleet):
+    chart = charts(of_result(fleet, "many"))[5]
+    assert [row[0] for row in chart.rows] == ["node0-0", "node0-1", "node1-0"]
+    assert sum(int(row[1]) for row in chart.rows) == len(fleet.observations)
+    assert "One worker" in charts(of_result(made_result(4), "one"))[5].about
+
+
+class Outline(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.ids, self.scripts = [], [], 0
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.fetched += [given[name] for name in ("src", "href") if name in given]
+        self.ids += [given["id"]] if "id" in given else []
+        self.scripts += tag == "script"
+
+
+def test_the_page_is_one_file_with_plotly_once(result):
+    text = report(of_result(result, "<one> & only"))
+    outline = Outline()
+    outline.feed(text)
+    assert outline.fetched == ["data:,", "#main"], "nothing is fetched"
+    assert len(outline.ids) == len(set(outline.ids)) and outline.scripts == 2
+    assert text.count("plotly.js v") <= 2 and "&lt;one&gt; &amp; only" in text
+    for name in ("pareto", "rewards", "tree", "importance", "predictions", "timeline"):
+        assert f'id="{name}"' in text
+    assert "3f3f3f" in text and "98.0%" in text, "origins and how alike"
+    assert "NaN" not in text.split("const FIGURES = ")[1].split(";\n")[0]
+
+
+def test_old_results_without_the_new_fields_are_shown(result):
+    raw = json.loads(result.to_json())
+    del raw["tree"]
+    for seen in raw["observations"]:
+        del seen["predicted"], seen["worker"]
+    for point in raw["pareto"]:
+        del point["intervals"]
+    old = CompressionResult.from_json(json.dumps(raw))
+    assert "There are no predictions here" in report(of_result(old, "old"))
+
+
+def test_nothing_measured_says_so(result):
+    empty = replace(result, observations=(), pareto=(), importance={})
+    text = report(of_result(empty, "empty"))
+    assert text.count("Nothing has been measured yet") >= 3
+
+
+# files that are being written ---------------------------------------------------------------------------------------
+
+
+def seen(number):
+    plan = Plan((Choice(decision="prune", option=str(number)),))
+    metrics = {"log_speedup": 0.1 * number, "log_size_ratio": 0.2, "accuracy_drop": 0.001 * number}
+    return Observed(plan=plan, purpose="explore", at_s=float(number), metrics=metrics, seconds={"time": 0.5})
+
+
+def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
+    log = ProgressLog(tmp_path / "out", {"method": "mcts", "constraints": {"max_accuracy_drop": 0.002}})
+    log.on_phase("baseline", None)
+    assert not (tmp_path / "out").exists(), "nothing is written before the search begins"
+    log.on_start(plans=10, budget=5)
+    for number in (1, 2, 3):
+        log.on_measurement(seen(number), settled=number, budget=5, best=seen(number).plan if number < 3 else None)
+    path = tmp_path / "out" / PROGRESS_FILE
+    with path.open("a") as file:
+        file.write('{"event": "measurement", "at_s": 3')
+    progress = read_progress(tmp_path / "out")
+    assert progress.running and progress.settled == 3 and progress.observations[1] == seen(2)
+    view = of_folder(tmp_path / "out", "out")
+    assert view.running and view.budget == 5 and view.best() == seen(2)
+    assert folders([tmp_path]) == [tmp_path / "out"]
+    log.remove()
+    assert not path.exists()
+
+
+def test_a_search_whose_process_is_gone_was_interrupted(tmp_path):
+    log = ProgressLog(tmp_path, {})
+    log.on_start(plans=1, budget=1)
+    gone = os.fork()
+    if not gone:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    path = tmp_path / PROGRESS_FILE
+    path.write_text(re.sub(r'"pid": \d+', f'"pid": {gone}', path.read_text()))
+    assert of_folder(tmp_path, "x").state == "interrupted"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "nonsense\nmore", '{"event": "start"}', '[1]\n{"event": "start"}'])
+def test_a_file_that_is_no_progress_is_refused(tmp_path, text):
+    (tmp_path / PROGRESS_FILE).write_text(text)
+    with pytest.raises(InvalidInput):
+        read_progress(tmp_path)
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A fleet's state folder, written as a coordinator writes it."""
+    import random
+
+    folder = tmp_path / "night"
+    folder.mkdir()
+    (folder / bundle.FACTORY).write_bytes(b"factory")
+    rules = Rules(budget=20, objective=OBJECTIVE)
+    search = Search(space=SPACE, objective=OBJECTIVE)
+    request = Request(search=search, rules=rules, placement=bundle.Placement(), deadlines=Deadlines(), sharing=None)
+    bundle.seal(folder, Manifest(digest=bundle._digest(folder / bundle.FACTORY), size_bytes=7), request)
+    journal = SqliteJournal(folder / STATE_FILE)
+    term, _, _ = journal.begin()
+    rng = random.Random(0)
+    plans = [SPACE.plan({"prune": p, "precision": q}) for p in ("0", "0.25", "0.5") for q in ("fp32", "int8_static")]
+    kept = [
+        Kept(
+            result=Result(
+                lease_id=f"l{i}",
+                attempt=1,
+                purpose=Purpose.EXPLORE,
+                context="c",
+                outcome=measured(plan, rng),
+                worker=f"w{i % 2}",
+                busy_s=1.0,
+            ),
+            position=i,
+            at_s=1000.0 + i,
+        )
+        for i, plan in enumerate(plans)
+    ]
+    journal.commit(term, [Changes(results=tuple(kept), facts={"first_grant_s": 999.0})])
+    yield folder
+    journal.close()
+
+
+def test_a_fleet_is_seen_while_it_writes(state):
+    view = of_fleet(state, explain=True)
+    assert view.running and view.settled == 6 and view.budget == 20 and view.where == "fleet"
+    assert [o.at_s for o in view.observations] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert view.observations[1].worker == "w1" and view.importance
+    assert math.isclose(sum(view.importance.values()), 1.0)
+    assert find("night", str(state.parent)).name == "night"
+    assert 'id="timeline"' in report(view)
+
+
+def test_a_name_that_is_nothing_says_what_there_is(state):
+    with pytest.raises(InvalidInput, match="kept: night"):
+        find("nowhere", str(state.parent))
