@@ -39,12 +39,16 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """Where merged rows are flushed: a store's URL or path, as whom, and the signature that the rows are of."""
+    """Where merged rows are flushed: a store's URL or path, as whom, and the signature that the rows are of.
 
-    store: str
+    `metrics` are those that are stored, None: all. `store` may hold a password.
+    """
+
+    store: str = field(repr=False)
     signature: Signature
     federation: str = "local"
     origin: str = "local"
+    metrics: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,7 @@ def seal(folder: Path, manifest: Manifest, request: Request) -> None:
     """Checks what was streamed into `folder` and makes it the search's; raises `FleetError` if it is damaged."""
     if _digest(folder / FACTORY) != manifest.digest:
         raise FleetError("the search did not arrive as it was sent; submit it again")
+    (folder / REQUEST).touch(mode=0o600)  # it may hold the password of a store
     (folder / REQUEST).write_bytes(cloudpickle.dumps(request))
     fields = {"digest": manifest.digest, "size_bytes": manifest.size_bytes}
     partial = folder / f"{MANIFEST}.partial"

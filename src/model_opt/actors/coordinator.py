@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -41,7 +40,7 @@ class Coordinator:
         log_as_json(search=search, role="coordinator")
         self._search = search
         self._folder = state_root(state) / search
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._service: CoordinatorService | None = None
         self._request: Request | None = None
         self._manifest: Manifest | None = None
@@ -128,7 +127,8 @@ class Coordinator:
     async def status(self) -> dict[str, Any]:
         """Counts and where it stands."""
         service, request = self._serving()
-        shared = {"flush_lag_s": self._flush.lag_s, "flush_error": self._flush.error} if self._flush else {}
+        flush = self._flush
+        shared = {"flush_lag_s": flush.lag_s, "flush_error": flush.error, "unflushed": flush.unflushed} if flush else {}
         here: dict[str, Any] = {"name": self._search, "state": str(self._folder), "pid": os.getpid()}
         here["objective"] = request.rules.objective.metric
         return service.status() | here | shared

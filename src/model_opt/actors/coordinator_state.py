@@ -4,7 +4,7 @@ Exactness rests on three things only: leases settle once (`leases`), what an ans
 (`durable`), and a state whose term has been overtaken cannot commit.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from model_opt.actors.leases import Holder, Lease, LeaseBook, LeaseState, Verdict
@@ -30,12 +30,14 @@ GIVEN_UP = 0
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What a search may do. `deadline_s` is wall time; `patience` ends it after so many settlements without a better
-    plan; `gather` grants nothing until so many workers have come, or `gather_s` seconds have passed."""
+    plan. Of partial measurements the metrics of `whole_only` do not reach the rows. `gather` grants nothing
+    until so many workers have come, or `gather_s` seconds have passed."""
 
     budget: int
     objective: Objective
     deadline_s: float | None = None
     patience: int | None = None
+    whole_only: frozenset[str] = frozenset()
     gather: int = 0
     gather_s: float = 60.0
     lease_s: float = 30.0
@@ -175,7 +177,7 @@ class CoordinatorState:
             return
         key = (result.outcome.plan.key, result.context)
         old = self.rows[key].moments if key in self.rows else {}
-        moments = merged(old, result.outcome)
+        moments = merged(old, result.outcome, leave=self.rules.whole_only if result.outcome.partial else frozenset())
         self.rows[key] = self._rows[key] = MergedRow(plan=result.outcome.plan, context=result.context, moments=moments)
 
     def _learn(self, kept: Kept) -> None:
@@ -314,11 +316,11 @@ class CoordinatorState:
         return changes
 
 
-def merged(old: Mapping[str, Moments], measurement: Measurement) -> dict[str, Moments]:
-    """`old` moments by metric with the samples of `measurement`."""
+def merged(old: Mapping[str, Moments], measurement: Measurement, *, leave: Collection[str] = ()) -> dict[str, Moments]:
+    """`old` moments by metric with the samples of `measurement`, apart from metrics to `leave`."""
     made = dict(old)
     for metric, values in measurement.samples.items():
-        if values:
+        if values and metric not in leave:
             new = Moments.of(values)
             made[metric] = merge(made[metric], new) if metric in made else new
     return made

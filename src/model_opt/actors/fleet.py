@@ -54,6 +54,7 @@ def run_search(
     state: str | None = None,
     timeout_s: float | None = None,
     patience: int | None = None,
+    whole_only: frozenset[str] = frozenset(),
     gather: int = 0,
     placement: Placement | None = None,
     deadlines: Deadlines | None = None,
@@ -62,8 +63,9 @@ def run_search(
 ) -> FleetResult:
     """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
 
-    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `patience` and
-    `gather` are those of `Rules`. A search of this name that is there already goes on (its own request holds).
+    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `patience`,
+    `whole_only` and `gather` are those of `Rules`. A search of this name that is there already goes on (its own
+    request holds).
     Raises `InvalidInput`, `FleetError`.
     """
     rules = Rules(
@@ -71,6 +73,7 @@ def run_search(
         objective=search.objective,
         deadline_s=None if timeout_s is None else time.time() + timeout_s,
         patience=patience,
+        whole_only=whole_only,
         gather=gather,
     )
     request = Request(
@@ -159,6 +162,26 @@ def status(name: str, *, address: str | None = None) -> dict[str, Any]:
     connect(address)
     found: dict[str, Any] = answer(find_coordinator(name).status.remote())
     return found
+
+
+def flushed(name: str, *, address: str | None = None, timeout_s: float = 30.0) -> str | None:
+    """Waits until all that a search has measured is in the knowledge store; else why it is not, after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while (told := status(name, address=address)).get("unflushed"):
+        if time.monotonic() > end:
+            return str(told["flush_error"] or f"{told['unflushed']} rows are still on their way")
+        time.sleep(WATCH_S)
+    return None
+
+
+def on_head(address: str | None) -> bool:
+    """Whether this machine is the cluster's head node, so that its paths are the coordinator's."""
+    import ray
+
+    connect(address)
+    here = ray.get_runtime_context().get_node_id()
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return any(node["NodeID"] == here and next(iter(HEAD)) in node["Resources"] for node in nodes)
 
 
 def stop(name: str, *, address: str | None = None) -> None:

@@ -2,19 +2,23 @@
 
 import base64
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 
 from model_opt.actors.bundle import Sharing
 from model_opt.actors.messages import MergedRow
 from model_opt.actors.service import CoordinatorService
-from model_opt.errors import StoreError
+from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
+from model_opt.federation.moments import Moments
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import digest_of, encode
 from model_opt.search.context import Context
 from model_opt.storage.open import open_store
+from model_opt.storage.store import KnowledgeStore
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +61,9 @@ class Flush:
 
     def __init__(self, service: CoordinatorService, sharing: Sharing) -> None:
         self._service, self._sharing = service, sharing
-        self._store = open_store(sharing.store, federation=sharing.federation)
         self._waiting: dict[tuple[str, str], MergedRow] = {}
         self._stop = threading.Event()
-        self.lag_s = 0.0
+        self._since: float | None = None
         self.error: str | None = None
         self._thread = threading.Thread(target=self._run, name="model-opt-flush", daemon=True)
         self._thread.start()
@@ -69,25 +72,35 @@ class Flush:
         """Sends what is left, once, and lets the store go."""
         self._stop.set()
         self._thread.join()
-        self._store.close()
+
+    @property
+    def lag_s(self) -> float:
+        """How long the oldest row that is not in the store has waited, about; 0 where all are there."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def unflushed(self) -> int:
+        """Rows that are not in the store yet; what is being sent counts as one."""
+        return self._service.dirty + len(self._waiting) + bool(self._outbox().get("bytes"))
 
     def _run(self) -> None:
-        last = time.monotonic()
-        done = False
-        while not done:
-            done = self._stop.wait(FLUSH_S)
-            try:
-                while self._send_some():
-                    pass
-                last, self.error = time.monotonic(), None
-            except StoreError as error:
-                self.error = str(error)
-                log.warning("the knowledge store cannot be written, trying again: %s", error)
-            self.lag_s = time.monotonic() - last
+        with closing(open_store(self._sharing.store, federation=self._sharing.federation)) as store:
+            done = False
+            while not done:
+                done = self._stop.wait(FLUSH_S)
+                self._since = self._since or (time.monotonic() - FLUSH_S if self.unflushed else None)
+                try:
+                    while self._send_some(store):
+                        pass
+                    self._since, self.error = None, None
+                except ModelOptError as error:
+                    self.error = str(error)
+                    log.warning("the knowledge store cannot be written, trying again: %s", error)
 
-    def _send_some(self) -> bool:
+    def _send_some(self, store: KnowledgeStore) -> bool:
         """Sends what is in the outbox, then the next rows; whether there may be more."""
-        self._send_outbox()
+        self._send_outbox(store)
         self._waiting |= {(row.plan.key, row.context): row for row in self._service.take_dirty()}
         contexts = contexts_of(self._service.facts)
         ready = [key for key, row in self._waiting.items() if row.context in contexts][:MOST_ROWS]
@@ -97,27 +110,45 @@ class Flush:
         sharing = self._sharing
         stream = Stream(
             origin=sharing.origin,
-            federation=sharing.federation,
+            federation=store.federation,
             epoch=self._service.state.epoch,
             sequence=sequence,
             previous=previous,
         )
-        rows = [self._waiting[key] for key in ready]
-        envelope = stream.mint(sharing.signature, [(row.plan, contexts[row.context], row.moments) for row in rows])
+        rows = [(row, self._stored(row)) for row in (self._waiting[key] for key in ready)]
+        entries = [(row.plan, contexts[row.context], moments) for row, moments in rows if moments]
+        if not entries:
+            for key in ready:
+                del self._waiting[key]
+            return bool(self._waiting)
+        envelope = stream.mint(sharing.signature, entries)
         raw = encode(envelope)
         outbox = {"sequence": envelope.sequence, "digest": digest_of(raw), "bytes": base64.b64encode(raw).decode()}
         self._service.remember({OUTBOX: outbox})
         for key in ready:
             del self._waiting[key]
-        self._send_outbox()
+        self._send_outbox(store)
         return bool(self._waiting)
 
-    def _last(self) -> tuple[int, str]:
-        outbox = self._service.facts.get(OUTBOX)
-        return (int(outbox["sequence"]), str(outbox["digest"])) if isinstance(outbox, dict) else (0, FIRST)
+    def _stored(self, row: MergedRow) -> dict[str, Moments]:
+        """The moments of the metrics that are stored; none where one is not finite."""
+        wanted = self._sharing.metrics
+        return {
+            name: moments
+            for name, moments in row.moments.items()
+            if (wanted is None or name in wanted) and math.isfinite(moments.mean) and math.isfinite(moments.m2)
+        }
 
-    def _send_outbox(self) -> None:
+    def _outbox(self) -> Mapping[str, object]:
         outbox = self._service.facts.get(OUTBOX)
-        if isinstance(outbox, dict) and outbox["bytes"]:
-            self._store.append(base64.b64decode(outbox["bytes"]))
+        return outbox if isinstance(outbox, dict) else {}
+
+    def _last(self) -> tuple[int, str]:
+        outbox = self._outbox()
+        return (int(str(outbox["sequence"])), str(outbox["digest"])) if outbox else (0, FIRST)
+
+    def _send_outbox(self, store: KnowledgeStore) -> None:
+        outbox = self._outbox()
+        if outbox.get("bytes"):
+            store.append(base64.b64decode(str(outbox["bytes"])))
             self._service.remember({OUTBOX: {**outbox, "bytes": ""}})

@@ -1,8 +1,6 @@
 """Planning beside measuring: a thread of its own learns the news and keeps a stock of ranked proposals."""
 
-import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +18,6 @@ LEAST, MOST = 4, 32
 SHARE = 0.1
 """The part of its time that the thread plans while there is stock: on a crowded host planning takes longer, and is
 done less often."""
-_NICE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +122,6 @@ class Planning:
     # the thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        _be_nice()
         try:
             while (view := self._next()) is not None:
                 self._plan(view)
@@ -184,9 +180,3 @@ class Planning:
         typical_s = max(self._typical_s(), 1e-3)
         meanwhile = 0.0 if math.isinf(typical_s) else self._typical_plan_s / SHARE / typical_s
         return min(max(LEAST, wanted + SPARE + math.ceil(meanwhile)), MOST)
-
-
-def _be_nice() -> None:
-    """Measuring goes before planning, where the system lets threads be told apart."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

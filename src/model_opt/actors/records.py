@@ -82,7 +82,7 @@ def _outcome(outcome: Outcome) -> Mapping[str, object]:
     if isinstance(outcome, Failure):
         return shared | {"reason": outcome.reason, "message": outcome.message}
     samples = {metric: [float(value) for value in values] for metric, values in outcome.samples.items()}
-    return shared | {"samples": samples, "notes": list(outcome.notes)}
+    return shared | {"samples": samples, "notes": list(outcome.notes), "partial": outcome.partial}
 
 
 def _read_outcome(fields: Mapping[str, Any]) -> Outcome:
@@ -90,7 +90,13 @@ def _read_outcome(fields: Mapping[str, Any]) -> Outcome:
     if "reason" in fields:
         return Failure(plan=plan, reason=Reason(fields["reason"]), message=fields["message"], seconds=seconds)
     samples = {metric: tuple(values) for metric, values in fields["samples"].items()}
-    return Measurement(plan=plan, samples=samples, seconds=seconds, notes=tuple(fields["notes"]))
+    return Measurement(
+        plan=plan,
+        samples=samples,
+        seconds=seconds,
+        notes=tuple(fields["notes"]),
+        partial=bool(fields.get("partial", False)),
+    )
 
 
 def _dump(fields: Mapping[str, object]) -> str:

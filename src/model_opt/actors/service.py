@@ -125,6 +125,11 @@ class CoordinatorService:
             self._dirty = set()
             return rows
 
+    @property
+    def dirty(self) -> int:
+        """How many rows the next `take_dirty` will hand out."""
+        return len(self._dirty)
+
     def close(self) -> None:
         """Answers what was asked, then ends; twice does nothing."""
         with self._lock:

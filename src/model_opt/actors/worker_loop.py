@@ -25,8 +25,11 @@ IDLE_S = 0.2
 PATIENCE_S = 0.5
 """How long a turn waits for proposals that are still being made; what was measured waits less."""
 BLOCK_S = 0.1
-"""Prefetched leases are worth this much measuring, so that a turn's delay never leaves the device idle."""
+TURNS = 3
+"""Prefetched leases are worth `BLOCK_S` of measuring, or `TURNS` turns where those take longer: a turn's delay must not
+leave the device idle."""
 MOST_HELD = 16
+MOST_TURN_S = 2.0
 
 
 class Link(Protocol):
@@ -75,6 +78,7 @@ class WorkerLoop:
         self._over = threading.Event()
         self._leaving = threading.Event()
         self._typical_s = math.inf
+        self._turn_s = 0.0
         self._spent = Spent()
         self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s)
 
@@ -131,8 +135,10 @@ class WorkerLoop:
             log.warning("the coordinator does not answer: %s", error)
             return None
         finally:
+            turn_s = time.perf_counter() - began
+            self._turn_s = 0.8 * self._turn_s + 0.2 * min(turn_s, MOST_TURN_S)
             self._spent.turns += 1
-            self._spent.asking_s += time.perf_counter() - began
+            self._spent.asking_s += turn_s
         with self._lock:
             if not self._state.hear(reply):
                 return None
@@ -157,8 +163,9 @@ class WorkerLoop:
         return self._planning.take(missing, patience_s=PATIENCE_S / 5 if unsent else PATIENCE_S), self._target()
 
     def _target(self) -> int:
-        """One that runs, and enough others for `BLOCK_S`."""
-        return min(1 + max(1, math.ceil(BLOCK_S / max(self._typical_s, 1e-3))), MOST_HELD)
+        """One that runs, and enough others for a turn."""
+        ahead_s = max(BLOCK_S, TURNS * self._turn_s)
+        return min(1 + max(1, math.ceil(ahead_s / max(self._typical_s, 1e-3))), MOST_HELD)
 
     def _held(self) -> list[Grant]:
         with self._lock:

@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 METHODS = ("rule_based", "mcts", "hybrid")
 MODEL_FILE = "model.pt"
-SENSITIVITY_SHARE = 0.05
-SENSITIVITY_S = 20.0
-"""Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much."""
+SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
+"""Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
+for searches of fewer plans, which hardly get beyond their first ones."""
 FINISH_SHARE = 0.3
 FINISH_S = 45.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
@@ -142,8 +142,8 @@ class Run:
         return found, answer, lesson, described, recalled
 
     def _sensitivity(self, child: MeasuringChild) -> Mapping[tuple[str, str], float]:
-        """What each option does to the outputs, measured layer by layer for a while; nothing for a mere ladder."""
-        if self._limits.method == "rule_based":
+        """What each option does to the outputs, measured layer by layer for a while; nothing for a short search."""
+        if self._limits.method == "rule_based" or self._limits.budget < SENSITIVITY_BUDGET:
             return {}
         left = math.inf if self._limits.deadline is None else self._limits.deadline - time.monotonic()
         most_s = min(SENSITIVITY_S, SENSITIVITY_SHARE * left)

@@ -94,7 +94,7 @@ def new_walkers(many: int, sizes: NDArray[np.int64], rng: np.random.Generator) -
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def enlist(archive, codes):  # type: ignore[no-untyped-def]
     """The place of a plan in the archive, and whether it is new there; -1 where the archive is full."""
     word = np.uint64(0)
@@ -115,7 +115,7 @@ def enlist(archive, codes):  # type: ignore[no-untyped-def]
     return np.int64(place), True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def enlist_all(archive, codes, value):  # type: ignore[no-untyped-def]
     """Puts all of `codes`, `[plans, decisions]`, into the archive with one value."""
     for k in range(len(codes)):
@@ -124,7 +124,7 @@ def enlist_all(archive, codes, value):  # type: ignore[no-untyped-def]
             archive.values[place] = value
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _uniform(random):  # type: ignore[no-untyped-def]
     """The next number in [0, 1) by splitmix64 (Steele, Lea and Flood 2014)."""
     random[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -134,7 +134,7 @@ def _uniform(random):  # type: ignore[no-untyped-def]
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _start(tree, rules, walkers, w, incumbents, prior):  # type: ignore[no-untyped-def]
     """Sends walker `w` down the tree and completes its plan from an incumbent; False where no allowed one was found."""
     nodes, options, codes = walkers.nodes[w], walkers.options[w], walkers.codes[w]
@@ -160,7 +160,7 @@ def _start(tree, rules, walkers, w, incumbents, prior):  # type: ignore[no-untyp
     return False
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _draw(weights, size, random):  # type: ignore[no-untyped-def]
     left = _uniform(random)
     for a in range(size):
@@ -170,7 +170,7 @@ def _draw(weights, size, random):  # type: ignore[no-untyped-def]
     return size - 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _shuffle(walkers, w):  # type: ignore[no-untyped-def]
     moves = walkers.moves[w]
     for i in range(len(moves) - 1, 0, -1):
@@ -179,7 +179,7 @@ def _shuffle(walkers, w):  # type: ignore[no-untyped-def]
     walkers.cursor[w] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _arrive(tree, archive, walkers, w):  # type: ignore[no-untyped-def]
     """Takes the estimates that walker `w` waited for: moves it, or ends its climb and backs its value up."""
     target, value = -1, walkers.values[w]
@@ -197,7 +197,7 @@ def _arrive(tree, archive, walkers, w):  # type: ignore[no-untyped-def]
         walkers.state[w] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _await(archive, batch, waiting, codes, w, d, o, rules):  # type: ignore[no-untyped-def]
     """Looks up one plan, a change of walker `w`'s; a new one that is allowed joins the batch. Returns place,
     waiting."""
@@ -209,7 +209,7 @@ def _await(archive, batch, waiting, codes, w, d, o, rules):  # type: ignore[no-u
     return place, waiting
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def step(tree, rules, archive, walkers, batch, incumbents, prior):  # type: ignore[no-untyped-def]
     """Moves every walker on once the estimates of the last batch are in `archive.values`; returns how many wait now, or
     -1 where nothing is left to explore."""

@@ -21,7 +21,7 @@ def option_tables(h: Array, o: Array, sizes: NDArray[np.int64], widest: int) -> 
     return np.asarray(np.exp(-h[:, None, None] * (steps > 0) - o[:, None, None] * np.minimum(steps / reach, 1.0)))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cross(bases, base_of, decision, option, rows, tables, weights):  # type: ignore[no-untyped-def]
     """Covariances of one-option changes of a few plans with all rows, `[candidates, rows]`, in single precision.
 
@@ -55,7 +55,7 @@ def cross(bases, base_of, decision, option, rows, tables, weights):  # type: ign
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def gram(rows, tables, weights):  # type: ignore[no-untyped-def]
     """Covariances of `rows`, `[decisions, rows]`, with one another, `[rows, rows]`."""
     dims, n = rows.shape
@@ -74,7 +74,7 @@ def gram(rows, tables, weights):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def gram_gradient(rows, tables, weights, sensitivity):  # type: ignore[no-untyped-def]
     """Chain rule through `gram`: sums over pairs of `sensitivity` (`[rows, rows]`, symmetric) times its derivatives.
 

@@ -61,7 +61,7 @@ def new_tree(order: NDArray[np.int64], sizes: NDArray[np.int64], capacity: int) 
     return tree
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     """Descends by PUCT from the root to an edge without a child; returns the length of the path, 0 if all is masked.
 
@@ -95,7 +95,7 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     return depth
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     """Adds the child below an edge whose node is at `depth` - 1; returns it, or -1 where the tree is full or ends."""
     if tree.used[0] >= len(tree.parent) or depth >= len(tree.sizes):
@@ -109,7 +109,7 @@ def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     return child
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def back_up(tree, nodes, options, depth, value):  # type: ignore[no-untyped-def]
     """Adds `value` to every edge of a path that `select` has counted."""
     for i in range(depth):
@@ -118,7 +118,7 @@ def back_up(tree, nodes, options, depth, value):  # type: ignore[no-untyped-def]
             tree.best[nodes[i], options[i]] = value
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mask_options(tree, node, depth, prefix, rules):  # type: ignore[no-untyped-def]
     """Masks the options of `node` that lead nowhere: a rule is broken whatever follows, or every plan below is known.
 
@@ -148,7 +148,7 @@ def mask_options(tree, node, depth, prefix, rules):  # type: ignore[no-untyped-d
         node = up
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _surely_broken(tree, depth, prefix, option, rules):  # type: ignore[no-untyped-def]
     """Whether some rule names only decisions down to `depth`, and all of their options hit it."""
     for r in range(len(rules.table)):
@@ -165,7 +165,7 @@ def _surely_broken(tree, depth, prefix, option, rules):  # type: ignore[no-untyp
     return False
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def allowed(codes, rules):  # type: ignore[no-untyped-def]
     """Whether one complete plan, `[decisions]`, breaks no rule."""
     for r in range(len(rules.table)):
