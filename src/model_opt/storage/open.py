@@ -1,6 +1,7 @@
 """One way in: a URL, a path, or a store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
@@ -51,11 +52,54 @@ def open_store(store: str | Path | KnowledgeStore, federation: str = "local") ->
     parts = urlparse(text)
     if parts.scheme not in _SCHEMES:
         raise UnknownName("kind of store", parts.scheme, [*_SCHEMES, "a path ending in .json"])
+    _check_host(parts)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = {name: options.pop(name) for name in _OURS if name in options}
     address = Address(parts=parts, options=options, federation=ours.get("federation", federation))
     opened = _SCHEMES[parts.scheme](address)
     return _indexed(opened, ours["chroma"]) if "chroma" in ours else opened
+
+
+def _check_host(parts: ParseResult) -> None:
+    """Raises `InvalidInput` for an address without a host, or with a port that is none; shows nothing of it."""
+    if parts.scheme == "sqlite":
+        return
+    advice = "characters such as : / @ in a password are written as %3A %2F %40"
+    try:
+        # MongoDB's addresses may name several hosts; its driver checks their ports.
+        port = "mongodb" in parts.scheme or parts.port
+    except ValueError:
+        raise InvalidInput(f"the port in the {parts.scheme} URL is not a number; {advice}") from None
+    if not parts.hostname or port == 0:
+        raise InvalidInput(f"the {parts.scheme} URL names no host: {parts.scheme}://user:password@host:port; {advice}")
+
+
+@contextmanager
+def understood(store: str) -> Iterator[None]:
+    """Raises `InvalidInput` where a driver does not understand an address or option; says nothing of its values."""
+    try:
+        yield
+    except TypeError as error:
+        raise InvalidInput(f"{store}: its driver does not know an option: {str(error).rpartition(' ')[2]}") from None
+    except ValueError:
+        raise InvalidInput(f"{store}: its driver cannot read the address or the value of an option") from None
+
+
+def place_of(store: str | Path | KnowledgeStore | None) -> str | None:
+    """What another process on this machine opens the same store by; None where only this one has it.
+
+    `store` is what `open_store` takes, None for the default.
+    """
+    if store is None:
+        return str(default_store_path())
+    if not isinstance(store, str | Path):
+        return None
+    return str(store) if "://" in str(store) else str(Path(store).absolute())
+
+
+def is_local(place: str) -> bool:
+    """Whether a URL or path names a file of this machine."""
+    return "://" not in place or place.startswith("sqlite:")
 
 
 def redacted(url: str) -> str:
@@ -127,6 +171,8 @@ _SCHEMES: dict[str, Callable[[Address], KnowledgeStore]] = {
 def _indexed(store: KnowledgeStore, where: str) -> KnowledgeStore:
     from model_opt.storage.chroma import ChromaDBBackend
 
+    if not where:
+        raise InvalidInput("?chroma= names a folder, or the URL of a Chroma server")
     if "://" not in where:
         return ChromaDBBackend(where, store=store)
     parts = urlparse(where)
