@@ -25,7 +25,7 @@ def watching(home):
 
 
 def client(home, token=None, host="127.0.0.1"):
-    app = make_app(watching(home), token=token, hosts=["127.0.0.1", "localhost"])
+    app = make_app(watching(home), token=token)
     return TestClient(app, base_url=f"http://{host}", follow_redirects=False)
 
 

@@ -161,15 +161,22 @@ def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
     for number in (1, 2, 3):
         log.on_measurement(seen(number), settled=number, budget=5, best=seen(number).plan if number < 3 else None)
     path = tmp_path / "out" / PROGRESS_FILE
-    with path.open("a") as file:
-        file.write('{"event": "measurement", "at_s": 3')
+    whole = path.read_text()
+    path.write_text(whole + '{"event": "measurement", "at_s": 3')
     progress = read_progress(tmp_path / "out")
+    path.write_text(whole)
     assert progress.running and progress.settled == 3 and progress.observations[1] == seen(2)
     view = of_folder(tmp_path / "out", "out")
     assert view.running and view.budget == 5 and view.best() == seen(2)
     assert folders([tmp_path]) == [tmp_path / "out"]
-    log.remove()
-    assert not path.exists()
+    with pytest.raises(ZeroDivisionError), log:
+        raise ZeroDivisionError("a reason")
+    ended = of_folder(tmp_path / "out", "out")
+    assert ended.state == "interrupted" and ended.notes == ("ZeroDivisionError: a reason",)
+    with log:
+        log.on_start(plans=10, budget=5)
+        assert of_folder(tmp_path / "out", "out").running
+    assert not path.exists(), "the result says all that it did"
 
 
 def test_a_search_whose_process_is_gone_was_interrupted(tmp_path):

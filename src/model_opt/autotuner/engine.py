@@ -15,11 +15,13 @@ from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
-from model_opt.search.signature import Signature
+from model_opt.search.signature import Family, Signature
 from model_opt.search.space import SearchSpace
 
 RULES_FIRST = 4
-"""How many of the family's strategies a search starts with."""
+"""How many of the family's strategies a search starts with, where nothing is known of similar networks."""
+KNOWN_FIRST = 2
+"""How many of the plans known to be good elsewhere a search starts with: then it has seen whether they hold here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +108,13 @@ class MCTSEngine:
 
 
 def first_plans(problem: Problem) -> list[Plan]:
-    """What a search measures before anything else: the user's plans, those known to be good, the family's best."""
-    rules = strategies(problem.signature.family, problem.space)
-    return list(dict.fromkeys([*problem.first, *problem.known, *rules[:RULES_FIRST]]))
+    """What a search measures before anything else: the user's plans, then those known to be good or the family's."""
+    return [*dict.fromkeys([*problem.first, *start_with(problem.known, problem.signature.family, problem.space)])]
+
+
+def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> list[Plan]:
+    """The first plans of a search: the best known ones, or where nothing is known the family's strategies."""
+    return list(known[:KNOWN_FIRST]) or strategies(family, space)[:RULES_FIRST]
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:

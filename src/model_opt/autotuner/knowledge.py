@@ -2,22 +2,29 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
+import numpy as np
+
+from model_opt.federation.discount import similarities
 from model_opt.federation.identity import deployment_identity
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.stream import Stream
+from model_opt.federation.trust import shares
+from model_opt.federation.weighting import Merged, merge_origins
 from model_opt.search.context import Context
+from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Measurement
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence
 from model_opt.search.signature import Signature
+from model_opt.search.sources import leave_one_out
 from model_opt.search.space import SearchSpace
-from model_opt.storage.knowledge import rows_for
-from model_opt.storage.store import KnowledgeStore
+from model_opt.storage.knowledge import Neighbour, rows_for
+from model_opt.storage.store import Inspection, KnowledgeStore
 
 SHARED_METRICS = ("log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms")
 WHOLE_ONLY = frozenset({"accuracy_drop"})
@@ -27,13 +34,37 @@ RATIOS = ("log_size_ratio", "log_speedup", "accuracy_drop")
 
 NEIGHBOURS = 5
 LEAST_SIMILARITY = 0.8
-VARIANCE_FLOOR: Mapping[str, float] = {"log_size_ratio": 0.02**2, "log_speedup": 0.05**2, "accuracy_drop": 0.01**2}
-VARIANCE_OF_DIFFERENCE: Mapping[str, float] = {
-    "log_size_ratio": 0.5**2,
-    "log_speedup": 0.7**2,
-    "accuracy_drop": 0.3**2,
-}
-"""What is added at similarity nought; proportionally less for what is more alike. Another context counts as 0.2."""
+MOST_PLANS = 150
+"""How many plans of other networks a search takes in, the most similar networks' first."""
+BEST_PLANS = 4
+"""How many of the best known plans are named."""
+LEFT_OUT = 80
+"""How many plans are left out, each in turn, to see how well the surrogate does without them."""
+FLOOR: Mapping[str, float] = {"log_size_ratio": 1e-6, "log_speedup": 0.05**2, "accuracy_drop": 0.002**2}
+"""The variance of one sample: preparations of one plan differ, whatever repeats within one process show."""
+LEAST_UNLIKE, UNLIKE, ELSEWHERE = 0.05, 2.0, 0.2
+"""How unlike a source is expected to be: at least, per unit of 1 - similarity, and added in another context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is known of one network: `samples` and `shares` (of the merged figures) by origin, and `confidence` by
+    metric, ω²/(ω² + V): V is the variance of what was merged, ω² that of the surrogate's error where it leaves a plan
+    out. `here` says whether some of it was measured in this very context."""
+
+    signature: str
+    similarity: float
+    plans: int
+    samples: Mapping[str, int]
+    shares: Mapping[str, float]
+    confidence: Mapping[str, float]
+    outliers: tuple[str, ...]
+    here: bool
+
+    @property
+    def unlike(self) -> float:
+        """How unlike the network at hand it is expected to be; the search learns the rest."""
+        return max(LEAST_UNLIKE, UNLIKE * (1 - self.similarity)) + (0.0 if self.here else ELSEWHERE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,70 +73,187 @@ class Recalled:
 
     evidence: tuple[Evidence, ...] = ()
     plans: tuple[Plan, ...] = ()
+    sources: tuple[Source, ...] = ()
     rows: int = 0
-    samples: int = 0
-    signatures: Mapping[str, float] | None = None
-    origins: tuple[str, ...] = ()
     exact: bool = False
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Every origin that was heeded."""
+        return tuple(sorted({origin for source in self.sources for origin in source.samples}))
+
+    @property
+    def samples(self) -> int:
+        """How many samples the figures rest on."""
+        return sum(count for source in self.sources for count in source.samples.values())
 
     def describe(self) -> str:
         """One line for people."""
-        if not self.rows:
+        if not self.sources:
             return "the knowledge base knows no similar model"
-        whose = "this very architecture" if self.exact else f"{len(self.signatures or {})} similar architectures"
-        return f"starting from {self.rows} measured plans ({self.samples} samples) of {whose}"
+        others = len(self.sources) - self.exact
+        whose = [*(["this very architecture"] if self.exact else []), *([f"{others} similar ones"] if others else [])]
+        return f"starting from {self.rows} measured plans ({self.samples} samples) of {' and '.join(whose)}"
 
     def as_json(self) -> dict[str, object]:
-        """What the result keeps: how much, how similar, from whom."""
+        """What the result keeps: how much, how similar, from whom, and what was to be measured first."""
         return {
             "rows": self.rows,
             "samples": self.samples,
-            "signatures": dict(self.signatures or {}),
+            "signatures": {source.signature: round(source.similarity, 4) for source in self.sources},
             "origins": list(self.origins),
             "exact": self.exact,
+            "sources": [asdict(source) for source in self.sources],
+            "expected": _expected(self.evidence, self.plans),
         }
 
 
 def recall(
     store: KnowledgeStore, signature: Signature, space: SearchSpace, context: Context, objective: Objective
 ) -> Recalled:
-    """Everything known of plans of `space` on this and similar architectures. Raises `StoreError`."""
+    """Everything known of plans of `space` on this and similar architectures, merged over origins by how far this
+    deployment trusts them. Raises `StoreError`."""
     near = [one for one in rows_for(store, signature, NEIGHBOURS) if one.similarity >= LEAST_SIMILARITY]
-    known = [(row, one.similarity) for one in near for row in one.rows if space.fits(row.plan)]
-    if not known:
-        return Recalled()
+    contexts = store.contexts() if isinstance(store, Inspection) else {context.key: context}
+    trust = shares(deployment_origin())
+    return recalled_from(near, space, context, objective, contexts=contexts, trust=trust)
+
+
+def recalled_from(
+    near: Iterable[Neighbour],
+    space: SearchSpace,
+    context: Context,
+    objective: Objective,
+    *,
+    contexts: Mapping[str, Context],
+    trust: Mapping[str, float],
+) -> Recalled:
+    """What `near`, most similar first, tell of plans of `space` in `context`; `contexts` are by key."""
+    sources: list[Source] = []
+    evidence: list[Evidence] = []
+    best: list[Plan] = []
+    taken: set[tuple[str, Plan]] = set()
+    for one in near:
+        rows = [row for row in one.rows if space.fits(row.plan)]
+        merged = _merged(rows, context, contexts, trust)
+        if not merged:
+            continue
+        by_key = {row.plan.key: row.plan for row in rows}
+        means = _means(merged, by_key)
+        chosen = _chosen(means, objective, MOST_PLANS - len(taken))
+        source = _source(one, rows, merged, by_key, space, context)
+        taken |= {(one.signature.key, plan) for plan in chosen}
+        evidence += _evidence(merged, by_key, chosen, source)
+        best += [plan for plan in _best(means, objective) if plan not in best]
+        sources.append(source)
     return Recalled(
-        evidence=tuple(_evidence(known, context)),
-        plans=tuple(_best_plans(known, objective)),
-        rows=len(known),
-        samples=sum(max(moments.n for moments in row.moments.values()) for row, _ in known),
-        signatures={row.signature: round(alike, 4) for row, alike in known},
-        origins=tuple(sorted({row.origin for row, _ in known})),
-        exact=any(row.signature == signature.key for row, _ in known),
+        evidence=tuple(evidence),
+        plans=tuple(best[:BEST_PLANS]),
+        sources=tuple(sources),
+        rows=len(taken),
+        exact=any(source.similarity == 1.0 for source in sources),
     )
 
 
-def _evidence(known: Iterable[tuple[Row, float]], context: Context) -> Iterable[Evidence]:
-    for row, alike in known:
-        for metric in RATIOS:
-            if metric in row.moments:
-                moments = row.moments[metric]
-                unlike = 1 - alike + (0.0 if row.context == context.key else 0.2)
-                variance = moments.variance / moments.n + VARIANCE_FLOOR[metric]
-                variance += unlike * VARIANCE_OF_DIFFERENCE[metric]
-                yield Evidence(plan=row.plan, metric=metric, mean=moments.mean, variance=variance)
+def _merged(
+    rows: Sequence[Row], context: Context, contexts: Mapping[str, Context], trust: Mapping[str, float]
+) -> dict[str, Merged]:
+    """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out."""
+    made = {
+        metric: merge_origins(
+            rows,
+            metric=metric,
+            floor=FLOOR[metric],
+            trust=trust,
+            similarity=similarities(context, contexts, metric),
+        )
+        for metric in RATIOS
+    }
+    return {metric: merged for metric, merged in made.items() if len(merged)}
 
 
-def _best_plans(known: Sequence[tuple[Row, float]], objective: Objective) -> list[Plan]:
-    """The plans within the limits that were best, most similar architectures first, at most four."""
-    by_plan: dict[Plan, tuple[float, dict[str, float]]] = {}
-    for row, alike in known:
-        means = {name: moments.mean for name, moments in row.moments.items()}
-        if row.plan.choices and objective.violation(means) == 0 and alike > by_plan.get(row.plan, (0.0, {}))[0]:
-            by_plan[row.plan] = (alike, means)
-    sign = 1 if objective.maximize else -1
-    ranked = sorted(by_plan, key=lambda p: (-round(by_plan[p][0], 2), -sign * by_plan[p][1][objective.metric]))
-    return ranked[:4]
+def _means(merged: Mapping[str, Merged], by_key: Mapping[str, Plan]) -> dict[Plan, dict[str, float]]:
+    means: dict[Plan, dict[str, float]] = defaultdict(dict)
+    for metric, table in merged.items():
+        for subject, mean in zip(table.subjects, table.mean.tolist(), strict=True):
+            means[by_key[subject.plan]][metric] = mean
+    return means
+
+
+def _chosen(means: Mapping[Plan, Mapping[str, float]], objective: Objective, most: int) -> set[Plan]:
+    """All plans, or of too many the better half of `most`, and as many of the rest at even distances in their order."""
+    ranked = sorted(means, key=lambda plan: objective.order(means[plan]))
+    if len(ranked) <= most:
+        return set(ranked)
+    leaders, rest = ranked[: most // 2], ranked[most // 2 :]
+    even = np.linspace(0, len(rest) - 1, max(0, most - len(leaders))).astype(int)
+    return {*leaders, *(rest[place] for place in even)}
+
+
+def _best(means: Mapping[Plan, Mapping[str, float]], objective: Objective) -> list[Plan]:
+    """The plans that do something and keep the limits, best first."""
+    kept = [plan for plan in means if plan.choices and objective.violation(means[plan]) == 0]
+    return sorted(kept, key=lambda plan: objective.order(means[plan]))
+
+
+def _source(
+    one: Neighbour,
+    rows: Sequence[Row],
+    merged: Mapping[str, Merged],
+    by_key: Mapping[str, Plan],
+    space: SearchSpace,
+    context: Context,
+) -> Source:
+    samples: dict[str, int] = defaultdict(int)
+    weight: dict[str, float] = defaultdict(float)
+    for row in rows:
+        samples[row.origin] += max(moments.n for moments in row.moments.values())
+    for table in merged.values():
+        for told in table.sources:
+            for origin, share in told.items():
+                weight[origin] += share
+    total = sum(weight.values())
+    return Source(
+        signature=one.signature.key,
+        similarity=one.similarity,
+        plans=max(map(len, merged.values())),
+        samples={origin: samples[origin] for origin in sorted(weight)},
+        shares={origin: weight[origin] / total for origin in sorted(weight)},
+        confidence={metric: _confidence(table, by_key, space) for metric, table in merged.items()},
+        outliers=tuple(sorted({name for table in merged.values() for names in table.outliers for name in names})),
+        here=any(row.context == context.key for row in rows),
+    )
+
+
+def _confidence(merged: Merged, by_key: Mapping[str, Plan], space: SearchSpace) -> float:
+    """The mean confidence in the merged figures of one metric."""
+    some = np.linspace(0, len(merged) - 1, min(len(merged), LEFT_OUT)).astype(int)
+    plans = [by_key[merged.subjects[place].plan] for place in some]
+    error = leave_one_out(Encoding(space), plans, merged.mean[some], merged.variance[some])
+    return float(np.mean(merged.confidence(max(error, 1e-12))))
+
+
+def _evidence(
+    merged: Mapping[str, Merged], by_key: Mapping[str, Plan], chosen: Collection[Plan], source: Source
+) -> Iterable[Evidence]:
+    for metric, table in merged.items():
+        figures = zip(table.subjects, table.mean.tolist(), table.variance.tolist(), table.agreed.tolist(), strict=True)
+        for subject, mean, variance, agreed in figures:
+            plan = by_key[subject.plan]
+            if agreed and plan in chosen:
+                told = max(variance, FLOOR[metric])
+                yield Evidence(
+                    plan=plan, metric=metric, mean=mean, variance=told, source=source.signature, unlike=source.unlike
+                )
+
+
+def _expected(evidence: Iterable[Evidence], plans: Sequence[Plan]) -> list[dict[str, object]]:
+    """What the sources say of `plans`, by the first source that knows them."""
+    told: dict[Plan, dict[str, float]] = {plan: {} for plan in plans}
+    for piece in evidence:
+        if piece.plan in told:
+            told[piece.plan].setdefault(piece.metric, piece.mean)
+    return [{"plan": {c.decision: c.option for c in plan.choices}, "metrics": told[plan]} for plan in plans]
 
 
 class Lesson:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run, check_output
 from model_opt.compression.inputs import Inputs
-from model_opt.errors import InvalidInput, SaveFailed, UnknownName
+from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store, place_of
 from model_opt.storage.store import KnowledgeStore
@@ -115,15 +115,8 @@ class IntelligentOptimizer:
         run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
         if output is not None:
             check_output(Path(output))
-        with _opened(self._store_at) as store:
-            try:
-                optimised, result = run.go(store, output=None if output is None else Path(output))
-            except SaveFailed:
-                if log is not None:
-                    log.remove()
-                raise
-        if log is not None:
-            log.remove()
+        with _opened(self._store_at) as store, log or nullcontext():
+            optimised, result = run.go(store, output=None if output is None else Path(output))
         self._callbacks.on_end(result)
         return optimised, result
 

@@ -1,4 +1,4 @@
-"""What a search would do, before it does it."""
+"""What a search would do, before it does it, and what it would have to fear."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from model_opt.autotuner.request import make_task
-from model_opt.compression.evaluate import BLOCKS, TIMING_S
+from model_opt.autotuner.sources import Source
+from model_opt.compression.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
+from model_opt.compression.sensitivity import Sensitivity
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.timing import TURNS, time_pair
@@ -62,3 +64,10 @@ def preview(
         seconds_each=each_s,
         seconds_in_all=START_S + each_s * simulations,
     )
+
+
+def sensitivities_of(source: Source, *, seed: int = 0) -> list[Sensitivity]:
+    """Which layers of `source` cost accuracy under which technique, most harmful first. Raises `InvalidInput`."""
+    given = {"example_input": None, "calibration_data": None, "eval_fn": None, "train_data": None} | source.arguments
+    task = make_task(source.model, max_accuracy_drop=1.0, seed=seed, **given)
+    return CompressionEvaluator(task).sensitivities()

@@ -10,37 +10,54 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import Observed, read_plan
-from model_opt.errors import InvalidInput
+from model_opt.compression.shipping import write_atomically
+from model_opt.errors import InvalidInput, SaveFailed
 from model_opt.search.plan import Plan
 
 PROGRESS_FILE = "progress.jsonl"
 
 
 class ProgressLog(Callbacks):
-    """Appends what happens to `folder`/progress.jsonl. A disk that is full, or gone, costs the log and nothing else."""
+    """Appends what happens to `folder`/progress.jsonl. A disk that is full, or gone, costs the log and nothing else.
+
+    A context manager around the optimisation: what ends with a result (also one that could not be saved here) leaves no
+    log; what ends with an error leaves it, with the reason.
+    """
 
     def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
         """`facts` are kept in the first line: `method`, `constraints`, `family`, …, JSON-like."""
         self._path, self._facts = folder / PROGRESS_FILE, dict(facts)
         self._began = time.monotonic()
-        self._broken = False
+        self._started = self._broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is None or isinstance(error, SaveFailed):
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        elif self._started:
+            self._write("end", {"why": f"{type(error).__name__}: {error}"})
 
     def on_start(self, *, plans: int, budget: int) -> None:
         """Starts the file afresh."""
         head = {"plans": plans, "budget": budget, "pid": os.getpid(), "began_s": time.time()}
-        with contextlib.suppress(OSError):
+        self._began, self._started = time.monotonic(), True
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
-        self._began = time.monotonic()
-        self._write("start", head | self._facts)
+            write_atomically(self._path, self._line("start", head | self._facts).encode())
+        except (OSError, InvalidInput):
+            self._broken = True
 
     def on_phase(self, name: str, plan: Plan | None) -> None:
         """Keeps what is going on."""
-        if self._path.exists():
+        if self._started:
             self._write("phase", {"name": name, "plan": None if plan is None else str(plan)})
 
     def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
@@ -54,23 +71,21 @@ class ProgressLog(Callbacks):
 
     def on_note(self, text: str) -> None:
         """Keeps the note, once the search has begun."""
-        if self._path.exists():
+        if self._started:
             self._write("note", {"text": text})
-
-    def remove(self) -> None:
-        """Removes the file: the result says all that it did."""
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
 
     def _write(self, event: str, fields: Mapping[str, object]) -> None:
         if self._broken:
             return
-        line = json.dumps({"event": event, "at_s": round(time.monotonic() - self._began, 4), **fields}, default=str)
         try:
             with self._path.open("a") as file:
-                file.write(line + "\n")
+                file.write(self._line(event, fields))
         except OSError:
             self._broken = True
+
+    def _line(self, event: str, fields: Mapping[str, object]) -> str:
+        at_s = round(time.monotonic() - self._began, 4)
+        return json.dumps({"event": event, "at_s": at_s, **fields}, default=str) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +138,8 @@ def _after(before: Progress, event: Mapping[str, Any]) -> Progress:
             return replace(now, phase=event["name"] if plan is None else f"{event['name']}: {plan}")
         case "note":
             return replace(now, notes=(*now.notes, event["text"]))
+        case "end":
+            return replace(now, running=False, notes=(*now.notes, event["why"]))
         case "merge":
             return replace(now, status=event["status"], settled=int(event["status"]["settled"]))
         case "measurement":

@@ -76,9 +76,7 @@ def strategies(family: Family, space: SearchSpace) -> list[Plan]:
     return [plan for plan in dict.fromkeys(plans) if space.why_not(plan) is None and plan != space.plan({})]
 
 
-def prior(
-    space: SearchSpace, noise_db: Mapping[tuple[str, str], float] | None = None
-) -> dict[tuple[str, str], float]:
+def prior(space: SearchSpace, noise_db: Mapping[tuple[str, str], float] | None = None) -> dict[tuple[str, str], float]:
     """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most.
 
     `noise_db` is the signal-to-noise ratio to expect of options: those that drown the outputs weigh less.

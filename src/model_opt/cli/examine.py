@@ -26,6 +26,8 @@ PACKAGES = (
     ("redis", "redis", "knowledge in Redis"),
     ("pymongo", "mongodb", "knowledge in MongoDB"),
     ("matplotlib", "report", "pictures"),
+    ("plotly", "report", "model-opt report"),
+    ("fastapi", "ui", "model-opt ui"),
 )
 """Optional packages: name, the extra that brings it, what it is good for."""
 

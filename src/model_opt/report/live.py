@@ -20,29 +20,33 @@ POLL_S = 0.5
 QUIET_S = 15.0
 """A comment is sent after so long without news, so that a connection that is gone is noticed."""
 COOKIE = "model_opt_token"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
 
 
-def make_app(watching: Watching, *, token: str | None, hosts: list[str]) -> "FastAPI":
+def make_app(watching: Watching, *, token: str | None, hosts: frozenset[str] | None = LOOPBACK) -> "FastAPI":
     """The page's application. With a `token` every request needs it (`?token=`, a cookie, or a bearer header); only
-    requests to one of `hosts` are answered. Raises `MissingDependency` without fastapi."""
+    requests to one of `hosts` are answered (None: any), so that a page elsewhere cannot lend this machine its name.
+    Raises `MissingDependency` without fastapi."""
     try:
         from fastapi import FastAPI
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError as error:
         raise MissingDependency("fastapi", "ui") from error
     app = FastAPI(title="model_opt", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.middleware("http")(_guard(token))
+    app.middleware("http")(_guard(token, hosts))
     _add_assets(app)
     _add_data(app, watching)
     return app
 
 
-def _guard(token: str | None) -> Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]:
+def _guard(
+    token: str | None, hosts: frozenset[str] | None
+) -> Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]:
     from starlette.responses import PlainTextResponse, RedirectResponse
 
     async def guard(request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        if hosts is not None and request.url.hostname not in hosts:
+            return PlainTextResponse("model-opt ui answers on this machine only", 400)
         if token is not None:
             given = request.query_params.get("token")
             if given is not None and _same(given, token) and request.method == "GET":
@@ -180,7 +184,7 @@ def serve(watching: Watching, *, host: str, port: int, token: str | None, on_rea
     plotly_js()  # missing? say so before anything is opened
     if token is None and not is_loopback(host):
         raise InvalidInput(f"{host} can be reached from elsewhere: a token is needed")
-    app = make_app(watching, token=token, hosts=["127.0.0.1", "localhost", "[::1]"] if is_loopback(host) else ["*"])
+    app = make_app(watching, token=token, hosts=LOOPBACK if is_loopback(host) else None)
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1, workers=1)
     sock = _bound(config)
     query = "" if token is None else f"/?token={token}"

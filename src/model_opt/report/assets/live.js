@@ -51,6 +51,8 @@ async function show() {
     for (const name of open) byId("shown").querySelector(`section[aria-labelledby="${name}"] details`)?.setAttribute("open", "");
     for (const [key, figure] of Object.entries(told.figures)) await draw(byId(key), figure);
     shownVersion = `${told.key} ${told.version}`;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;  // the server cannot be reached: the badge says so
   } finally {
     loading = false;
   }
@@ -77,7 +79,9 @@ function section(title, about, ...children) {
 }
 
 async function knowledge() {
-  const told = await (await fetch("/api/knowledge")).json();
+  const answer = await fetch("/api/knowledge").catch(() => null);
+  if (!answer) return;
+  const told = await answer.json();
   const where = made("p", { class: "soft" }, "Knowledge base: ", made("code", {}, told.store));
   if (told.error) return byId("knowledge").replaceChildren(where, made("p", { class: "missing" }, told.error));
   const short = (key) => made("code", { title: key }, key.slice(0, 12));
