@@ -21,6 +21,8 @@ LAST_ROUNDS = 32
 """When no more than this many plans a worker are left, leases are counted out by speed."""
 REPLACED = "replaced"
 """The ending told to an earlier life of a worker that has been started again."""
+STALENESS_STEP = 0.05
+"""How much the latest proposal weighs in the average staleness."""
 SWEEP_S = 0.1
 """How often leases and workers are gone through for those that are overdue."""
 GIVEN_UP = 0
@@ -45,13 +47,15 @@ class Rules:
 
 @dataclass
 class Tally:
-    """Counts since the search began; `failures` by reason, `workers` by name."""
+    """Counts since the search began; `failures` by reason, `workers` by name. `staleness` is how many settlements the
+    latest proposals did not know of, on average."""
 
     extra: int = 0
     duplicates: int = 0
     unknown: int = 0
     expired: int = 0
     busy_s: float = 0.0
+    staleness: float = field(default=0.0, compare=False)
     failures: dict[str, int] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
 
@@ -252,6 +256,8 @@ class CoordinatorState:
 
     def _grants(self, ask: Ask, now: float) -> tuple[Grant, ...]:
         """What the asker should hold and does not say it has, then expired leases, then its first free proposals."""
+        if ask.proposals:
+            self.tally.staleness += STALENESS_STEP * (len(self.log) - ask.seen - self.tally.staleness)
         mine = self.book.held_by(ask.holder)
         given = [lease for lease in mine if lease.lease_id not in ask.held]
         wanted = self._allowance(ask) - len(mine)

@@ -30,7 +30,8 @@ class Ask:
     """A worker's turn: what it measured, what it would like to measure, and what it knows.
 
     `held` are the leases it has and has not reported yet. `wanted` is how many it would like to hold. `term` is the
-    highest it has seen, `cursor` how much of the news. `speed` is in plans a second, 0 while unknown.
+    highest it has seen, `cursor` how much of the news, `seen` how much of it the proposals knew. `speed` is in
+    plans a second, 0 while unknown.
     `exhausted`: it can propose nothing more, even if it owned everything.
     """
 
@@ -43,6 +44,7 @@ class Ask:
     wanted: int = 0
     held: frozenset[str] = frozenset()
     cursor: int = 0
+    seen: int = 0
     speed: float = 0.0
     exhausted: bool = False
     leaving: bool = False

@@ -3,34 +3,45 @@
 from collections.abc import Mapping
 from typing import Any
 
-COUNTS = ("settled", "granted", "extra", "duplicates", "expired", "workers", "rows", "budget")
+COUNTS = {
+    "settled": "Leases of the budget that are settled",
+    "granted": "Leases that are being measured",
+    "extra": "Results beside the budget",
+    "duplicates": "Results that came again",
+    "expired": "Leases whose worker fell silent",
+    "workers": "Workers that take part",
+    "rows": "Plans and contexts with samples",
+    "budget": "Leases in all",
+    "staleness": "Settlements that the latest proposals did not know of",
+}
+BY_TAG = {"failures": "reason", "measured": "worker"}
+OTHERS = {"best": "Objective of the best feasible plan", "flush_lag_s": "Age of the oldest row that is not flushed"}
+EXPORTED = tuple(f"model_opt_{name}" for name in (*COUNTS, *BY_TAG, *OTHERS))
+"""The names of all metrics; Prometheus puts `ray_` before them."""
 
 
 class FleetMetrics:
-    """Gauges and counters of one search; the coordinator updates them about once a second."""
+    """Gauges of one search; the coordinator updates them about once a second."""
 
     def __init__(self, search: str) -> None:
         from ray.util.metrics import Gauge
 
         self._tags = {"search": search}
+        told = {**COUNTS, **OTHERS}
         self._gauges = {
-            name: Gauge(f"model_opt_{name}", description=f"Search: {name}", tag_keys=("search",)) for name in COUNTS
+            name: Gauge(f"model_opt_{name}", description=text, tag_keys=("search",)) for name, text in told.items()
         }
-        self._failures = Gauge("model_opt_failures", description="Failures by reason", tag_keys=("search", "reason"))
-        self._measured = Gauge("model_opt_measured", description="Measured by worker", tag_keys=("search", "worker"))
-        self._best = Gauge(
-            "model_opt_best", description="The objective of the best feasible plan", tag_keys=("search",)
-        )
-        self._lag = Gauge("model_opt_flush_lag_s", description="Age of what is not flushed", tag_keys=("search",))
+        self._by_tag = {
+            name: Gauge(f"model_opt_{name}", description=f"Settled: {name} by {tag}", tag_keys=("search", tag))
+            for name, tag in BY_TAG.items()
+        }
 
     def update(self, status: Mapping[str, Any], *, flush_lag_s: float) -> None:
         """Takes the figures of `CoordinatorService.status`."""
-        for name, gauge in self._gauges.items():
-            gauge.set(float(status[name]), self._tags)
-        for reason, count in status["failures"].items():
-            self._failures.set(float(count), {**self._tags, "reason": str(reason)})
-        for worker, count in status["measured_by"].items():
-            self._measured.set(float(count), {**self._tags, "worker": worker})
-        if status["best"] is not None:
-            self._best.set(float(status["best"]), self._tags)
-        self._lag.set(flush_lag_s, self._tags)
+        values = {name: status[name] for name in COUNTS} | {"best": status["best"], "flush_lag_s": flush_lag_s}
+        for name, value in values.items():
+            if value is not None:
+                self._gauges[name].set(float(value), self._tags)
+        for name, counts in (("failures", status["failures"]), ("measured", status["measured_by"])):
+            for key, count in counts.items():
+                self._by_tag[name].set(float(count), {**self._tags, BY_TAG[name]: str(key)})

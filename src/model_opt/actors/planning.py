@@ -53,6 +53,8 @@ class Planning:
         self._error: Exception | None = None
         self._rest_until = 0.0
         self._typical_plan_s = 0.0
+        self.seen = 0
+        """How much of the coordinator's news the stock was made from."""
         self.planning_s = 0.0
         self._thread = threading.Thread(target=self._run, name="model-opt-planning", daemon=True)
 
@@ -164,6 +166,7 @@ class Planning:
         with self._changed:
             if epoch == self._epoch:
                 self._stock, self._empty = self._still_free(found, self._news), not found
+                self.seen = view.reply.cursor
             self._typical_plan_s = spent_s if not self._typical_plan_s else 0.7 * self._typical_plan_s + 0.3 * spent_s
             self._rest_until = time.monotonic() + self._typical_plan_s * (1 / SHARE - 1)
             self._changed.notify_all()

@@ -102,6 +102,7 @@ class CoordinatorService:
                 "workers": len(state.roster),
                 "rows": len(state.rows),
                 "busy_s": tally.busy_s,
+                "staleness": tally.staleness,
                 "first_grant_s": state.first_grant_s,
                 "last_settled_s": state.last_settled_s,
                 "best": state.best_value,

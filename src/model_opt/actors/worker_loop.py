@@ -125,9 +125,12 @@ class WorkerLoop:
     def _turn(self, proposals: Proposals, wanted: int, leaving: bool) -> Reply | None:
         """One question and its answer; None where it was lost."""
         exhausted = wanted > 0 and not proposals and self._planning.exhausted
+        seen = self._planning.seen
         with self._lock:
             self._done.clear()  # what is finished from here on belongs to the next turn
-            ask = self._state.question(proposals=proposals, wanted=wanted, leaving=leaving, exhausted=exhausted)
+            ask = self._state.question(
+                proposals=proposals, wanted=wanted, seen=seen, leaving=leaving, exhausted=exhausted
+            )
         began = time.perf_counter()
         try:
             reply = self._link.ask(ask)

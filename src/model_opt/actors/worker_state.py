@@ -53,6 +53,7 @@ class WorkerState:
         *,
         proposals: Sequence[tuple[Plan, Purpose]] = (),
         wanted: int = 0,
+        seen: int = 0,
         exhausted: bool = False,
         leaving: bool = False,
     ) -> Ask:
@@ -69,6 +70,7 @@ class WorkerState:
             wanted=wanted,
             held=self.held(),
             cursor=self.cursor,
+            seen=seen,
             speed=self._measured / self._measured_s if self._measured_s else 0.0,
             exhausted=exhausted,
             leaving=leaving,
