@@ -103,7 +103,7 @@ class CoordinatorState:
             self._meet(ask, now)
         self._advance(now)
         grants = () if replaced or ask.leaving or self.ending else self._grants(ask, now)
-        return self._reply(ask, grants, REPLACED if replaced else self.ending), self._drain()
+        return self._reply(ask, grants, REPLACED if replaced else self.ending, now), self._drain()
 
     def _meet(self, ask: Ask, now: float) -> None:
         """What an earlier life of the worker held, or all that one which leaves holds, is leased again."""
@@ -260,7 +260,7 @@ class CoordinatorState:
             self.tally.staleness += STALENESS_STEP * (len(self.log) - ask.seen - self.tally.staleness)
         mine = self.book.held_by(ask.holder)
         given = [lease for lease in mine if lease.lease_id not in ask.held]
-        wanted = self._allowance(ask) - len(mine)
+        wanted = self._allowance(ask, now) - len(mine)
         while wanted > 0 and (again := self.book.regrant(ask.context, ask.holder, now)) is not None:
             given.append(again)
             wanted -= 1
@@ -278,7 +278,7 @@ class CoordinatorState:
             for lease in given
         )
 
-    def _allowance(self, ask: Ask) -> int:
+    def _allowance(self, ask: Ask, now: float) -> int:
         """How many leases the asker may hold: towards the end no more than it can measure before the others end."""
         if not self._open:
             return 0
@@ -286,9 +286,9 @@ class CoordinatorState:
         if left > LAST_ROUNDS * len(self.roster):
             return ask.wanted
         work = left + self.book.granted / 2  # what is being measured is half done
-        return min(ask.wanted, self.roster.in_time(ask.holder.worker, work))
+        return min(ask.wanted, self.roster.in_time(ask.holder.worker, work, now))
 
-    def _reply(self, ask: Ask, grants: tuple[Grant, ...], ending: str | None) -> Reply:
+    def _reply(self, ask: Ask, grants: tuple[Grant, ...], ending: str | None, now: float) -> Reply:
         end = min(len(self.log), ask.cursor + MOST_NEWS)
         return Reply(
             serial=ask.serial,
@@ -299,7 +299,7 @@ class CoordinatorState:
             news=tuple(outcome for context, outcome in self.log[ask.cursor : end] if context == ask.context),
             cursor=end,
             flying=tuple(self.book.flying_of_others(ask.context, ask.holder, MOST_FLYING)),
-            roster=self.roster.weights(ask.context),
+            roster=self.roster.weights(ask.context, now),
             budget=self.book.budget,
             waiting=not self._open,
             ending=ending,

@@ -1,7 +1,7 @@
 """Who takes part in a search, how fast each is, and who has fallen silent."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median_high
 
@@ -10,6 +10,9 @@ from model_opt.actors.messages import Ask
 
 TOO_SLOW = 2.0
 """A worker that takes this many times as long as the fleet's typical one may leave the last plans to the others."""
+
+LARGE, RENEW_S = 256, 1.0
+"""In a fleet of more workers than this, shares are computed anew once in so many seconds."""
 
 
 @dataclass
@@ -32,6 +35,9 @@ class Roster:
         self._lost_after_s = lost_after_s
         self._members: dict[str, _Member] = {}
         self._weights: dict[str, Mapping[str, float]] = {}
+        self._pace: tuple[float, float] | None = None
+        self._moved = False
+        self._renew_at = 0.0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -46,12 +52,12 @@ class Roster:
         member = self._members.get(ask.holder.worker)
         if member is None or member.holder != ask.holder:
             member = self._members[ask.holder.worker] = _Member(ask.holder, ask.context, now)
-            self._weights = {}
+            self._moved = True
         before = member.share()
         member.last_s, member.context, member.speed = now, ask.context, ask.speed
         member.exhausted_at = ask.cursor if ask.exhausted else -1
         if member.share() != before:
-            self._weights = {}
+            self._moved = True
 
     def alive(self, holder: Holder, now: float) -> bool:
         """Notes a sign of life; False from a life that is not the worker's latest, or that was forgotten."""
@@ -64,7 +70,7 @@ class Roster:
     def remove(self, worker: str) -> None:
         """A worker has said goodbye."""
         if self._members.pop(worker, None) is not None:
-            self._weights = {}
+            self._moved = True
 
     def forget(self, now: float) -> None:
         """Strikes out who has been silent for too long."""
@@ -72,32 +78,43 @@ class Roster:
             if now - member.last_s > self._lost_after_s:
                 self.remove(worker)
 
-    def weights(self, context: str) -> Mapping[str, float]:
+    def weights(self, context: str, now: float) -> Mapping[str, float]:
         """The workers of `context` and their speeds, in half octaves so that shares do not move all the time."""
+        self._renew(now)
         if context not in self._weights:
             here = {name: m.speed for name, m in self._members.items() if m.context == context}
-            typical = median_high([speed for speed in here.values() if speed > 0] or [1.0])
+            typical = _typical(here.values())
             self._weights[context] = {name: _half_octave((speed or typical) / typical) for name, speed in here.items()}
         return self._weights[context]
+
+    def _renew(self, now: float) -> None:
+        """Drops what was computed from earlier members; in a large fleet, where that is costly, not at every change."""
+        if self._moved and now >= self._renew_at:
+            self._moved, self._weights, self._pace = False, {}, None
+            self._renew_at = now + RENEW_S * (len(self._members) > LARGE)
 
     def exhausted(self, news: int) -> bool:
         """Whether everybody knows all `news` and can propose nothing more."""
         return bool(self._members) and all(m.exhausted_at >= news for m in self._members.values())
 
-    def in_time(self, worker: str, work: float) -> int:
+    def in_time(self, worker: str, work: float, now: float) -> int:
         """How many leases `worker` can measure until the fleet is done with `work` plans; at least one, apart from a
         worker that is `TOO_SLOW`, for which the others would wait: it needs twice the time."""
-        speeds, typical = self._speeds(), self._typical()
-        own = speeds.get(worker, typical)
-        most = work / sum(speeds.values()) * own
+        self._renew(now)
+        if self._pace is None:
+            speeds = [member.speed for member in self._members.values()]
+            typical = _typical(speeds)
+            self._pace = typical, sum(speed or typical for speed in speeds)
+        typical, fleet = self._pace
+        member = self._members.get(worker)
+        own = member.speed if member is not None and member.speed > 0 else typical
+        most = work / max(fleet, own) * own
         return int(most / 2) if own * TOO_SLOW <= typical else max(int(most + 0.5), 1)
 
-    def _speeds(self) -> dict[str, float]:
-        typical = self._typical()
-        return {name: member.speed or typical for name, member in self._members.items()}
 
-    def _typical(self) -> float:
-        return median_high([member.speed for member in self._members.values() if member.speed > 0] or [1.0])
+def _typical(speeds: Iterable[float]) -> float:
+    """The median of the speeds that are known."""
+    return median_high([speed for speed in speeds if speed > 0] or [1.0])
 
 
 def _half_octave(ratio: float) -> float:
