@@ -47,6 +47,7 @@ def test_two_processes_lose_nothing(name: str, tmp_path: Path) -> None:
     assert [one.returncode for one in writers] == [0, 0] and all(said)
     store = open_store(path)
     assert store.counts().records == sum(len(one) for one in said)
+    print(f"{name}: {store.counts().records} envelopes of two writers, none lost")
     reached = {origin: at.sequence for (_, origin, _), at in store.cursors().items()}
     assert reached == {f"origin-{number}": int(lines[-1]) for number, lines in enumerate(said)}
     store.close()
@@ -179,6 +180,18 @@ def test_addresses(tmp_path: Path) -> None:
         open_store("knowledge")
     with pytest.raises(InvalidInput, match="three slashes"):
         open_store("sqlite://knowledge.db")
+    for wrong in (
+        "redis://:pa/ss@host/0",
+        "neo4j://u:pa:ss@host:x",
+        "mongodb://",
+        "neo4j://",
+        "sqlite:///k.db?chroma=",
+    ):
+        with pytest.raises(InvalidInput) as raised:
+            open_store(wrong)
+        assert "pa" not in str(raised.value).replace("password", "")
+    with pytest.raises(InvalidInput, match="nonsense"):
+        open_store("redis://127.0.0.1:1/0?nonsense=1").counts()
     store = open_store(f"sqlite:///{tmp_path / 'k.db'}?federation=team")
     assert store.federation == "team" and open_store(store) is store
 

@@ -65,6 +65,7 @@ def storm(server: Server, rows: int) -> None:
     later = open_store(server.url, federation)
     there = [data for _, data in later.envelopes()]
     assert len(there) == len(set(there)) and {encode(envelope) for envelope in acknowledged} <= set(there)
+    print(f"{server.name}: {STORMS} kills, {len(minted)} envelopes minted, {len(acknowledged)} acknowledged, none lost")
     later.append(*minted)
     assert sorted(data for _, data in later.envelopes()) == sorted(map(encode, minted))
     assert later.rows() == expected_rows(federation, *minted)

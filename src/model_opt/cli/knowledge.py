@@ -1,6 +1,8 @@
 """`model-opt knowledge`: look at what is known, and move it."""
 
 import json
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -33,7 +35,7 @@ def show(store: Store = None, as_json: Json = False) -> None:
 
     from model_opt.storage.knowledge import show as known_models
 
-    with opened_store(store) as opened:
+    with opened_store(store, may_be_new=False) as opened:
         models = known_models(opened)
     if as_json:
         print(json.dumps([asdict(model) for model in models], default=str))
@@ -61,7 +63,7 @@ def stats(store: Store = None, as_json: Json = False) -> None:
     """
     from model_opt.storage.knowledge import stats as count
 
-    with opened_store(store) as opened:
+    with opened_store(store, may_be_new=False) as opened:
         found = count(opened)
     if as_json:
         print(json.dumps(asdict(found), default=str))
@@ -97,18 +99,20 @@ def export(
     from model_opt.storage.sharing import export_bundle, preview
 
     rules = Rules(least_plans=least_plans, least_samples=least_samples)
-    with opened_store(store) as opened:
+    with opened_store(store, may_be_new=False) as opened:
         if dry_run:
             print_leaving(preview(opened, since=since, rules=rules), as_json)
         elif out is None:
             raise InvalidInput("say where to: --out FILE, or --dry-run to see what would leave")
+        elif not out.absolute().parent.is_dir():
+            raise InvalidInput(f"there is no folder {str(out.parent)!r} to write {out.name!r} to")
         else:
             _tell(export_bundle(opened, out, since=since, rules=rules), as_json)
 
 
 @app.command("import")
 def import_(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that `export` wrote.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `export` wrote.", exists=True, dir_okay=False)],
     dry_run: DryRun = False,
     store: Store = None,
     as_json: Json = False,
@@ -136,7 +140,7 @@ def copy(
     """
     from model_opt.storage.transfer import copy_store
 
-    with opened_store(source) as read, opened_store(target) as written:
+    with opened_store(source, may_be_new=False) as read, opened_store(target) as written:
         _tell(copy_store(read, written, dry_run=dry_run), as_json)
 
 
@@ -148,7 +152,7 @@ def rebuild_index(store: Store = None, as_json: Json = False) -> None:
     """
     from model_opt.storage.transfer import rebuild_index as rebuild
 
-    with opened_store(store) as opened:
+    with opened_store(store, may_be_new=False) as opened:
         count = rebuild(opened)
     print(json.dumps({"signatures": count}) if as_json else f"{count} signatures indexed")
 
@@ -167,7 +171,7 @@ def revoke(
     """
     from model_opt.storage.sharing import withdraw
 
-    with opened_store(store) as opened:
+    with opened_store(store, may_be_new=False) as opened:
         before, after = withdraw(opened, origin, reason=reason)
     touched = [str(path) for folder in results or [Path()] for path in touched_by(origin, folder)]
     found = {"origin": origin, "rows_before": before, "rows_after": after, "results": touched}
@@ -180,12 +184,21 @@ def _tell(outcome: Any, as_json: bool) -> None:
 
 
 @contextmanager
-def opened_store(store: str | None) -> Iterator["InspectableStore"]:
-    """The store that `store` names, by default the user's own; closed at the end."""
+def opened_store(store: str | None, *, may_be_new: bool = True) -> Iterator["InspectableStore"]:
+    """The store that `store` names, by default the user's own; closed at the end.
+
+    Raises `InvalidInput` for the name of a file that is not there, unless it `may_be_new`.
+    """
+    from model_opt.errors import InvalidInput
     from model_opt.storage.open import default_store_path, open_store
 
     opened = open_store(store or default_store_path())
-    try:
-        yield cast("InspectableStore", opened)
-    finally:
-        opened.close()
+    path = getattr(getattr(opened, "store", opened), "path", None)
+    if store and not may_be_new and isinstance(path, Path) and not path.exists():
+        raise InvalidInput(f"there is no knowledge base {str(path)!r}")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"model-opt: {message}", file=sys.stderr)
+        try:
+            yield cast("InspectableStore", opened)
+        finally:
+            opened.close()

@@ -6,7 +6,6 @@ base64 of their bytes; models, contexts and plans are written out for people and
 
 import base64
 import json
-import logging
 import math
 import os
 import tempfile
@@ -36,7 +35,6 @@ from model_opt.storage.store import Counts
 
 _FORMAT = "model_opt knowledge"
 _LOCK_S = 30.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -244,7 +242,6 @@ class JSONBackend(BaseStore):
             with suppress(FileNotFoundError):
                 self.path.rename(aside)
         message = f"{str(self.path)!r} cannot be read ({error}); it was kept as {aside.name!r}, and a new one is begun"
-        _log.warning(message)
         warnings.warn(message, stacklevel=2)
         return _Contents()
 

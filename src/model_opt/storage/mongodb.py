@@ -19,7 +19,7 @@ from model_opt.search.context import Context
 from model_opt.search.plan import Choice, Plan
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.open import redacted
+from model_opt.storage.open import redacted, understood
 from model_opt.storage.plain_rows import plain_rows, plan_text
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
@@ -62,7 +62,8 @@ class MongoDBBackend(BaseStore):
             raise MissingDependency("pymongo", "mongodb") from error
         with self._translated():
             if self._client is None:
-                self._client = pymongo.MongoClient(self._url, **self._options)
+                with understood(repr(self)):
+                    self._client = pymongo.MongoClient(self._url, **self._options)
             self._db = self._client[self._database]
             # Journal and oplog have one order: with a record everything written before it is safe.
             self._kept = self._db.get_collection("records", write_concern=pymongo.WriteConcern(w="majority", j=True))

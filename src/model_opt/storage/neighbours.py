@@ -23,7 +23,11 @@ class Neighbours:
             return []
         similarity = self._matrix @ vector
         # Rounded, so that ties are ties on every processor.
-        order = np.argsort(-np.round(similarity, 6), kind="stable")[:k]
+        distance = -np.round(similarity, 6)
+        best = np.arange(len(distance))
+        if k < len(distance):
+            best = np.flatnonzero(distance <= np.partition(distance, k - 1)[k - 1])
+        order = best[np.argsort(distance[best], kind="stable")[:k]]
         return [(self._values[i], min(1.0, max(-1.0, float(similarity[i])))) for i in order]
 
 

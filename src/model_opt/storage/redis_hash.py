@@ -23,7 +23,7 @@ from model_opt.federation.wire_rows import context_fields, context_of, signature
 from model_opt.search.context import Context
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.open import redacted
+from model_opt.storage.open import redacted, understood
 from model_opt.storage.packing import pack_block, unpack
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
@@ -90,7 +90,7 @@ class RedisBackend(BaseStore):
             import redis
         except ImportError as error:
             raise MissingDependency("redis", "redis") from error
-        with self._translated():
+        with self._translated(), understood(repr(self)):
             if self._client is None:
                 url = self._url
                 self._client = redis.Redis.from_url(url, **self._options) if url else redis.Redis(**self._options)
