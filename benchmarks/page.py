@@ -1,7 +1,7 @@
 """The documentation's page of benchmarks: runs them and keeps what they print, and makes the page from that.
 
-    python benchmarks/page.py record merge -- --quick   # runs merge.py --json, keeps its output, renders
-    python benchmarks/page.py render                    # writes docs/benchmarks.md
+python benchmarks/page.py record merge -- --quick   # runs merge.py --json, keeps its output, renders
+python benchmarks/page.py render                    # writes docs/benchmarks.md
 """
 
 import argparse
@@ -25,6 +25,7 @@ def record(name: str, arguments: list[str]) -> None:
     began = time.time()
     run = subprocess.run([sys.executable, *command], cwd=HERE.parent, capture_output=True, text=True, check=True)
     kept = {
+        "about": _about(name),
         "command": "python " + " ".join(command),
         "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
         "seconds": round(time.time() - began, 1),
@@ -52,14 +53,12 @@ def render(results: Path = RESULTS) -> str:
     ]
     recorded = sorted(path.stem for path in results.glob("*.json"))
     parts += [_section(name, json.loads((results / f"{name}.json").read_text())) for name in recorded]
-    others = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in {*recorded, "page"}]
-    parts.append("## Not recorded here\n")
-    parts += [f"- `benchmarks/{name}.py`: {_about(name)}" for name in others if _has_json(name)]
+    parts.append("More of them are in `benchmarks/`; each says what it measures with `--help`.")
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _section(name: str, kept: Mapping[str, Any]) -> str:
-    head = f"## {name.replace('_', ' ').capitalize()}\n\n{_about(name)}\n\n"
+    head = f"## {name.replace('_', ' ').capitalize()}\n\n{kept['about']}\n\n"
     said = f"`{kept['command']}`, {kept['date']}, {kept['seconds']:g} s, on {kept['machine']}.\n\n"
     return head + said + _table(kept["figures"])
 
@@ -102,10 +101,6 @@ def _about(name: str) -> str:
     path = HERE / f"{name}.py"
     text = ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
     return " ".join((text or "").split("\n\n")[0].split())
-
-
-def _has_json(name: str) -> bool:
-    return "--json" in (HERE / f"{name}.py").read_text()
 
 
 def main() -> None:

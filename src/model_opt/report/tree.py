@@ -57,22 +57,6 @@ def tree(view: View) -> Chart:
     nodes = list(_walk(root, "", ""))
     least = sorted((node.plans for _, _, node in nodes), reverse=True)[:MOST_NODES][-1]
     shown = [(key, up, node) for key, up, node in nodes if node.plans >= least][:MOST_NODES]
-    values = [node.best for _, _, node in shown if node.best is not None]
-    data = {
-        "type": "icicle",
-        "ids": [key for key, _, _ in shown],
-        "parents": [up for _, up, _ in shown],
-        "labels": [node.label for _, _, node in shown],
-        "values": [node.plans for _, _, node in shown],
-        "branchvalues": "total",
-        "text": [_said(view, node) for _, _, node in shown],
-        "texttemplate": "<b>%{label}</b><br>%{text}",
-        "hovertemplate": "%{label}<br>%{text}<extra></extra>",
-        "tiling": {"orientation": "v", "pad": 2},
-        "pathbar": {"visible": True},
-        "root": {"color": "rgba(0,0,0,0)"},
-        "marker": _marker([node.best for _, _, node in shown], values, view),
-    }
     depth = max(node.depth for _, _, node in nodes)
     told = [
         [f"{'· ' * node.depth}{node.label}", str(node.plans), _best(view, node), str(node.failed)]
@@ -85,16 +69,38 @@ def tree(view: View) -> Chart:
         title=title,
         about=about,
         figure={
-            "data": [data],
+            "data": [_icicle(view, shown)],
             "layout": {
                 "height": 190 + 56 * depth,
-                "uniformtext": {"minsize": 9, "mode": "hide"},
+                "uniformtext": {"minsize": 11, "mode": "hide"},
                 "margin": {"l": 4, "r": 4, "t": 8, "b": 8},
             },
         },
         heads=("choice", "plans", "best", "failed"),
         rows=told,
     )
+
+
+def _icicle(view: View, shown: list[tuple[str, str, Node]]) -> dict[str, object]:
+    """The trace of `shown`: (key, key of the parent, node)."""
+    values = [node.best for _, _, node in shown if node.best is not None]
+    shades = _shades([node.best for _, _, node in shown], values, view)
+    return {
+        "type": "icicle",
+        "ids": [key for key, _, _ in shown],
+        "parents": [up for _, up, _ in shown],
+        "labels": [node.label for _, _, node in shown],
+        "values": [node.plans for _, _, node in shown],
+        "branchvalues": "total",
+        "text": [_said(view, node) for _, _, node in shown],
+        "texttemplate": "<b>%{label}</b><br>%{text}",
+        "hovertemplate": "%{label}<br>%{text}<extra></extra>",
+        "tiling": {"orientation": "v", "pad": 2},
+        "pathbar": {"visible": True},
+        "root": {"color": "rgba(0,0,0,0)"},
+        "marker": {"colors": shades, "line": {"width": 1, "color": "var:page"}},
+        "textfont": {"color": [f"var:on-{shade.removeprefix('var:')}" for shade in shades], "size": 12},
+    }
 
 
 def _planner(options: tuple[Mapping[str, object], ...]) -> str:
@@ -113,7 +119,7 @@ def _walk(node: Node, key: str, up: str) -> list[tuple[str, str, Node]]:
     return [(here, up, node), *(found for child in ranked for found in _walk(child, here, here))]
 
 
-def _marker(best: list[float | None], values: list[float], view: View) -> dict[str, object]:
+def _shades(best: list[float | None], values: list[float], view: View) -> list[str]:
     """Shades by value; a plan without one that keeps the constraints is grey. The numbers say the same."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     span = math.log(high / low) if low > 0 and high > low else 0.0
@@ -124,7 +130,7 @@ def _marker(best: list[float | None], values: list[float], view: View) -> dict[s
             continue
         share = math.log(value / low) / span if span else 0.5
         shades.append(f"var:shade{round(4 * (share if view.maximize else 1 - share))}")
-    return {"colors": shades, "line": {"width": 1, "color": "var:page"}}
+    return shades
 
 
 def _said(view: View, node: Node) -> str:
