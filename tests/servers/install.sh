@@ -12,17 +12,31 @@ missing=0
 
 say() { printf 'servers: %s\n' "$*"; }
 
+# have PROGRAM PACKAGES: installs the system's packages where PROGRAM is missing and this user may; false where it may not.
+have() {
+    if command -v "$1" >/dev/null; then
+        return 0
+    fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "$1 is missing and this user may not install it: sudo apt-get install $2"
+        missing=1
+        return 1
+    fi
+    say "installing the system's packages $2 (apt-get)"
+    apt-get update -qq >/dev/null
+    # A server's package would start it on its usual port; the tests start theirs on a free one.
+    # shellcheck disable=SC2086 - several packages
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $2 >/dev/null
+}
+
 install_neo4j() {
     local lib=$target/neo4j-5.26.20
+    have java openjdk-17-jre-headless || return 0
     if [ -f "$lib/.complete" ]; then
         say "Neo4j 5.26.20 is in $lib"
         return
     fi
-    if ! command -v mvn >/dev/null || ! command -v java >/dev/null; then
-        say "Neo4j needs Java 17 or newer and Maven: apt-get install openjdk-17-jre-headless maven"
-        missing=1
-        return
-    fi
+    have mvn maven || return 0
     mkdir -p "$lib"
     (cd "$lib" && mvn -B -q -f "$here/pom.xml" dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$lib/lib")
@@ -31,17 +45,8 @@ install_neo4j() {
 }
 
 install_redis() {
-    if command -v redis-server >/dev/null; then
-        say "Redis is $(command -v redis-server)"
-    elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "installing the system's package redis-server (apt-get)"
-        apt-get update -qq >/dev/null
-        # The package would start a server of its own on the usual port; the tests start theirs on a free one.
-        RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server >/dev/null
-    else
-        say "redis-server is missing and this user may not install it: sudo apt-get install redis-server"
-        missing=1
-    fi
+    have redis-server redis-server || return 0
+    say "Redis is $(command -v redis-server)"
 }
 
 install_python_servers() {
