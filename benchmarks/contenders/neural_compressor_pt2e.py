@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 from neural_compressor.torch.export import export
-from neural_compressor.torch.quantization import convert, get_default_static_config, prepare as prepare_inc
+from neural_compressor.torch.quantization import convert, get_default_static_config
+from neural_compressor.torch.quantization import prepare as prepare_inc
 
 from contenders.contender import Material, main
 from contenders.torchao_pt2e import load, package

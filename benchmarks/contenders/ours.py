@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from contenders.contender import Material, Run, main, torch_run
-from model_opt.compression.shipping import load_model
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.evaluate import CompressionEvaluator
+from model_opt.compression.shipping import load_model
 from model_opt.search.plan import Plan
 
 ANSWERS = 4

@@ -5,6 +5,7 @@ from recipes import accuracy, applied, material, noisy_norms, state, survives, t
 from torch import nn
 
 from model_opt.compression.flops import cost
+from model_opt.compression.heads import heads_of, prune_heads
 from model_opt.compression.inputs import call
 from model_opt.compression.prune import heads
 from model_opt.compression.refit import KEPT
@@ -52,12 +53,30 @@ def test_only_the_stage_is_pruned() -> None:
     assert accuracy(made) > 0.9
 
 
-def test_transformers_lose_hidden_units_and_keep_their_stream() -> None:
+def test_transformers_lose_hidden_units_and_heads_and_keep_their_stream() -> None:
     model, x = TinyViT().eval(), torch.randn(2, 3, 32, 32)
     made = applied(material(model, x, [torch.randn(16, 3, 32, 32) for _ in range(2)]), prune="0.5")
     assert made.get_submodule("blocks.1.mlp.0").out_features == 128
-    assert made.get_submodule("blocks.1.attention.qkv").out_features == 192
+    attention = made.get_submodule("blocks.1.attention")
+    assert attention.num_heads == 2 and attention.head_dim == 16
+    assert (attention.qkv.out_features, attention.proj.in_features, attention.proj.out_features) == (96, 32, 64)
+    kept = getattr(attention.qkv, KEPT)
+    assert torch.equal(kept[:32] + 64, kept[32:64]) and torch.equal(kept[:32] + 128, kept[64:])
     survives(made, x)
+
+
+def test_a_head_that_does_nothing_goes_first() -> None:
+    model, x = TinyViT().eval(), torch.randn(2, 3, 32, 32)
+    recipe = material(model, x, [torch.randn(16, 3, 32, 32)])
+    cleaned = applied(recipe, clean="fused")
+    for each in heads_of(cleaned):
+        with torch.no_grad():
+            each.out.weight[:, 16:32] = 0  # the second of four
+            each.makers[0].weight.view(3, 4, 16, -1)[:, 1] *= 1e-3
+            each.makers[0].bias.view(3, 4, 16)[:, 1] = 0
+    expected = cleaned(x)
+    assert prune_heads(cleaned, 0.25, lambda name: True) == 3
+    assert torch.allclose(cleaned(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [UNet, DiT])

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -68,6 +69,7 @@ def preview(
 
 def sensitivities_of(source: Source, *, seed: int = 0) -> list[Sensitivity]:
     """Which layers of `source` cost accuracy under which technique, most harmful first. Raises `InvalidInput`."""
-    given = {"example_input": None, "calibration_data": None, "eval_fn": None, "train_data": None} | source.arguments
+    nothing = dict.fromkeys(("example_input", "calibration_data", "eval_fn", "train_data"))
+    given: dict[str, Any] = {**nothing, **source.arguments}
     task = make_task(source.model, max_accuracy_drop=1.0, seed=seed, **given)
     return CompressionEvaluator(task).sensitivities()

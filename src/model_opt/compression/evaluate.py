@@ -17,6 +17,7 @@ from model_opt.compression.accuracy import Drop, FidelityJudge, FunctionJudge, J
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.machine import inspect, libraries
+from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.shipping import save_model, size_bytes
 from model_opt.compression.signature import sign_model
 from model_opt.compression.technique import Material
@@ -153,6 +154,16 @@ class CompressionEvaluator:
     def save(self, plan: Plan, path: Path) -> None:
         """Makes `plan`'s model and writes it to `path`."""
         save_model(self._made(plan, lambda name: None), path, recipe=recipe_of(plan))
+
+    def option_noise_db(self, most_s: float) -> Mapping[tuple[str, str], float]:
+        """(decision, option) → the signal-to-noise ratio to expect, from at most about `most_s` seconds of probing."""
+        with self._lock("shared"):
+            return option_noise_db(self._material, most_s)
+
+    def sensitivities(self) -> list[Sensitivity]:
+        """Every layer or stage under every technique, most harmful first."""
+        with self._lock("shared"):
+            return sensitivities(self._material)
 
     def _keep(self, plan: Plan, model: nn.Module, log_speedup: float, drop: Drop, phase: Phase) -> None:
         """Keeps the model of a plan that may be the answer; beyond `KEPT_MODELS` the slowest goes."""

@@ -103,7 +103,12 @@ def factorise(model: nn.Module, share: float, material: Material, inside: Callab
 
     Returns how many were replaced.
     """
-    layers = analyse(model, material, inside)
+    return replace(model, analyse(model, material, inside), share)
+
+
+def replace(model: nn.Module, layers: Sequence[Layer], share: float) -> int:
+    """Replaces those of `layers` whose ranks fall short of the one threshold that leaves `share` of their cost, in
+    place; returns how many."""
     budget = share * sum(layer.dense for layer in layers)
     low, high = -60.0, 60.0  # log of the threshold
     for _ in range(40):

@@ -1,8 +1,8 @@
 """Structured pruning: whole channels and hidden units go, by the L2 norm of all that belongs to them.
 
 torch-pruning finds which slices of which layers belong together (Fang et al., CVPR 2023). Where a model has layer
-norms (transformers, ConvNeXt) the residual stream keeps its width and the hidden widths of the MLPs are pruned. The
-refit is part of the technique.
+norms (transformers, ConvNeXt) the residual stream keeps its width, and the hidden widths of the MLPs and whole
+attention heads are pruned. The refit is part of the technique.
 """
 
 import copy
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.clean import ensure
 from model_opt.compression.flops import cost, require_cheaper
+from model_opt.compression.heads import prune_heads
 from model_opt.compression.inputs import Inputs, call, shapes, tensors
 from model_opt.compression.refit import KEPT, refit
 from model_opt.compression.stages import WEIGHTED, weighted_layers
@@ -201,14 +202,16 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
 def _attempt(
     model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool], shape: tuple[tuple[int, ...], ...]
 ) -> nn.Module:
-    """A pruned copy of `model` whose outputs have `shape`: of all groups, else, since a model's own code may rely on
-    widths of its residual stream, of those with at most two makers, else one."""
-    for most in (None, 2, 1):
+    """A pruned copy of `model` whose outputs have `shape`: of all groups and heads, else, since a model's own code may
+    rely on widths of its residual stream, of those groups with at most two makers, else one."""
+    for most, heads_too in ((None, True), (None, False), (2, False), (1, False)):
         pruned = copy.deepcopy(model)
         try:
+            if heads_too:
+                prune_heads(pruned, ratio, inside)
             prune(pruned, ratio, inputs, inside, most)
             after = shapes_of(pruned, inputs)
-        except _BROKEN as error:
+        except BROKEN as error:
             reason = str(error)
             continue
         if after == shape:
@@ -217,7 +220,7 @@ def _attempt(
     raise TechniqueError(f"pruning {ratio:g} breaks this model: {reason}")
 
 
-_BROKEN = (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError, TechniqueError)
+BROKEN = (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError, TechniqueError)
 
 
 def shapes_of(model: nn.Module, inputs: Inputs) -> tuple[tuple[int, ...], ...]:
@@ -243,6 +246,7 @@ register(
         options=_options,
         apply=_apply,
         ordered=True,
+        version=2,
         per_stage=True,
     )
 )
