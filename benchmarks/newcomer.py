@@ -46,7 +46,7 @@ def walk(install: bool) -> dict[str, float]:
         (home / "my_model.py").write_text(MODEL)
         command = [python, "-m", "model_opt.cli.main"]
         seconds["first_screen_s"] = _timed(command, home)
-        usual = ["my_model.py:make", "--simulations", "8", "--max-accuracy-drop", "0.2", "--knowledge", "kb.json"]
+        usual = ["my_model.py:make", "--simulations", "5", "--max-accuracy-drop", "0.2", "--knowledge", "kb.json"]
         seconds["first_result_s"] = _timed([*command, "optimize", *usual, "--output", "out"], home)
         seconds["report_s"] = _timed([*command, "report", "out", "-o", "report.html"], home)
         cluster = ["--workers", "2", "--name", "trial", "--output", "fleet", "--state", str(home / "state")]

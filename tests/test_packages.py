@@ -28,13 +28,13 @@ def built(tmp_path_factory):
 def test_what_is_built_runs_elsewhere(built, pattern, tmp_path):
     (package,) = built.glob(pattern)
     home = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=600)
     python = home / "bin" / "python"
     site = next((home / "lib").glob("python*/site-packages"))
     # The dependencies are those that are here; the package itself must not come from here.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    install = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--ignore-installed"]
-    subprocess.run([*install, str(package)], check=True, timeout=600)
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--ignore-installed"]
+    subprocess.run([*install, "--no-build-isolation", str(package)], check=True, timeout=900)
     told = "import model_opt, model_opt.search; print(model_opt.__file__, model_opt.__version__)"
     said = subprocess.run(
         [str(python), "-c", told], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300

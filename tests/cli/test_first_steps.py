@@ -18,6 +18,10 @@ FILES = {
         "import torch\nfrom torch import nn\n\n\ndef make():\n"
         "    return {'model': nn.Linear(4, 2), 'example_input': torch.zeros(1, 5)}\n"
     ),
+    "whole.py": (
+        "import torch\nfrom torch import nn\n\n\ndef make():\n"
+        "    return {'model': nn.Linear(4, 2), 'example_input': torch.zeros(1, 4)}\n"
+    ),
     "alone.py": "from torch import nn\n\n\ndef make():\n    return nn.Linear(4, 2)\n",
 }
 
@@ -62,7 +66,7 @@ def test_without_arguments_it_says_what_can_be_done_here(folder, monkeypatch, ca
         (["optimize", "lacks.py:make"], "No module named 'a_package_that_is_not_here'"),
         (["optimize", "shape.py:make"], "Give an example_input= that the model takes, batch first"),
         (["optimize", "alone.py:make"], "give example_input="),
-        (["optimize", "fine.py:build", "--exclude", "int9"], "int8"),
+        (["optimize", "whole.py:make", "--exclude", "int9"], "int8"),
         (["optimize", "fine.py:build", "--max-accuracy-drop", "2"], "a share: 0.02 is two points"),
         (["report", "nowhere"], "neither a folder that model-opt optimize … --output has written nor a search"),
         (["ui", "--host", "example.org"], "no IP address"),

@@ -164,7 +164,10 @@ def _guess_example(model: nn.Module) -> Inputs:
             continue
         return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     tried = ", ".join("x".join(map(str, shape)) for shape in USUAL_SHAPES)
-    raise InvalidInput(f"the model takes none of the usual inputs ({tried}): give example_input=")
+    raise InvalidInput(
+        f"the model takes none of the usual inputs ({tried}): give example_input= (in a file: the function returns "
+        "{'model': …, 'example_input': …})"
+    )
 
 
 def _check_forward(model: nn.Module, example: Inputs) -> None:
