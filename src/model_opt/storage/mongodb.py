@@ -7,6 +7,7 @@ record, so a crash between the two leaves rows that the repeated call finds up t
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
@@ -20,7 +21,7 @@ from model_opt.search.plan import Choice, Plan
 from model_opt.search.signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.open import redacted, understood
-from model_opt.storage.plain_rows import plain_rows, plan_text
+from model_opt.storage.plain_rows import in_batches, plain_rows, plan_text
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
@@ -111,7 +112,8 @@ class MongoDBBackend(BaseStore):
     def _put(self, writes: Sequence[Write]) -> int:
         new = self._unknown(writes)
         self._put_rows([envelope for write in new for envelope in write.envelopes])
-        return sum(self._put_record(write) for write in new)
+        done = self._put_together(new)
+        return done + sum(self._put_record(write) for write in new[done:])
 
     def _unknown(self, writes: Sequence[Write]) -> list[Write]:
         """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
@@ -127,38 +129,64 @@ class MongoDBBackend(BaseStore):
                 raise StoreConflict(f"{write.sealed.identity} is there already, and says something else")
         return new
 
+    def _put_together(self, writes: Sequence[Write]) -> int:
+        """Gives the records the next cursors, as long as nobody else takes one; returns how many it has put."""
+        from pymongo.errors import BulkWriteError
+
+        with self._translated():
+            first = self._last_cursor() + 1
+            documents = [self._record(write) | {"cursor": first + number} for number, write in enumerate(writes)]
+            try:
+                if documents:
+                    self._kept.insert_many(documents, ordered=True)
+            except BulkWriteError as error:
+                faults = error.details.get("writeErrors", [])
+                if error.details.get("writeConcernErrors") or any(fault.get("code") != _DUPLICATE for fault in faults):
+                    raise
+                return int(faults[0]["index"])
+            return len(documents)
+
     def _put_record(self, write: Write) -> int:
         """Gives the record the next cursor: one that is free only while it follows the last, so readers miss none."""
         from pymongo.errors import DuplicateKeyError
 
+        document = self._record(write)
+        with self._translated():
+            while True:
+                try:
+                    self._kept.insert_one(document | {"cursor": self._last_cursor() + 1})
+                except DuplicateKeyError:
+                    known = self._db.records.find_one({"_id": document["_id"]}, {"digest": 1})
+                    if known is None:
+                        continue
+                    if known["digest"] != write.sealed.digest:
+                        message = f"{write.sealed.identity} was written by somebody else meanwhile"
+                        raise StoreConflict(message) from None
+                    return 0
+                return 1
+
+    def _last_cursor(self) -> int:
+        last = self._db.records.find_one({"federation": self.federation}, {"cursor": 1}, sort=[("cursor", -1)])
+        return int(last["cursor"]) if last else 0
+
+    def _record(self, write: Write) -> dict[str, Any]:
         sealed = write.sealed
-        document = {
+        return {
             "_id": self._id(sealed.identity),
             "federation": self.federation,
             "law": sealed.kind != "envelope",
             "digest": sealed.digest,
             "data": sealed.data,
         }
-        with self._translated():
-            while True:
-                last = self._db.records.find_one({"federation": self.federation}, {"cursor": 1}, sort=[("cursor", -1)])
-                try:
-                    self._kept.insert_one(document | {"cursor": last["cursor"] + 1 if last else 1})
-                except DuplicateKeyError:
-                    known = self._db.records.find_one({"_id": document["_id"]}, {"digest": 1})
-                    if known is None:
-                        continue
-                    if known["digest"] != sealed.digest:
-                        message = f"{sealed.identity} was written by somebody else meanwhile"
-                        raise StoreConflict(message) from None
-                    return 0
-                return 1
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
         with self._translated():
-            for envelope in envelopes:
-                self._put_values(envelope)
-                documents = list(self._documents(envelope))
+            for batch in in_batches(envelopes, _BATCH):
+                self._put_values(batch)
+                latest: dict[str, dict[str, Any]] = {}
+                for envelope in sorted(batch, key=attrgetter("sequence")):
+                    latest |= {document["_id"]: document for document in self._documents(envelope)}
+                documents = list(latest.values())
                 for start in range(0, len(documents), _BATCH):
                     self._put_documents(documents[start : start + _BATCH])
 
@@ -192,15 +220,17 @@ class MongoDBBackend(BaseStore):
             return [fault["index"] for fault in faults]
         return []
 
-    def _put_values(self, envelope: Envelope) -> None:
-        one = {"federation": self.federation, "key": envelope.signature.key}
-        value = {
-            "family": str(envelope.signature.family),
-            "parameters": envelope.signature.parameters,
-            "fields": signature_fields(envelope.signature),
-        }
-        self._db.signatures.update_one({"_id": self._id(envelope.signature.key)}, {"$set": one | value}, upsert=True)
-        for context in envelope.contexts:
+    def _put_values(self, envelopes: Sequence[Envelope]) -> None:
+        for key, signature in {one.signature.key: one.signature for one in envelopes}.items():
+            value = {
+                "federation": self.federation,
+                "key": key,
+                "family": str(signature.family),
+                "parameters": signature.parameters,
+                "fields": signature_fields(signature),
+            }
+            self._db.signatures.update_one({"_id": self._id(key)}, {"$set": value}, upsert=True)
+        for context in {context for one in envelopes for context in one.contexts}:
             named = {
                 "federation": self.federation,
                 "key": context.key,

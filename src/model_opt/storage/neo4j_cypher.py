@@ -1,6 +1,6 @@
 """The statements that the Neo4j store runs. Rows are guarded by sequence."""
 
-_LABELS = ("Signature", "State", "Plan", "Measurement", "Origin", "Context", "Record", "Fact")
+_LABELS = ("Signature", "State", "Measurement", "Origin", "Context", "Record", "Fact")
 SCHEMA = (
     *(
         f"CREATE CONSTRAINT model_opt_{label.lower()} IF NOT EXISTS FOR (n:{label}) REQUIRE n.key IS UNIQUE"
@@ -25,7 +25,7 @@ MERGE (s)-[:ROOT]->(r)
 MERGE (o:Origin {key: $origin.key}) ON CREATE SET o = $origin
 """
 PUT_CONTEXTS = "UNWIND $contexts AS context MERGE (c:Context {key: context.key}) ON CREATE SET c = context"
-READ_PLANS = "UNWIND $keys AS key MATCH (p:Plan {key: key}) RETURN p.key AS key"
+READ_PLANS = "UNWIND $keys AS key MATCH (p:State {key: key}) WHERE p:Plan RETURN p.key AS key"
 READ_STATES = "UNWIND $keys AS key MATCH (s:State {key: key}) RETURN s.key AS key"
 PUT_STATES = """
 UNWIND $states AS state
@@ -33,11 +33,17 @@ MATCH (parent:State {key: state.parent})
 CREATE (parent)-[:OPTION {decision: state.decision, option: state.option}]->(:State {key: state.key})
 RETURN count(*) AS made
 """
+PUT_STATES_OF_PLANS = """
+UNWIND $states AS state
+MATCH (parent:State {key: state.parent})
+CREATE (parent)-[:OPTION {decision: state.decision, option: state.option}]->(p:State:Plan)
+SET p += state.plan
+RETURN count(*) AS made
+"""
 PUT_PLANS = """
 UNWIND $plans AS plan
-MATCH (s:State {key: plan.key})
-CREATE (s)-[:PLAN]->(p:Plan)
-SET p = plan
+MATCH (p:State {key: plan.key})
+SET p:Plan, p += plan
 RETURN count(*) AS made
 """
 UPDATE_MEASUREMENTS = """
@@ -51,24 +57,26 @@ RETURN m.key AS key
 PUT_MEASUREMENTS = """
 MATCH (o:Origin {key: $origin})
 UNWIND $rows AS row
-MATCH (p:Plan {key: row.plan})
+MATCH (p:State {key: row.plan}) WHERE p:Plan
 CREATE (p)<-[:OF]-(m:Measurement)-[:BY]->(o)
-SET m = row.values
+SET m += row.values
 RETURN count(*) AS made
 """
 
 READ_DIGESTS = "UNWIND $keys AS key MATCH (r:Record {key: key}) RETURN r.key AS key, r.digest AS digest"
-PUT_RECORD = """
+LOCK_CURSOR = """
 MERGE (c:Fact {key: $counter}) ON CREATE SET c.value = 0
 SET c.value = c.value + 0
-MERGE (r:Record {key: $key})
-ON CREATE SET r.federation = $federation, r.origin = $origin, r.law = $law, r.digest = $digest, r.data = $data,
-  r.cursor = c.value + 1, c.value = c.value + 1, r.fresh = true
-WITH r, coalesce(r.fresh, false) AS new
-REMOVE r.fresh
-RETURN r.digest AS digest, CASE WHEN new THEN 1 ELSE 0 END AS new
+RETURN c.value AS last
 """
 """Setting the counter locks it until the transaction ends: cursors become visible in their order."""
+PUT_RECORDS = """
+MATCH (c:Fact {key: $counter}) SET c.value = $last
+WITH c
+UNWIND $records AS record
+CREATE (r:Record)
+SET r = record
+"""
 
 READ_RECORDS = """
 MATCH (r:Record) WHERE r.federation = $federation AND r.cursor > $since
@@ -80,7 +88,7 @@ RETURN r.cursor AS cursor, r.data AS data ORDER BY r.cursor LIMIT $limit
 """
 READ_MEASUREMENTS = """
 MATCH (s:Signature {key: $signature})-[:ROOT]->(root:State)
-MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(p:Plan)<-[:OF]-(m:Measurement)
+MATCH (root)-[:OPTION*0..]->(p:Plan)<-[:OF]-(m:Measurement)
 RETURN properties(m) AS m, p.choices AS choices
 """
 READ_SIGNATURES = "MATCH (s:Signature {federation: $federation}) RETURN s.signature AS key, s.value AS value"
@@ -102,26 +110,34 @@ FORGET = (
     """,
     """
     MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
-    MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(p:Plan) WHERE NOT EXISTS { (p)<-[:OF]-() }
+    MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(p:Plan)
     WITH p LIMIT $limit DETACH DELETE p RETURN count(*) AS gone
     """,
     """
     MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
-    MATCH (root)-[:OPTION*1..]->(s:State) WHERE NOT EXISTS { (s)-[:OPTION]->() } AND NOT EXISTS { (s)-[:PLAN]->() }
+    MATCH (root)-[:OPTION*0..]->(p:Plan) WHERE NOT EXISTS { (p)<-[:OF]-() }
+    WITH p LIMIT $limit REMOVE p:Plan RETURN count(*) AS gone
+    """,
+    """
+    MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
+    MATCH (root)-[:OPTION*1..]->(s:State) WHERE NOT s:Plan AND NOT EXISTS { (s)-[:OPTION]->() }
     WITH s LIMIT $limit DETACH DELETE s RETURN count(*) AS gone
     """,
     """
     MATCH (s:Signature {federation: $federation})-[:ROOT]->(root:State)
-    WHERE NOT EXISTS { (root)-[:OPTION]->() } AND NOT EXISTS { (root)-[:PLAN]->() }
+    WHERE NOT root:Plan AND NOT EXISTS { (root)-[:OPTION]->() }
     WITH s, root LIMIT $limit DETACH DELETE s, root RETURN count(*) AS gone
     """,
 )
-"""From the leaves up: measurements, plans without any, states that lead nowhere, signatures with nothing left."""
+"""From the leaves up: measurements, plans without any, states that lead nowhere, signatures with nothing left.
+
+In schema 1 plans were nodes of their own, behind `:PLAN`.
+"""
 
 FOLD = """
 MATCH (s:Signature {key: $signature})-[:ROOT]->(root:State)
 MATCH (root)-[:OPTION*0..]->(:State)-[edge:OPTION]->(below:State)
-MATCH (below)-[:OPTION*0..]->(:State)-[:PLAN]->(plan:Plan)<-[:OF]-(m:Measurement)
+MATCH (below)-[:OPTION*0..]->(plan:Plan)<-[:OF]-(m:Measurement)
 WITH edge, count(DISTINCT plan) AS plans, sum(coalesce(m.log_speedup_n, 0)) AS samples,
   avg(m.log_speedup_mean) AS log_speedup, avg(m.log_size_ratio_mean) AS log_size_ratio,
   avg(m.accuracy_drop_mean) AS accuracy_drop

@@ -1,20 +1,22 @@
 """Neo4j: the knowledge as a graph that a person can walk in the Neo4j Browser. Community edition is enough.
 
-    (:Signature)-[:ROOT]->(:State)-[:OPTION {decision, option}]->(:State)-[:PLAN]->(:Plan)
+    (:Signature)-[:ROOT]->(:State)-[:OPTION {decision, option}]->(:State:Plan)
     (:Measurement {<metric>_n, _mean, _m2, _min, _max})-[:OF]->(:Plan)
     (:Measurement)-[:BY]->(:Origin)            (:Context), by the measurement's `context`
     (:Record)                                  what everything else is derived from
 
-A state is what the choices so far amount to; a plan hangs on the state where its choices end. Every label has one
-canonical `key` under a UNIQUE constraint. What is there is looked up first and the rest created, which costs the server
-half of what MERGE does; a writer that loses a race to another tries again. Meant for one writer all the same:
+A state is what the choices so far amount to; where the choices of a plan end, the state is a `:Plan` too. Every node
+has one canonical `key` under a UNIQUE constraint. What is there is looked up first and the rest created, which costs
+the server less than MERGE does; a writer that loses a race to another tries again. Meant for one writer all the same:
 relationships at a shared node lock it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
@@ -38,13 +40,15 @@ from model_opt.storage.neo4j_values import (
     signature_value,
     states_of,
 )
-from model_opt.storage.open import redacted
+from model_opt.storage.open import redacted, understood
+from model_opt.storage.plain_rows import in_batches
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
 T = TypeVar("T")
-_BATCH = 2000
+_BATCH = 5000
 """Rows a transaction."""
+_PART_BYTES = 8 * 2**20
 _DELETED = 5000
 _REMEMBERED = 500_000
 
@@ -76,7 +80,7 @@ class Neo4jBackend(BaseStore):
         quiet = {"notifications_disabled_classifications": ["UNRECOGNIZED"]}
         self._options: dict[str, Any] = waits | quiet | options
         self._driver: Any = None
-        self._remembered: set[str] = set()
+        self._remembered = _Known()
 
     def __repr__(self) -> str:
         return f"Neo4jBackend({redacted(self._uri)!r}, database={self._database!r})"
@@ -86,7 +90,11 @@ class Neo4jBackend(BaseStore):
             from neo4j import GraphDatabase
         except ImportError as error:
             raise MissingDependency("neo4j", "all") from error
-        with self._translated():
+        # Its pool tells of each failed attempt where nobody listens; ours are logged when they are tried again.
+        pool = logging.getLogger("neo4j")
+        if not pool.handlers:
+            pool.addHandler(logging.NullHandler())
+        with self._translated(), understood(repr(self)):
             if self._driver is None:
                 self._driver = GraphDatabase.driver(self._uri, auth=self._auth, **self._options)
             self._driver.verify_connectivity()
@@ -117,7 +125,8 @@ class Neo4jBackend(BaseStore):
             kind = StoreUnavailable if error.is_retryable() else StoreError
             raise kind(f"{self!r}: {error.code}: {error.message}") from error
         except exceptions.DriverError as error:
-            raise StoreError(f"{self!r}: {type(error).__name__}: {error}") from error
+            said = str(error).replace(self._uri, redacted(self._uri))
+            raise StoreError(f"{self!r}: {type(error).__name__}: {said}") from error
 
     def _read(self, statement: str, **parameters: Any) -> list[Any]:
         with self._translated():
@@ -149,64 +158,75 @@ class Neo4jBackend(BaseStore):
     def _put(self, writes: Sequence[Write]) -> int:
         new = self._unknown(writes)
         self._put_rows([envelope for write in new for envelope in write.envelopes])
-        return sum(self._in_transaction(partial(self._record, write=write)) for write in new)
+        return sum(self._in_transaction(partial(self._put_records, writes=part)) for part in _in_parts(new))
 
     def _unknown(self, writes: Sequence[Write]) -> list[Write]:
         """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
         places = [self._key(write.sealed.identity) for write in writes]
-        known = {found["key"]: found["digest"] for found in self._read(cypher.READ_DIGESTS, keys=places)}
+        found = self._read(cypher.READ_DIGESTS, keys=places)
+        return self._new(writes, {record["key"]: record["digest"] for record in found})
+
+    def _new(self, writes: Sequence[Write], known: dict[str, str]) -> list[Write]:
         new = []
-        for place, write in zip(places, writes, strict=True):
+        for write in writes:
+            place = self._key(write.sealed.identity)
             if place not in known:
                 new.append(write)
             if known.setdefault(place, write.sealed.digest) != write.sealed.digest:
                 raise StoreConflict(f"{write.sealed.identity} is there already, and says something else")
         return new
 
-    def _record(self, transaction: Any, write: Write) -> int:
-        sealed = write.sealed
-        found = transaction.run(
-            cypher.PUT_RECORD,
-            counter=self._key("records"),
-            key=self._key(sealed.identity),
-            federation=self.federation,
-            origin=sealed.record.origin,
-            law=sealed.kind != "envelope",
-            digest=sealed.digest,
-            data=sealed.data,
-        ).single(strict=True)
-        if found["digest"] != sealed.digest:
-            raise StoreConflict(f"{sealed.identity} was written by somebody else meanwhile")
-        return int(found["new"])
+    def _put_records(self, transaction: Any, writes: Sequence[Write]) -> int:
+        counter = self._key("records")
+        last = transaction.run(cypher.LOCK_CURSOR, counter=counter).single(strict=True)["last"]
+        found = transaction.run(cypher.READ_DIGESTS, keys=[self._key(write.sealed.identity) for write in writes])
+        new = self._new(writes, {record["key"]: record["digest"] for record in found})
+        records = [
+            {
+                "key": self._key(write.sealed.identity),
+                "federation": self.federation,
+                "origin": write.sealed.record.origin,
+                "law": write.sealed.kind != "envelope",
+                "digest": write.sealed.digest,
+                "data": write.sealed.data,
+                "cursor": cursor,
+            }
+            for cursor, write in enumerate(new, start=last + 1)
+        ]
+        transaction.run(cypher.PUT_RECORDS, counter=counter, last=last + len(new), records=records).consume()
+        return len(new)
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
-        for envelope in envelopes:
-            self._in_transaction(partial(self._values, envelope=envelope))
-            scope = self._key(envelope.signature.key)
-            rows = graph_rows(scope, envelope)
-            for start in range(0, len(rows), _BATCH):
-                batch = _Batch(scope=scope, origin=self._key(envelope.origin), rows=rows[start : start + _BATCH])
-                try:
-                    made = self._in_transaction(partial(batch.write, known=self._remembered))
-                except StoreUnavailable:
-                    self._remembered.clear()
-                    raise
-                self._remember(made)
+        for batch in in_batches(envelopes, _BATCH):
+            self._in_transaction(partial(self._values, envelopes=batch))
+            for (signature, origin), group in _grouped(batch).items():
+                self._put_group(self._key(signature), self._key(origin), group)
 
-    def _values(self, transaction: Any, envelope: Envelope) -> None:
-        transaction.run(
-            cypher.PUT_VALUES,
-            signature=signature_node(self.federation, envelope.signature),
-            root=root_key(self._key(envelope.signature.key)),
-            origin={"key": self._key(envelope.origin), "federation": self.federation, "name": envelope.origin},
-        ).consume()
-        contexts = [context_node(self.federation, context) for context in envelope.contexts]
-        transaction.run(cypher.PUT_CONTEXTS, contexts=contexts).consume()
+    def _put_group(self, scope: str, origin: str, envelopes: Sequence[Envelope]) -> None:
+        latest: dict[str, GraphRow] = {}
+        for envelope in sorted(envelopes, key=attrgetter("sequence")):
+            latest |= {row.values["key"]: row for row in graph_rows(scope, envelope)}
+        rows = sorted(latest.values(), key=attrgetter("plan"))
+        for start in range(0, len(rows), _BATCH):
+            batch = _Batch(scope=scope, origin=origin, rows=rows[start : start + _BATCH])
+            try:
+                now_there = self._in_transaction(partial(batch.write, known=self._remembered))
+            except StoreUnavailable:
+                self._remembered.clear()
+                raise
+            self._remembered.add(now_there)
 
-    def _remember(self, keys: Iterable[str]) -> None:
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.clear()
-        self._remembered.update(keys)
+    def _values(self, transaction: Any, envelopes: Sequence[Envelope]) -> None:
+        for (signature, origin), group in _grouped(envelopes).items():
+            transaction.run(
+                cypher.PUT_VALUES,
+                signature=signature_node(self.federation, group[0].signature),
+                root=root_key(self._key(signature)),
+                origin={"key": self._key(origin), "federation": self.federation, "name": origin},
+            ).consume()
+        contexts = {context for envelope in envelopes for context in envelope.contexts}
+        nodes = [context_node(self.federation, context) for context in contexts]
+        transaction.run(cypher.PUT_CONTEXTS, contexts=nodes).consume()
 
     def _forget(self, origin: str | None, epochs: Sequence[str] | None) -> None:
         self._remembered.clear()
@@ -255,6 +275,24 @@ class Neo4jBackend(BaseStore):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Known:
+    """Keys of states that were there, and of those which are plans: a state can be there before its plan is."""
+
+    states: set[str] = field(default_factory=set)
+    plans: set[str] = field(default_factory=set)
+
+    def clear(self) -> None:
+        self.states.clear()
+        self.plans.clear()
+
+    def add(self, other: "_Known") -> None:
+        if len(self.states) + len(self.plans) > _REMEMBERED:
+            self.clear()
+        self.states.update(other.states)
+        self.plans.update(other.plans)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Batch:
     """Rows of one signature and origin that are written in one transaction."""
 
@@ -262,32 +300,37 @@ class _Batch:
     origin: str
     rows: Sequence[GraphRow]
 
-    def write(self, transaction: Any, known: set[str]) -> set[str]:
-        """Writes what is not there and updates what is older; returns the keys of states and plans that now are there.
+    def write(self, transaction: Any, known: _Known) -> _Known:
+        """Writes what is not there and updates what is older; returns the states and plans that now are there.
 
-        `known` has keys that were there; raises `StoreUnavailable` where one has gone since.
+        Raises `StoreUnavailable` where something of `known` has gone since.
         """
-        unknown = {row.plan for row in self.rows} - known
+        plans = {row.plan for row in self.rows}
+        unknown = plans - known.plans
         unknown -= self._found(transaction, cypher.READ_PLANS, unknown)
         fresh = {row.plan: row for row in self.rows if row.plan in unknown}
-        states = self._grow(transaction, fresh.values(), known) if fresh else set()
-        self._make(transaction, cypher.PUT_PLANS, plans=[plan_node(row) for row in fresh.values()])
+        states = self._grow(transaction, fresh, known.states) if fresh else set()
         old = [row.parameters for row in self.rows if row.plan not in fresh]
         updated = transaction.run(cypher.UPDATE_MEASUREMENTS, rows=old) if old else ()
         keys = {record["key"] for record in updated}
         new = [row.parameters for row in self.rows if row.values["key"] not in keys]
         self._make(transaction, cypher.PUT_MEASUREMENTS, rows=new, origin=self.origin)
-        return states | {row.plan for row in self.rows}
+        return _Known(states=states, plans=plans)
 
-    def _grow(self, transaction: Any, plans: Iterable[GraphRow], known: set[str]) -> set[str]:
-        """Makes the states on the way to new plans, level by level; returns the keys of all of them."""
-        levels = states_of(self.scope, (row.choices for row in plans))
+    def _grow(self, transaction: Any, fresh: Mapping[str, GraphRow], known: set[str]) -> set[str]:
+        """Makes new plans and the states on the way to them, level by level; returns the keys of all of them."""
+        levels = states_of(self.scope, (row.choices for row in fresh.values()))
         all_keys = {key for level in levels for key in level}
         unknown = all_keys - known
         unknown -= self._found(transaction, cypher.READ_STATES, unknown)
         for level in levels:
             states = [state for key, state in level.items() if key in unknown]
-            self._make(transaction, cypher.PUT_STATES, states=states)
+            ends = [state | {"plan": plan_node(fresh[state["key"]])} for state in states if state["key"] in fresh]
+            others = [state for state in states if state["key"] not in fresh]
+            self._make(transaction, cypher.PUT_STATES_OF_PLANS, states=ends)
+            self._make(transaction, cypher.PUT_STATES, states=others)
+        plans = [plan_node(row) for key, row in fresh.items() if key not in unknown]
+        self._make(transaction, cypher.PUT_PLANS, plans=plans)
         return all_keys
 
     @staticmethod
@@ -300,6 +343,26 @@ class _Batch:
         wanted = len(next(iter(parameters.values())))
         if wanted and transaction.run(statement, parameters).single(strict=True)["made"] != wanted:
             raise StoreUnavailable("what the rows hang on was deleted meanwhile")
+
+
+def _grouped(envelopes: Iterable[Envelope]) -> dict[tuple[str, str], list[Envelope]]:
+    """Envelopes by the keys of their signature and origin."""
+    groups: dict[tuple[str, str], list[Envelope]] = {}
+    for envelope in envelopes:
+        groups.setdefault((envelope.signature.key, envelope.origin), []).append(envelope)
+    return groups
+
+
+def _in_parts(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    """Records that together are small enough for one transaction."""
+    part: list[Write] = []
+    for write in writes:
+        if part and sum(len(one.sealed.data) for one in part) + len(write.sealed.data) > _PART_BYTES:
+            yield part
+            part = []
+        part.append(write)
+    if part:
+        yield part
 
 
 def _routing(name: str) -> Any:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from model_opt.federation.envelope import Envelope
@@ -56,7 +55,7 @@ def context_value(value: str) -> Context:
 
 def root_key(scope: str) -> str:
     """The key of a signature's root state; `scope` is the key of the signature ("federation|signature")."""
-    return _digest(scope).hexdigest()
+    return str(_digest(scope).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class GraphRow:
 
 
 def graph_rows(scope: str, envelope: Envelope) -> list[GraphRow]:
-    """The rows of an envelope in the order of their plans' nodes.
+    """The rows of an envelope.
 
     Keys of nodes that are many are digests (32 hexadecimal digits): short ones fit into Neo4j's property records.
     """
@@ -92,7 +91,7 @@ def graph_rows(scope: str, envelope: Envelope) -> list[GraphRow]:
             values[f"{name}_n"], values[f"{name}_mean"], values[f"{name}_m2"] = n, mean, m2
             values[f"{name}_min"], values[f"{name}_max"] = low, high
         rows.append(GraphRow(plan=node.hexdigest(), choices=row.choices, plan_key=row.plan, values=values))
-    return sorted(rows, key=attrgetter("plan"))
+    return rows
 
 
 def states_of(scope: str, plans: Iterable[tuple[PlainChoice, ...]]) -> list[dict[str, dict[str, Any]]]:
@@ -117,7 +116,7 @@ def states_of(scope: str, plans: Iterable[tuple[PlainChoice, ...]]) -> list[dict
 
 
 def plan_node(row: GraphRow) -> dict[str, Any]:
-    """The properties of a `:Plan`."""
+    """The properties of a state that is a `:Plan`."""
     return {
         "key": row.plan,
         "plan": row.plan_key,

@@ -1,6 +1,6 @@
 """An envelope's rows as plain values, column by column: what the stores of documents and nodes are written from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from model_opt.federation.block import RowBlock
@@ -29,7 +29,19 @@ def plain_rows(envelope: Envelope) -> Iterator[PlainRow]:
     columns = (block.plan_keys, block.codes.tolist(), block.contexts.tolist(), _moments(block))
     for key, codes, context, moments in zip(*columns, strict=True):
         choices = tuple(table[code] for table, code in zip(tables, codes, strict=True) if code)
-        yield PlainRow(key.hex(), choices, contexts[context], moments)  # type: ignore[arg-type]
+        yield PlainRow(key.hex(), choices, contexts[context], moments)
+
+
+def in_batches(envelopes: Iterable[Envelope], rows: int) -> Iterator[list[Envelope]]:
+    """The envelopes in their order, small ones together: each batch but the last has at least `rows` rows."""
+    batch: list[Envelope] = []
+    for envelope in envelopes:
+        batch.append(envelope)
+        if sum(len(one.block) for one in batch) >= rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def plan_text(choices: tuple[PlainChoice, ...]) -> str:

@@ -19,7 +19,8 @@ from model_opt.storage.packing import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
 from model_opt.storage.store import Counts
 
-_BUSY_S = 30.0
+_BUSY_S = 60.0
+"""How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (federation TEXT, name TEXT, value INTEGER, PRIMARY KEY (federation, name));
 CREATE TABLE IF NOT EXISTS records (

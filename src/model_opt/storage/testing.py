@@ -224,6 +224,19 @@ class StoreConformance:
         assert store.rows() == sorted_rows(row for envelope in made for row in envelope.rows)
         store.close()
 
+    def test_plans_that_go_on_from_one_another(self) -> None:
+        """A plan whose choices are the first of another's is a plan of its own, whichever comes first."""
+        for order in ((0, 1, 2), (2, 1, 0)):
+            store, federation = self.fresh()
+            stream = self.stream(federation)
+            _, context, moments = entries(1)[0]
+            plans = [plan(a="1", b="2", c="3"), plan(a="1"), plan()]
+            made = [stream.mint(RESNET18, [(plans[number], context, moments)]) for number in order]
+            for envelope in made:
+                store.append(envelope)
+            assert store.rows() == expected_rows(federation, *made)
+            store.close()
+
     def test_extreme_numbers_and_names(self) -> None:
         """Counts up to 2⁵³, tiny and huge values, names in any script, a plan that changes nothing, missing metrics."""
         store, federation = self.fresh()
