@@ -62,7 +62,10 @@ class Beliefs:
             rows = self._ledger.rows(metric, objective)
             if rows is None:
                 return None
-            model = self._models.setdefault(metric, MetricModel(self._encoding.sizes, self._encoding.ordered))
+            if metric not in self._models:
+                encoding = self._encoding
+                self._models[metric] = MetricModel(encoding.sizes, encoding.ordered, self._ledger.unlike)
+            model = self._models[metric]
             model.update(rows[0], repeated=rows[1])
             self._fresh[metric] = settled
         return self._models[metric]

@@ -17,12 +17,18 @@ from model_opt.search.plan import Plan
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Knowledge of a plan's metric from elsewhere: a similar architecture, an estimate. `variance` says how little it
-    is worth, in the metric's unit squared. Never counted, never recommended unmeasured."""
+    is worth, in the metric's unit squared. Never counted, never recommended unmeasured.
+
+    `source` names the similar problem that it is knowledge of, and `unlike` > 0 how unlike this one that is expected to
+    be; without them it is knowledge of this very problem. How far a source tells is learnt from what is measured here.
+    """
 
     plan: Plan
     metric: str
     mean: float
     variance: float
+    source: str | None = None
+    unlike: float = 0.1
 
 
 @dataclass
@@ -46,19 +52,30 @@ class Record:
 class _Table:
     """Rows of one metric, in columns that grow: evidence, then plans. `place` is the row of a plan, by its key."""
 
-    def __init__(self, dims: int, evidence: Sequence[tuple[NDArray[np.int16], Evidence]] = ()) -> None:
+    def __init__(
+        self,
+        dims: int,
+        evidence: Sequence[tuple[NDArray[np.int16], Evidence]] = (),
+        sources: Mapping[str | None, int] | None = None,
+    ) -> None:
         self._codes = np.zeros((max(64, 2 * len(evidence)), dims), dtype=np.int16)
         self.mean: list[float] = []
         self.count: list[float] = []
         self.records: list[Record] = []
         self.place: dict[str, int] = {}
         self.given = np.array([piece.variance for _, piece in evidence])
+        self._sources = np.array([(sources or {}).get(piece.source, 0) for _, piece in evidence], dtype=np.int16)
         for codes, piece in evidence:
             self._append(codes, piece.mean, 1)
 
     @property
     def codes(self) -> NDArray[np.int16]:
         return self._codes[: len(self.mean)]
+
+    @property
+    def source(self) -> NDArray[np.int16]:
+        """`[rows]`: 0 is what was measured here."""
+        return np.concatenate([self._sources, np.zeros(len(self.records), dtype=np.int16)])
 
     def put(self, record: Record, metric: str) -> None:
         """Adds the plan's row, or brings it up to date."""
@@ -89,7 +106,11 @@ class Ledger:
         for piece in evidence:
             by_metric.setdefault(piece.metric, []).append((encoding.encode([piece.plan])[0], piece))
         dims = len(encoding.sizes)
-        self._tables = {metric: _Table(dims, pieces) for metric, pieces in by_metric.items()}
+        far = {piece.source: piece.unlike for piece in evidence if piece.source is not None}
+        self.unlike = np.array(list(far.values()), dtype=np.float64)
+        """How unlike the problem each source of evidence is expected to be, `[sources]`."""
+        sources: dict[str | None, int] = {source: number for number, source in enumerate(far, 1)}
+        self._tables = {metric: _Table(dims, pieces, sources) for metric, pieces in by_metric.items()}
         self._repeated: set[str] = set()
         self.outcomes: list[Outcome] = []
         self.records: dict[str, Record] = {}
@@ -165,7 +186,14 @@ class Ledger:
         repeated = metric in self._repeated
         self._repeated.discard(metric)
         rank = self._rank(table, objective)
-        rows = Rows(codes=table.codes, mean=np.array(table.mean), variance=variance, count=count, rank=rank)
+        rows = Rows(
+            codes=table.codes,
+            mean=np.array(table.mean),
+            variance=variance,
+            count=count,
+            rank=rank,
+            source=table.source,
+        )
         return rows, repeated
 
     def _rank(self, table: _Table, objective: Objective) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """What is believed about one metric: raw rows, the warp by ranks, and the surrogate, kept in step as rows arrive."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from model_opt.search.acquisition import log_feasible
 from model_opt.search.objective import Limit
+from model_opt.search.sources import Sources
 from model_opt.search.surrogate import Changes, Surrogate
 from model_opt.search.warp import RankWarp
 
@@ -24,22 +25,26 @@ _GUESS = 0.02  # noise variance of an unknown metric in warped units, before the
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """All that is known of a metric: `codes` `[rows, decisions]`, `mean` `[rows]`, `variance` `[rows]` of that mean,
-    raw (NaN: unknown), `count` `[rows]` samples behind it, `rank` `[rows]`: small is worth keeping. Rows keep their
-    places."""
+    raw (NaN: unknown), `count` `[rows]` samples behind it, `rank` `[rows]`: small is worth keeping, `source` `[rows]`:
+    0 was measured here, others are similar problems. Rows keep their places."""
 
     codes: NDArray[np.int16]
     mean: Array
     variance: Array
     count: Array
     rank: Array
+    source: NDArray[np.int16]
 
 
 class MetricModel:
     """The surrogate of one metric; `update` before anything is read."""
 
-    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_]) -> None:
-        self._surrogate = Surrogate(sizes, ordered)
-        self._fitted_at = 0
+    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_], unlike: Array | None = None) -> None:
+        """`unlike` `[sources]` says how unlike the problem each source of rows is expected to be."""
+        self._surrogate = Surrogate(sizes, ordered, unlike)
+        self._sizes, self._ordered = sizes, ordered
+        self._sources: Sources | None = None
+        self._fitted_at: int | None = None
         self._index = np.zeros(0, dtype=np.int64)
         self._seen = 0
         self._believed = 0
@@ -52,18 +57,24 @@ class MetricModel:
     def update(self, rows: Rows, *, repeated: bool) -> None:
         """Takes in `rows`; those at the old places are unchanged unless `repeated` says that samples were added."""
         self.forget()
+        if rows.source.any():
+            if self._sources is None:
+                self._sources = Sources(self._sizes, self._ordered, rows.codes, rows.mean, rows.source)
+            rows = replace(rows, mean=self._sources.calibrated(rows.codes, rows.mean, rows.source))
         self._warp = RankWarp(rows.mean)
         self._rows = rows
         z, noise, many = self._warp.targets, self._noise(rows), len(rows.mean)
+        own = int((rows.source == 0).sum())  # what sources are worth is told by what was measured here
         if (
-            not self._fitted_at
-            or many >= max(1.25 * self._fitted_at, self._fitted_at + 3)
+            self._fitted_at is None
+            or own >= max(1.25 * self._fitted_at, self._fitted_at + 3)
             or len(self._index) >= 1.25 * LARGEST
         ):
             self._refit(z, noise)
+            self._fitted_at = own
         elif repeated:
             self._index = np.concatenate([self._index, np.arange(self._seen, many)])
-            self._surrogate.factor(self._rows.codes[self._index].T, noise[self._index])
+            self._factor(noise)
         else:
             for row in range(self._seen, many):
                 self._surrogate.append(rows.codes[row], float(noise[row]))
@@ -76,12 +87,20 @@ class MetricModel:
         self._index = np.arange(many) if many <= LARGEST else _leaders_and_rest(rows.rank, LARGEST * 3 // 4)
         some = self._index[np.linspace(0, len(self._index) - 1, min(len(self._index), _FITTED)).astype(int)]
         guessed = bool(np.isnan(rows.variance).any())
-        steps = 12 if self._fitted_at else 30
+        steps = 30 if self._fitted_at is None else 12
         self._surrogate.fit(
-            np.ascontiguousarray(rows.codes[some].T), z[some], noise[some], guessed=guessed, steps=steps
+            np.ascontiguousarray(rows.codes[some].T),
+            z[some],
+            noise[some],
+            guessed=guessed,
+            steps=steps,
+            source=rows.source[some],
         )
-        self._surrogate.factor(rows.codes[self._index].T, noise[self._index])
-        self._fitted_at = many
+        self._factor(noise)
+
+    def _factor(self, noise: Array) -> None:
+        some = self._index
+        self._surrogate.factor(self._rows.codes[some].T, noise[some], self._rows.source[some])
 
     def _noise(self, rows: Rows) -> Array:
         """Noise variances in warped units, `[rows]`."""

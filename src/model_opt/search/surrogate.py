@@ -40,19 +40,29 @@ class Surrogate:
     """One metric's process on warped targets with zero mean.
 
     Parameters are logarithms, in one vector: h `[decisions]`, o `[decisions]` (0 where options are not ordered), w
-    `[3]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~ N(log 0.4, 1), log
-    nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider where the noise is a guess.
+    `[3]`, u `[sources]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~
+    N(log 0.4, 1), log u ~ N(log unlike, 1), log nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider
+    where the noise is a guess.
+
+    Rows may come from similar problems, the sources 1, 2, …; 0 is the problem itself. Between source s and it the
+    covariance of two plans is exp(-u_s) times the usual, between two sources exp(-u_s - u_t): intrinsic
+    coregionalisation (Bonilla, Chai and Williams 2008) around the problem. `unlike` `[sources]` is what u is expected
+    to be. A source that misleads gets a large u, and is then as good as not there.
     """
 
-    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_]) -> None:
+    def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_], unlike: Array | None = None) -> None:
         self._sizes, self._ordered = sizes, ordered
         self._dims, self._widest = len(sizes), int(sizes.max())
         centre = math.log(2 / self._dims)
-        self._centre = np.concatenate([np.full(2 * self._dims, centre), np.full(3, _LOG_WEIGHT), [_LOG_NUGGET, 0.0]])
+        far = np.zeros(0) if unlike is None else np.log(unlike)
+        self._centre = np.concatenate(
+            [np.full(2 * self._dims, centre), np.full(3, _LOG_WEIGHT), far, [_LOG_NUGGET, 0.0]]
+        )
         self.parameters: Array = self._centre.copy()
         self.size = 0
         self._capacity = 0
         self._rows: NDArray[np.int16] = np.zeros((self._dims, 0), dtype=np.int16)
+        self._source: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
         self._noise: Array = np.zeros(0)
         self._lower: Array = np.zeros((0, 0))
         self._lower32: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
@@ -68,13 +78,24 @@ class Surrogate:
 
     def _spread(self, guessed: bool) -> Array:
         """Standard deviations of the priors, `[parameters]`."""
-        return np.concatenate([np.ones(2 * self._dims + 3), [_STD_NUGGET, 1.5 if guessed else _STD_NOISE]])
+        return np.concatenate([np.ones(len(self._centre) - 2), [_STD_NUGGET, 1.5 if guessed else _STD_NOISE]])
 
-    def loss(self, parameters: Array, rows: Integers, z: Array, noise: Array, guessed: bool) -> tuple[float, Array]:
-        """Minus the log posterior of `parameters` and its gradient, given `rows` `[decisions, rows]`, targets and
-        noise variances `[rows]` (Rasmussen and Williams 2006, equation 5.9)."""
+    def _kinship(self, parameters: Array) -> Array:
+        """How far two sources are alike, `[1 + sources, 1 + sources]`."""
+        alike = np.exp(-np.concatenate([[0.0], np.exp(parameters[2 * self._dims + 3 : -2])]))
+        kin = np.outer(alike, alike)
+        np.fill_diagonal(kin, 1.0)
+        return kin
+
+    def loss(
+        self, parameters: Array, rows: Integers, z: Array, noise: Array, guessed: bool, source: Integers | None = None
+    ) -> tuple[float, Array]:
+        """Minus the log posterior of `parameters` and its gradient, given `rows` `[decisions, rows]`, targets, noise
+        variances and sources `[rows]` (Rasmussen and Williams 2006, equation 5.9)."""
         tables, weights, nugget, factor = self._unpack(parameters)
-        covariance = gram(rows, tables, weights)
+        plans = gram(rows, tables, weights)
+        kin = None if source is None or not source.any() else self._kinship(parameters)[np.ix_(source, source)]
+        covariance = plans.copy() if kin is None else plans * kin
         covariance.flat[:: len(z) + 1] += nugget + factor * noise + _JITTER
         inverse, log_determinant = _inverse(covariance)
         alpha = inverse @ z
@@ -82,10 +103,12 @@ class Surrogate:
         offset = (parameters - self._centre) / spread
         value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset)
         sensitivity = 0.5 * (inverse - np.outer(alpha, alpha))
-        parts = gram_gradient(rows, tables, weights, sensitivity)
+        parts = gram_gradient(rows, tables, weights, sensitivity if kin is None else sensitivity * kin)
         d = self._dims
         diagonal = np.diag(sensitivity)
         gradient = offset / spread
+        if kin is not None and source is not None:
+            gradient[2 * d + 3 : -2] += _by_unlike(sensitivity * plans * kin, source, parameters[2 * d + 3 : -2])
         gradient[:d] += parts[0, :d] * np.exp(parameters[:d])
         gradient[d : 2 * d] += (
             parts[1, :d] * np.exp(parameters[d : 2 * d]) * self._ordered / np.maximum(self._sizes - 1, 1)
@@ -95,12 +118,14 @@ class Surrogate:
         gradient[-1] += factor * float(diagonal @ noise)
         return value, gradient
 
-    def fit(self, rows: Integers, z: Array, noise: Array, *, guessed: bool, steps: int) -> None:
+    def fit(
+        self, rows: Integers, z: Array, noise: Array, *, guessed: bool, steps: int, source: Integers | None = None
+    ) -> None:
         """Moves the parameters by `steps` of iRprop- (Igel and Huesken 2003), and keeps the best seen."""
         parameters, step = self.parameters.copy(), np.full(len(self.parameters), 0.1)
         best, best_loss, last = parameters, math.inf, np.zeros(len(parameters))
         for _ in range(steps):
-            loss, gradient = self.loss(parameters, rows, z, noise, guessed)
+            loss, gradient = self.loss(parameters, rows, z, noise, guessed, source)
             if loss < best_loss:
                 best, best_loss = parameters.copy(), loss
             turn = gradient * last
@@ -118,29 +143,35 @@ class Surrogate:
 
     # factor ---------------------------------------------------------------------------------------------------------
 
-    def factor(self, rows: Integers, noise: Array) -> None:
-        """Conditions on `rows`, `[decisions, rows]`, with noise variances `[rows]`: O(rows^3)."""
+    def factor(self, rows: Integers, noise: Array, source: Integers | None = None) -> None:
+        """Conditions on `rows`, `[decisions, rows]`, with noise variances and sources `[rows]`: O(rows^3)."""
         self._tables, self._weights, self._nugget, self._factor = self._unpack(self.parameters)
         n = rows.shape[1]
         covariance = gram(rows, self._tables, self._weights)
+        kin = self._kinship(self.parameters)
+        self._alike = kin[0].astype(np.float32)
+        if source is not None and source.any():
+            covariance *= kin[np.ix_(source, source)]
         covariance.flat[:: n + 1] += self._nugget + self._factor * noise + _JITTER
         self._reserve(n)
         self._rows[:, :n], self._noise[:n] = rows, self._factor * noise
+        self._source[:n] = 0 if source is None else source
         self._lower[:n, :n] = _lower_inverse(covariance)[0]
         self._lower32[:n, :n] = self._lower[:n, :n]
         self.size = n
 
     def append(self, row: Integers, noise: float) -> None:
-        """Conditions on one more row, `[decisions]`: O(rows^2)."""
+        """Conditions on one more row of the problem itself, `[decisions]`: O(rows^2)."""
         n = self.size
         self._reserve(n + 1)
         covariance = cross(row[None], _NOUGHT, _NONE, _NONE, self._rows[:, :n], self._tables, self._weights)[0]
+        covariance *= self._alike[self._source[:n]]
         lower = self._lower[:n, :n] @ covariance.astype(np.float64)
         pivot = self._prior + self._factor * noise + _JITTER - float(lower @ lower)
         scale = 1 / math.sqrt(max(pivot, _JITTER))
         self._lower[n, :n], self._lower[n, n] = -scale * (lower @ self._lower[:n, :n]), scale
         self._lower32[n, : n + 1] = self._lower[n, : n + 1]
-        self._rows[:, n], self._noise[n] = row, self._factor * noise
+        self._rows[:, n], self._noise[n], self._source[n] = row, self._factor * noise, 0
         self.size = n + 1
 
     def truncate(self, size: int) -> None:
@@ -162,6 +193,7 @@ class Surrogate:
         """Mean and standard deviation of the noise-free metric of plans that are not among the rows, `[candidates]`."""
         n, c = self.size, candidates
         covariance = cross(c.bases, c.base_of, c.decision, c.option, self._rows[:, :n], self._tables, self._weights)
+        covariance *= self._alike[self._source[:n]]
         variance = np.full(len(covariance), self._prior)
         for start in range(
             0, n, _BLOCK
@@ -171,6 +203,12 @@ class Surrogate:
             variance -= np.einsum("ij,ij->i", projected, projected)
         mean = covariance @ self._alpha.astype(np.float32)
         return mean.astype(np.float64), np.sqrt(np.maximum(variance, 1e-6))
+
+    def left_out(self) -> Array:
+        """By how much each row's target is missed by what the others say, `[rows]` (Rasmussen and Williams 2006,
+        equation 5.12)."""
+        lower = self._lower[: self.size, : self.size]
+        return np.asarray(self._alpha / np.einsum("ij,ij->j", lower, lower))
 
     def at_rows(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the noise-free metric of the rows themselves, `[rows]`.
@@ -192,12 +230,21 @@ class Surrogate:
             return
         old, many = self.size, max(64, int(size * 1.5))
         rows, noise, lower = np.zeros((self._dims, many), dtype=np.int16), np.zeros(many), np.zeros((many, many))
+        self._source = np.concatenate([self._source, np.zeros(many - len(self._source), dtype=np.int16)])
         rows[:, :old], noise[:old], lower[:old, :old] = self._rows[:, :old], self._noise[:old], self._lower[:old, :old]
         self._rows, self._noise, self._lower, self._lower32 = rows, noise, lower, lower.astype(np.float32)
         self._capacity = many
 
 
 _NOUGHT, _NONE = np.zeros(1, dtype=np.int32), np.full(1, -1, dtype=np.int16)
+
+
+def _by_unlike(weighted: Array, source: Integers, log_unlike: Array) -> Array:
+    """Chain rule through exp(-u_s - u_t): the sums of `weighted` `[rows, rows]` over pairs of different sources one of
+    which is s, times -u_s, `[sources]`."""
+    member = source[None] == np.arange(1, len(log_unlike) + 1)[:, None]  # [sources, rows]
+    within = np.einsum("si,ij,sj->s", member, weighted, member)
+    return np.asarray(-2 * (member @ weighted.sum(axis=1) - within) * np.exp(log_unlike))
 
 
 def _lower_inverse(covariance: Array) -> tuple[Array, float]:
