@@ -57,6 +57,7 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
     structural = [step for step in pending if step.handler.decision not in ("precision", "runtime")]
     resolved = _resolved(pending)
     model = _structure(structural, resolved, material)
+    material.cache["structure"] = (model, tuple((s.handler.decision, s.option, s.stage) for s in structural))
     for step in pending[len(structural) :]:
         model = _apply(step, model, resolved, material)
     _check(model, material)

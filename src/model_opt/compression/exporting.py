@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from model_opt.compression.inputs import Inputs, positional
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
+from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
+
+T = TypeVar("T")
 
 LARGEST_BATCH = 4096
 
@@ -72,6 +76,21 @@ def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes
         except Exception as error:
             raise TechniqueError(f"no ONNX file can be made of this model: {_first_line(error)}") from error
         return path.read_bytes(), free
+
+
+def once(material: Material, model: nn.Module, kind: str, make: Callable[[], T]) -> T:
+    """What `make` makes of `model`, kept for the next plan that only differs in precision from the one before.
+
+    Exporting takes longer than all else in small models. Only structures that `apply_plan` has made are known again.
+    """
+    known, structure = material.cache.get("structure", (None, None))
+    if known is not model:
+        return make()
+    kept = material.cache.get(f"exported to {kind}")
+    if kept is None or kept[0] != structure:
+        kept = material.cache[f"exported to {kind}"] = (structure, make())
+    made: T = kept[1]
+    return made
 
 
 def _require(package: str) -> None:

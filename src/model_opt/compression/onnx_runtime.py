@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.exporting import onnx_bytes
+from model_opt.compression.exporting import once, onnx_bytes
 from model_opt.compression.layout import Layout, layout_of
 from model_opt.compression.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
@@ -52,7 +52,7 @@ def to_onnxruntime(model: nn.Module, precision: str, material: Material) -> nn.M
     """`model` as an ONNX Runtime module in `precision` ("fp32", "int8_static")."""
     onnxruntime()
     layout = layout_of(model, material.example)
-    file, free = onnx_bytes(model, layout, material.example)
+    file, free = once(material, model, "onnx", lambda: onnx_bytes(model, layout, material.example))
     if precision == "int8_static":
         file = quantise(file, layout, material)
     return OnnxModule(file, layout, threads=material.threads, batch=None if free else layout.batch)

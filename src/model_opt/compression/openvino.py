@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.exporting import example_tensors, export_program
+from model_opt.compression.exporting import example_tensors, export_program, once
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.layout import Layout, layout_of
 from model_opt.compression.quiet import quiet, send_no_usage_data
@@ -110,7 +110,8 @@ def convert(model: nn.Module, layout: Layout, example: Inputs) -> tuple[Any, boo
 def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Module:
     """`model` as an OpenVINO module in `precision` ("fp32", "bf16", "int8_static")."""
     layout = layout_of(model, material.example)
-    converted, free = convert(model, layout, material.example)
+    kept, free = once(material, model, "openvino", lambda: convert(model, layout, material.example))
+    converted = kept.clone()
     if precision == "int8_static":
         converted = quantise(converted, free, layout, material)
     hints = {"fp32": "f32", "bf16": "bf16"}
