@@ -66,15 +66,17 @@ class PlanTable:
         return means | {name: float(values[place]) for name, values in self.exact.items()}
 
     def measure(self, plan: Plan, rng: np.random.Generator) -> Outcome:
-        """One measurement of `plan`: of each timed metric one of its samples at random, of the others the value."""
+        """One measurement of `plan`: as many of its timing blocks as there are, drawn with replacement (a measurement
+        in the product is as many blocks too), and the value of what is exact."""
         if plan == Plan():
             return Measurement(plan=plan, samples={name: (value,) for name, value in (self.truth(plan) or {}).items()})
         place = self.places[plan]
         reason = self.reasons[place]
         if reason is not None:
             return Failure(plan=plan, reason=Reason.ILLEGAL, message=reason)
-        drawn = int(rng.integers(np.isfinite(self.samples["log_speedup"][place]).sum()))
-        samples = {name: (float(values[place, drawn]),) for name, values in self.samples.items()}
+        there = np.flatnonzero(np.isfinite(self.samples["log_speedup"][place]))
+        drawn = rng.choice(there, len(there))
+        samples = {name: tuple(values[place, drawn].tolist()) for name, values in self.samples.items()}
         return Measurement(plan=plan, samples=samples | {n: (float(v[place]),) for n, v in self.exact.items()})
 
 
