@@ -232,7 +232,7 @@ class Run:
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
             notes=(*((recalled.describe(),) if recalled.rows else ()), *answer.notes),
-            knowledge=recalled.as_json(),
+            knowledge=recalled.as_json() | {"heeded": found.searcher.heeded()},
             fleet=found.fleet,
             importance=found.searcher.importance(),
             tree=tuple(asdict(option) for option in found.searcher.tree_summary()),

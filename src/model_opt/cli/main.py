@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from model_opt import __version__
-from model_opt.cli import analyse, fleet, hub, identity, knowledge, optimizing, report, ui
+from model_opt.cli import analyse, explain, fleet, hub, identity, knowledge, optimizing, report, ui
 from model_opt.cli.welcome import welcome
 from model_opt.errors import ModelOptError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("optimize")(optimizing.optimize)
 app.command("show")(optimizing.show)
+app.command("explain")(explain.explain)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("analyse")(analyse.analyse)

@@ -134,6 +134,14 @@ class Beliefs:
         parts = [model.importance / model.importance.sum() for model in models]
         return np.mean(parts, axis=0) if parts else np.full(len(self._encoding.sizes), 1 / len(self._encoding.sizes))
 
+    def heeded(self, objective: Objective) -> dict[str, dict[str, float]]:
+        """The correlation with the problem that each source of evidence is believed to have, by metric."""
+        models = self._relevant(objective)
+        return {
+            source: {metric: float(model.alike[number]) for metric, model in models.items()}
+            for number, source in enumerate(self._ledger.sources)
+        }
+
     def estimates(self, plans: Sequence[Plan], objective: Objective) -> list[Mapping[str, Estimate]]:
         """What is believed of every modelled metric of `plans`, measured or not."""
         out: list[dict[str, Estimate]] = [{} for _ in plans]

@@ -107,6 +107,7 @@ class Ledger:
             by_metric.setdefault(piece.metric, []).append((encoding.encode([piece.plan])[0], piece))
         dims = len(encoding.sizes)
         far = {piece.source: piece.unlike for piece in evidence if piece.source is not None}
+        self.sources = tuple(far)
         self.unlike = np.array(list(far.values()), dtype=np.float64)
         """How unlike the problem each source of evidence is expected to be, `[sources]`."""
         sources: dict[str | None, int] = {source: number for number, source in enumerate(far, 1)}

@@ -54,6 +54,11 @@ class MetricModel:
         """How much each decision moves the metric, `[decisions]`."""
         return self._surrogate.importance
 
+    @property
+    def alike(self) -> Array:
+        """How far each source of rows is believed, `[sources]`."""
+        return self._surrogate.alike
+
     def update(self, rows: Rows, *, repeated: bool) -> None:
         """Takes in `rows`; those at the old places are unchanged unless `repeated` says that samples were added."""
         self.forget()

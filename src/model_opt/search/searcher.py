@@ -283,6 +283,10 @@ class Searcher:
         self._beliefs.refresh(self.objective)
         return dict(zip(self._encoding.names, map(float, self._beliefs.importance(self.objective)), strict=True))
 
+    def heeded(self) -> Mapping[str, Mapping[str, float]]:
+        """How far each source of evidence is believed now, within 0 and 1, by metric: what was learnt of it here."""
+        return self._beliefs.heeded(self.objective)
+
     def tree_summary(self) -> tuple[OptionSummary, ...]:
         """The options of the tree's first decision, and below each those of the second, from the last suggestion."""
         return () if self._tree is None else self._summarise(self._tree, 0, 0, {})

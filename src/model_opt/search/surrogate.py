@@ -141,6 +141,11 @@ class Surrogate:
         d = self._dims
         return np.exp(self.parameters[:d]) + 0.5 * np.exp(self.parameters[d : 2 * d]) * self._ordered
 
+    @property
+    def alike(self) -> Array:
+        """exp(-u_s): what is left of a covariance between a source and the problem, `[sources]`."""
+        return self._kinship(self.parameters)[0, 1:]
+
     # factor ---------------------------------------------------------------------------------------------------------
 
     def factor(self, rows: Integers, noise: Array, source: Integers | None = None) -> None:
