@@ -23,3 +23,9 @@ class Chart:
     missing: str = ""
     heads: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default_factory=tuple)
+
+
+def ratio_axis(title: str, values: Sequence[float]) -> Figure:
+    """A logarithmic axis for positive `values`; over a decade it names 1, 2 and 5 only."""
+    wide = bool(values) and max(values) > 8 * min(values)
+    return {"title": {"text": title}, "type": "log"} | ({"dtick": "D2"} if wide else {})

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from model_opt.autotuner.result import Observed
-from model_opt.report.chart import ACCENT, BAD, CHOSEN, MUTED, Chart, Figure
+from model_opt.report.chart import ACCENT, BAD, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 
 
@@ -31,7 +31,7 @@ def rewards(view: View) -> Chart:
     ]
     layout = {
         "xaxis": {"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": what}, "type": "log" if foot > 0 else "linear"},
+        "yaxis": ratio_axis(what, [value for _, value in told]) if foot > 0 else {"title": {"text": what}},
     }
     rows = [
         [f"{o.at_s:.1f} s", str(o.plan), f"{value:.3g}" if value is not None else o.failure or "", _verdict(view, o)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from model_opt.autotuner.result import Observed
-from model_opt.report.chart import ACCENT, MUTED, Chart, Figure
+from model_opt.report.chart import ACCENT, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 
 
@@ -60,8 +60,7 @@ def predictions(view: View) -> Chart:
     for number, ((metric, what), (_, seen, inside)) in enumerate(zip(SHOWN, pairs, strict=True), 1):
         data += _against(seen, metric, "" if number == 1 else "2")
         suffix = "" if number == 1 else "2"
-        layout[f"xaxis{suffix}"] = {"title": {"text": f"predicted: {what}"}, "range": _range(seen, metric)}
-        layout[f"yaxis{suffix}"] = {"title": {"text": "measured"}}
+        layout |= {f"{axis}{suffix}": made for axis, made in _axes(seen, metric, what).items()}
         rows.append([what, str(len(seen)), f"{inside} of {len(seen)}"])
     heads = ("", "predictions", "measured within the 95 % interval")
     return Chart(
@@ -83,11 +82,16 @@ def _shown(metric: str, value: float) -> float:
     return math.exp(value) if metric.startswith("log_") else 100 * value
 
 
-def _range(seen: Sequence[tuple[Observed, float, float]], metric: str) -> list[float]:
-    """That of the means and of what was measured; longer intervals are cut off."""
+def _axes(seen: Sequence[tuple[Observed, float, float]], metric: str, what: str) -> dict[str, Figure]:
+    """The range is that of the means and of what was measured; longer intervals are cut off."""
     values = [_shown(metric, value) for o, mean, _ in seen for value in (mean, o.metrics[metric])] or [0.0, 1.0]
+    if metric.startswith("log_") and min(values) > 0:
+        x, y = ratio_axis(f"predicted: {what}", values), ratio_axis("measured", values)
+        values = [math.log10(value) for value in values]
+    else:
+        x, y = {"title": {"text": f"predicted: {what}"}}, {"title": {"text": "measured"}}
     margin = 0.12 * ((max(values) - min(values)) or 1.0)
-    return [min(values) - margin, max(values) + margin]
+    return {"xaxis": x | {"range": [min(values) - margin, max(values) + margin]}, "yaxis": y}
 
 
 def _against(seen: Sequence[tuple[Observed, float, float]], metric: str, axis: str) -> list[Figure]:

@@ -118,7 +118,7 @@ def _tiles(view: View) -> str:
             (f"{drop.value:+.2%}", f"accuracy lost; 95 %: {drop.low:+.2%} … {drop.high:+.2%}"),
         ]
         if (memory := figures.get("peak_memory_ratio")) is not None:
-            tiles.append((f"{memory.value:.2f}×", f"less peak memory; {memory.low:.2f} … {memory.high:.2f}"))
+            tiles.append((f"{memory.value:.2f}×", f"peak memory, before ÷ after; {memory.low:.2f} … {memory.high:.2f}"))
     return '<div class="tiles">' + "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for value, what in tiles
     ) + "</div>"  # fmt: skip

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from model_opt.autotuner.result import ParetoPoint, pareto_points
-from model_opt.report.chart import ACCENT, CHOSEN, MUTED, Chart, Figure
+from model_opt.report.chart import ACCENT, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 from model_opt.search.plan import Plan
 
@@ -30,7 +30,7 @@ def pareto(view: View) -> Chart:
     data += _chosen(view, points)
     limit = view.constraints.get("max_accuracy_drop", view.constraints.get("accuracy_drop"))
     layout = {
-        "xaxis": {"title": {"text": "times faster than the original"}, "type": "log"},
+        "xaxis": ratio_axis("times faster than the original", [p.speedup for p in (*points, *beaten)]),
         "yaxis": {"title": {"text": "accuracy lost, %"}, "zeroline": True},
         "shapes": [] if limit is None else [_line(100 * limit)],
         "annotations": [] if limit is None else [_limit_label(100 * limit)],
