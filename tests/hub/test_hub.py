@@ -140,7 +140,8 @@ def test_withdrawals_and_stolen_keys(hub: RunningHub, side: MakeSide) -> None:
     exchange(a, b)
     assert len(b.store.rows()) == 5
     withdraw(a.store, a.identity.origin, reason="stolen", epochs={a.identity.epoch: 1}, folder=a.folder)
-    exchange(a)
+    with a.client() as client:
+        assert push(a, client).new == 1
     with b.client() as client:
         assert pull(b, client, b.url).withdrawals and b.store.rows() == []
     with a.client() as client, pytest.raises(HubRefused, match="withdrawn"):

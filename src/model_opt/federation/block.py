@@ -13,6 +13,8 @@ from model_opt.errors import InvalidInput
 from model_opt.federation.moments import MomentColumns, Moments
 from model_opt.search.plan import Choice, Plan
 
+_COMPARED = 4096
+"""Rows that are compared at once."""
 Codes = NDArray[np.uint8] | NDArray[np.uint16]
 Entry = tuple[Plan, int, Mapping[str, Moments]]
 """One row: its plan, the number of its context in the envelope's table, and its moments by metric."""
@@ -112,14 +114,27 @@ class RowBlock:
         """Whether two rows have the same plan and the same context."""
         if len(self) < 2:
             return False
-        # Random weights fold a row's codes into one number; only where two numbers agree are the rows compared.
-        weights = np.random.default_rng(0).integers(1, 2**63, self.codes.shape[1] + 1, dtype=np.uint64)
-        folded = self.codes.astype(np.uint64) @ weights[1:] + self.contexts * weights[0]
+        # Random weights fold a row's codes into one number; only where two numbers agree are the rows compared. Nobody
+        # knows the weights, so nobody can make rows that agree in them and differ.
+        weights = np.random.default_rng().integers(1, 2**63, self.codes.shape[1] + 1, dtype=np.uint64)
+        folded = self.contexts * weights[0]
+        for column, weight in zip(self.codes.T, weights[1:], strict=True):
+            folded += column * weight
         ordered = np.sort(folded)
         if not (ordered[1:] == ordered[:-1]).any():
             return False
-        rows = np.column_stack([self.codes, self.contexts])
-        return len(np.unique(rows, axis=0)) < len(rows)
+        del ordered
+        order = np.argsort(folded)
+        return any(
+            self._alike(folded, order[start : start + _COMPARED + 1]) for start in range(0, len(self), _COMPARED)
+        )
+
+    def _alike(self, folded: NDArray[np.uint64], rows: NDArray[np.int64]) -> bool:
+        """Whether two neighbours among `rows` are the same; `folded` differs where rows do."""
+        same = folded[rows[1:]] == folded[rows[:-1]]
+        first, second = rows[:-1][same], rows[1:][same]
+        equal = (self.codes[first] == self.codes[second]).all(axis=1)
+        return bool((equal & (self.contexts[first] == self.contexts[second])).any())
 
 
 def _tables(plans: Iterable[Plan]) -> tuple[DecisionTable, ...]:

@@ -65,7 +65,7 @@ def _narrowest(array: NDArray[Any]) -> str:
 
 
 def unpack(
-    meta: Mapping[str, Any], columns: bytes, *, max_rows: int, max_metrics: int
+    meta: Mapping[str, Any], columns: bytes | memoryview, *, max_rows: int, max_metrics: int
 ) -> tuple[Signature, tuple[Context, ...], RowBlock]:
     """Signature, contexts and rows; raises `WireError`, `KeyError`, `TypeError` or `ValueError` for wrong ones."""
     contexts = tuple(context_of(fields) for fields in meta["contexts"])
@@ -82,7 +82,7 @@ def unpack(
     reader.finish()
     block = RowBlock(
         decisions=decisions,
-        codes=codes.astype(np.uint8) if codes.itemsize == 1 else codes.astype(np.uint16),
+        codes=codes if codes.itemsize == 1 else codes.astype(np.uint16, copy=False),
         contexts=numbers.astype(np.uint16, copy=False),
         metrics=metrics,
     )
@@ -117,7 +117,7 @@ def _check_block(block: RowBlock, codes: NDArray[Any], numbers: NDArray[Any], co
 class _Reader:
     """Takes arrays from the front of `columns`; they are read-only views of it."""
 
-    def __init__(self, columns: bytes) -> None:
+    def __init__(self, columns: bytes | memoryview) -> None:
         self.columns = columns
         self.offset = 0
 
@@ -147,16 +147,19 @@ def _metric(fields: Sequence[Any], reader: _Reader, rows: int) -> MetricColumns:
     count = integer(length, 1, rows)
     present = None
     if index:
-        present = reader.integers(index, count).astype(np.uint32)
+        present = reader.integers(index, count).astype(np.uint32, copy=False)
         if int(present[-1]) >= rows or (np.diff(present.astype(np.int64)) <= 0).any():
             raise WireError("the rows of a metric are unsorted or not there")
     elif count != rows:
         raise WireError("a metric's column is shorter than the rows")
-    n = reader.integers(counts, count) if full else np.ones(count, dtype=np.int64)
+    # What is the same for all takes no memory: a small record may claim many rows.
+    n = reader.integers(counts, count) if full else np.broadcast_to(np.int64(1), count)
     if int(n.max()) > 2**53:
         raise WireError("a count is larger than 2**53")
     mean = reader.floats(count)
-    m2, low, high = (reader.floats(count) for _ in range(3)) if full else (np.zeros(count), mean, mean)
+    m2, low, high = (
+        (reader.floats(count) for _ in range(3)) if full else (np.broadcast_to(np.float64(0), count), mean, mean)
+    )
     moments = MomentColumns(n=n.astype(np.int64, copy=False), mean=mean, m2=m2, min=low, max=high)
     fault = moments.faults()
     if fault:

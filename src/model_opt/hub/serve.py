@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -112,6 +113,9 @@ def serve(settings: HubSettings) -> None:
         kept = {name: keeper.records for name, keeper in keepers.items()}
         audit.write("started", addresses=list(settings.addresses), records=kept)
         _announce(settings, kept)
+        # uvicorn raises the signal that ended it once more: without a handler the stores would not be closed.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run()
         audit.write("stopped")
         audit.close()
