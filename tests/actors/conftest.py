@@ -8,6 +8,7 @@ import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own switch for a cluster on the loopback address
 
 QUICK_HEALTH = {
     "health_check_period_ms": 1000,
@@ -21,10 +22,12 @@ QUICK_HEALTH = {
 def cluster() -> Iterator[object]:
     """A head without room for workers; tests add nodes. Connected, in the product's namespace."""
     import ray
+    from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
     from model_opt.actors.cluster import connect
 
+    ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the switch was set
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # the raylets' workers inherit it
     made = Cluster(
         initialize_head=True,

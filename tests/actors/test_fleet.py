@@ -22,6 +22,7 @@ from model_opt.actors.deadlines import Deadlines
 from model_opt.actors.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.search.evaluator import Measurement
+from model_opt.storage.open import open_store
 
 NODE = {"object_store_memory": 80 << 20}
 SEARCH = Search(space=SPACE, objective=OBJECTIVE)
@@ -141,15 +142,18 @@ from functools import partial
 from pathlib import Path
 from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement
+from model_opt.actors.bundle import Placement, Sharing
 from model_opt.actors.proposer import Search
+from model_opt.search.signature import Family, Signature
 
 class Mine(Sleeping):
     pass
 
 factory = partial(Mine, 0.1, Path(sys.argv[1]))
+signature = Signature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
 fleet.run_search(factory, Search(space=SPACE, objective=OBJECTIVE), name="orphan", simulations=60, address=sys.argv[2],
-                 state=sys.argv[1] + "/state", placement=Placement(workers=2))
+                 state=sys.argv[1] + "/state", placement=Placement(workers=2),
+                 sharing=Sharing(store=sys.argv[1] + "/knowledge.db", signature=signature))
 """
 
 
@@ -165,6 +169,41 @@ def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: 
     driver.wait()
     result = finish("orphan", 60)
     assert len(result.status["measured_by"]) == 2
+    store = open_store(tmp_path / "knowledge.db")
+    stored = {row.plan.key: dict(row.moments) for row in store.rows()}
+    store.close()
+    assert stored == {row.plan.key: row.moments for row in result.rows}
+
+
+def test_planning_takes_place_elsewhere_than_measuring(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    device = cluster.add_node(num_cpus=2, labels={"class": "device"}, **NODE)
+    server = cluster.add_node(num_cpus=1, labels={"class": "server"}, **NODE)
+    submit("apart", tmp_path, budget=30, labels={"class": "device"}, search_labels={"class": "server"})
+    until(lambda: fleet.status("apart")["ending"])
+    said = fleet.result("apart").descriptions.values()
+    assert {(one["measured_on"], one["planned_on"]) for one in said} == {(device.node_id, server.node_id)}
+    assert len(finish("apart", 30).status["measured_by"]) == 2
+    cluster.remove_node(device)
+    cluster.remove_node(server)
+
+
+@pytest.mark.soak
+def test_metrics_reach_rays_exporter_by_their_names(nodes: list[Any], tmp_path: Path) -> None:
+    from urllib.request import urlopen
+
+    from model_opt.actors.metrics import EXPORTED
+
+    submit("shown", tmp_path, budget=10_000, workers=2, time_s=1.0)
+    (tmp_path / "exit").touch()
+    ports = {node["MetricsExportPort"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+    def shown() -> set[str]:
+        texts = "".join(urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode() for port in ports)
+        return {name for name in EXPORTED if f"ray_{name}{{" in texts}
+
+    until(lambda: shown() == set(EXPORTED))
+    fleet.stop("shown")
+    fleet.release("shown")
 
 
 @pytest.mark.soak

@@ -27,13 +27,15 @@ class Placement:
     """Where workers run. `workers` is their number, None: one for every slot that there is and will be.
 
     A slot has `gpus` (a fraction shares a device) and `cpus` of a node that has all `labels`. Where the cluster has
-    no GPU and `gpus` is None, slots are counted in CPUs. `env` is set in the measuring processes.
+    no GPU and `gpus` is None, slots are counted in CPUs. `env` is set in the measuring processes. With `search_labels`
+    only measuring takes place in the slots: planning does on nodes that have those labels.
     """
 
     workers: int | None = None
     gpus: float | None = None
     cpus: float = 1.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    search_labels: Mapping[str, str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from model_opt.errors import FleetError, ModelOptError
 
 NAMESPACE = "model_opt"
 _PREFIX = "search/"
+PROBE_S = 5.0
 HEAD = {"node:__internal_head__": 0.001}
 """A resource that only the head node has; hard affinity to its id would outlast the node and never be met again."""
 
@@ -31,9 +33,33 @@ def connect(address: str | None, *, cpus: int | None = None) -> None:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, TimeoutError) as error:
+        if _answers(address):
+            ray.init(address=address, **quiet)
+            return
+        with _on_loopback():  # a cluster that listens on 127.0.0.1 only
+            if not _answers(address):
+                raise ConnectionError("nothing listens there")
+            ray.init(address=address, **quiet)
+    except (ConnectionError, TimeoutError, ValueError) as error:
         raise FleetError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at `address`: Ray itself would try for minutes. Raises `ConnectionError` for "auto"
+    where no cluster was started."""
+    from ray._private import services
+
+    if "://" in address:
+        return True
+    found = services.canonicalize_bootstrap_address(address)
+    if found is None:
+        return False
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextmanager

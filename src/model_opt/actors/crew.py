@@ -66,13 +66,16 @@ class Crew:
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": slot.cpus,
-            "num_gpus": slot.gpus,
             "max_restarts": -1,
             "max_concurrency": 4,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node_id, soft=False),
         }
-        return ray.remote(SearchWorker).options(**options).remote(self._search, slot.name)
+        labels = self._placement.search_labels
+        if labels is None:
+            here = NodeAffinitySchedulingStrategy(slot.node_id, soft=False)
+            options |= {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "scheduling_strategy": here}
+        else:
+            options |= {"num_cpus": 0, "label_selector": dict(labels)}
+        return ray.remote(SearchWorker).options(**options).remote(self._search, slot, labels is not None)
 
     @staticmethod
     def _end(handle: Any) -> None:

@@ -4,22 +4,21 @@ import json
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 
-from model_opt.actors.bundle import Manifest, Request, fetched
+from model_opt.actors.bench import RemoteChild
+from model_opt.actors.bundle import Request
 from model_opt.actors.child import MeasuringChild
-from model_opt.actors.cluster import find_coordinator
 from model_opt.actors.leases import Holder
+from model_opt.actors.link import RayLink, child_of
 from model_opt.actors.logs import log_as_json
-from model_opt.actors.messages import Ask, Reply
 from model_opt.actors.proposer import TreeProposer, warm_up
+from model_opt.actors.slots import Slot
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
 from model_opt.errors import ModelOptError
@@ -27,47 +26,17 @@ from model_opt.search.context import Context
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 30.0
 RETRY_S = 5.0
 MOST_RETRY_S = 60.0
-
-
-class RayLink:
-    """The way to the coordinator through Ray, which holds calls back while the coordinator is started again."""
-
-    def __init__(self, search: str) -> None:
-        self._coordinator = find_coordinator(search)
-
-    def ask(self, ask: Ask) -> Reply:
-        """See `Link`."""
-        reply: Reply = ray.get(self._coordinator.ask.remote(ask), timeout=ANSWER_S)
-        return reply
-
-    def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """See `Link`."""
-        self._coordinator.beat.remote(holder, held)
-
-    def hire(self) -> tuple[Manifest, Request]:
-        """The search."""
-        manifest, request = ray.get(self._coordinator.hire.remote(), timeout=ANSWER_S)
-        return manifest, request
-
-    def chunk(self, number: int) -> bytes:
-        """A piece of the factory's pickle."""
-        piece: bytes = ray.get(self._coordinator.chunk.remote(number), timeout=10 * ANSWER_S)
-        return piece
-
-    def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
-        """Tells what the evaluator says of itself."""
-        ray.get(self._coordinator.introduce.remote(worker, context, description), timeout=ANSWER_S)
 
 
 class SearchWorker:
     """Works from its start until the search ends. Ray starts it again where its process dies."""
 
-    def __init__(self, search: str, name: str) -> None:
-        log_as_json(search=search, role="worker", worker=name)
-        self._search, self._name = search, name
+    def __init__(self, search: str, slot: Slot, remote: bool = False) -> None:
+        """`remote`: it measures in `slot` from afar."""
+        log_as_json(search=search, role="worker", worker=slot.name)
+        self._search, self._name, self._slot, self._remote = search, slot.name, slot, remote
         self._loop: WorkerLoop | None = None
         self._leaving = threading.Event()
         self._ending: str | None = None
@@ -107,19 +76,23 @@ class SearchWorker:
 
     def _search_once(self, link: RayLink) -> str:
         manifest, request = link.hire()
-        cache = Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}" / "bundles"
-        factory = fetched(manifest, cache, link.chunk)
-        with MeasuringChild(factory, env=_child_env(request), deadlines=request.deadlines) as child:
+        with RemoteChild(self._search, self._slot) if self._remote else child_of(link, (manifest, request)) as child:
             warm_up()
             description = child.describe()
             context = description.get("context")
             known = context if isinstance(context, Context) else None
-            link.introduce(self._name, known, json_like(description))
+            here = {"planned_on": ray.get_runtime_context().get_node_id()}
+            link.introduce(self._name, known, json_like({"measured_on": here["planned_on"], **description, **here}))
             self._loop = self._made_loop(link, request, child, context_key(description), description)
             return "left" if self._leaving.is_set() else self._loop.run()
 
     def _made_loop(
-        self, link: RayLink, request: Request, child: MeasuringChild, context: str, description: Mapping[str, object]
+        self,
+        link: RayLink,
+        request: Request,
+        child: MeasuringChild | RemoteChild,
+        context: str,
+        description: Mapping[str, object],
     ) -> WorkerLoop:
         given = description.get("noise")
         noise = dict(given) if isinstance(given, Mapping) else {}
@@ -151,9 +124,3 @@ def json_like(description: Mapping[str, object]) -> dict[str, Any]:
     """A description as JSON can hold it: what it cannot is turned into text."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(description), default=str))
     return kept
-
-
-def _child_env(request: Request) -> dict[str, str]:
-    """Ray sets `OMP_NUM_THREADS=1` for small actors; the measuring process has all processors unless told otherwise."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(processors), **request.placement.env}
