@@ -1,0 +1,175 @@
+"""Our search with one part taken away, to see what the part earns."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_opt.search import Decision, SearchSpace, metric_model, planner, searcher, surrogate
+from model_opt.search.design import draw
+from model_opt.search.planner import Planner, Ranking, Score
+from model_opt.search.surrogate import Changes
+from searching.methods import Answers, ours
+from searching.problems import Problem
+
+Array = NDArray[np.float64]
+
+
+class Standardised:
+    """Targets by mean and standard deviation, in place of `RankWarp`."""
+
+    def __init__(self, values: Array) -> None:
+        self._mean, self._std = float(values.mean()), float(values.std()) or 1.0
+        self.targets = (values - self._mean) / self._std
+
+    def limit(self, bound: float, at_most: bool) -> float:
+        return (bound - self._mean) / self._std
+
+    def noise(self, values: Array, variance: Array) -> Array:
+        return variance / self._std**2
+
+    def raw(self, mean: Array, std: Array) -> tuple[Array, Array]:
+        return self._mean + self._std * mean, self._std * std
+
+
+class LocalSearch(Planner):
+    """First-improvement climbs from the incumbents with redrawn decisions, and no tree: as many estimates."""
+
+    def rank(
+        self,
+        score: Score,
+        *,
+        known: NDArray[np.int16],
+        incumbents: NDArray[np.int16],
+        importance: Array,
+        prior: Array,
+        rng: np.random.Generator,
+    ) -> Ranking:
+        sizes, seen = self._encoding.sizes, {row.tobytes() for row in known}
+        met: dict[bytes, tuple[float, NDArray[np.int16]]] = {}
+        pairs = np.array([(d, o) for d, size in enumerate(sizes) for o in range(size)], dtype=np.int16)
+        while len(met) < self._evaluations:
+            here = incumbents[0 if rng.random() < 0.5 else int(rng.integers(len(incumbents)))].copy()
+            again = rng.random(len(sizes)) < 0.2
+            here[again] = draw(self._encoding, 1, prior, rng)[0][again]
+            before = len(met)
+            self._climb(here, pairs, score, seen, met, rng)
+            if len(met) == before and rng.random() < 0.02:
+                break
+        values = np.array([value for value, _ in met.values()])
+        order = np.argsort(-values, kind="stable")
+        codes = np.array([codes for _, codes in met.values()], dtype=np.int16)
+        return Ranking(codes=codes[order], values=values[order], tree=None)
+
+    def _climb(
+        self,
+        here: NDArray[np.int16],
+        pairs: NDArray[np.int16],
+        score: Score,
+        seen: set[bytes],
+        met: dict[bytes, tuple[float, NDArray[np.int16]]],
+        rng: np.random.Generator,
+    ) -> None:
+        """Moves to the best of eight changes at a time while that is better."""
+        value, moves = -np.inf, rng.permutation(pairs)
+        while len(moves) and len(met) < self._evaluations:
+            some, moves = moves[:8], moves[8:]
+            codes = np.tile(here, (len(some), 1))
+            codes[np.arange(len(some)), some[:, 0]] = some[:, 1]
+            codes = codes[self._encoding.allowed(codes)]
+            codes = codes[[row.tobytes() not in seen for row in codes]] if len(codes) else codes
+            fresh = [row for row in codes if row.tobytes() not in met]
+            if fresh:
+                for row, found in zip(fresh, score(Changes.whole(np.array(fresh)), np.array(fresh)), strict=True):
+                    met[row.tobytes()] = (float(found), row)
+            if len(codes):
+                best = max((met[row.tobytes()] for row in codes), key=lambda pair: pair[0])
+                if best[0] > value + 1e-9:
+                    (value, here), moves = best, rng.permutation(pairs)
+
+
+def _without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
+    """Takes parts of the kernel away: their weights are nought."""
+    kept = np.array([part not in parts for part in range(3)], dtype=np.float64)
+    unpack = surrogate.Surrogate._unpack
+
+    def less(self: surrogate.Surrogate, parameters: Array) -> tuple[Array, Array, float, float]:
+        tables, weights, nugget, factor = unpack(self, parameters)
+        return tables, weights * kept, nugget, factor
+
+    return lambda: patch.object(surrogate.Surrogate, "_unpack", less)
+
+
+def _no_verification() -> AbstractContextManager[object]:
+    return patch.object(searcher.Searcher, "verifications", property(lambda _: 0))
+
+
+def _observed_answer() -> AbstractContextManager[object]:
+    """The best plan as observed, in place of the best as believed."""
+
+    def recommend(self: searcher.Searcher) -> searcher.Recommendation:
+        records = [r for r in self._ledger.records.values() if set(self.objective.metrics) <= r.means.keys()]
+        best = min(records, key=lambda record: self.objective.order(record.means))
+        return searcher.Recommendation(plan=best.plan, feasible=True, probability_feasible=1.0, estimates={})
+
+    return patch.object(searcher.Searcher, "recommend", recommend)
+
+
+@contextlib.contextmanager
+def _flat_prior() -> Iterator[None]:
+    """The tree is not told which one-option changes of the incumbent look good."""
+    policy = Planner._policy
+
+    def flat(self: Planner, *given: object) -> Array:
+        told = policy(self, *given)  # type: ignore[arg-type]
+        within = np.arange(told.shape[1]) < self._encoding.sizes[:, None]
+        return np.asarray(within / self._encoding.sizes[:, None], dtype=told.dtype)
+
+    with patch.object(Planner, "_policy", flat):
+        yield
+
+
+_PATCHES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
+    "whole": contextlib.nullcontext,
+    "no_tree": lambda: patch.object(searcher, "Planner", LocalSearch),
+    "flat_prior": _flat_prior,
+    "quarter_of_estimates": lambda: patch.object(searcher.Searcher.__init__, "__kwdefaults__", _fewer()),
+    "no_rank_warp": lambda: patch.object(metric_model, "RankWarp", Standardised),
+    "no_pairs": _without_kernel(1),
+    "no_product": _without_kernel(2),
+    "only_sums": _without_kernel(1, 2),
+    "no_verification": _no_verification,
+    "observed_answer": _observed_answer,
+    "random_start": lambda: patch.object(searcher, "hypercube", draw),
+}
+
+
+def _fewer() -> dict[str, object]:
+    given = dict(searcher.Searcher.__init__.__kwdefaults__ or {})
+    return given | {"evaluations": planner.EVALUATIONS // 4}
+
+
+def _variant(name: str) -> Callable[[Problem, int, Sequence[int]], Answers]:
+    def run(problem: Problem, seed: int, checkpoints: Sequence[int]) -> Answers:
+        with _PATCHES[name]():
+            return ours(problem, seed, checkpoints)
+
+    return run
+
+
+def _unordered(problem: Problem, seed: int, checkpoints: Sequence[int]) -> Answers:
+    """Nothing is known of which options are neighbours."""
+    decisions = [Decision(d.name, d.options) for d in problem.table.space.decisions]
+    space = SearchSpace(decisions, problem.table.space.forbidden)
+    return ours(replace(problem, table=replace(problem.table, space=space)), seed, checkpoints)
+
+
+VARIANTS: Mapping[str, Callable[[Problem, int, Sequence[int]], Answers]] = {
+    **{name: _variant(name) for name in _PATCHES},
+    "unordered": _unordered,
+}
+"""By what is missing."""
