@@ -48,7 +48,7 @@ LIMITS = {
     "mongodb": "the server (nx-27017 here, a protocol server over SQLite in Python): one statement, one commit a row",
     "neo4j": "the server: locks, constraint checks and records for each node and relationship",
 }
-SIZES = {"sqlite": 1_000_000, "redis": 1_000_000, "json": 100_000, "mongodb": 100_000, "neo4j": 100_000}
+SIZES = {"sqlite": 1_000_000, "redis": 1_000_000, "json": 10_000, "mongodb": 100_000, "neo4j": 100_000}
 WARM_ROWS = {"neo4j": 10_000}
 
 
@@ -173,6 +173,10 @@ def run(names: list[str], sizes: list[int]) -> dict[str, float]:
                     for size in (size for size in sizes if size <= SIZES[name]):
                         found = measure(name, url, size, server)
                         results |= {f"{key}_{size}": value for key, value in found.items()} | found
+                        rates = ", ".join(
+                            f"{key.split('_', 1)[1]} {v:,.0f}" for key, v in found.items() if "per_s" in key
+                        )
+                        print(f"{name}, {size:,} rows: {rates}", file=sys.stderr)
             except Missing as error:
                 print(f"{name}: {error}", file=sys.stderr)
         if "chroma" in names:
