@@ -29,6 +29,7 @@ class Cluster:
 
     `workers` is None for one a slot. `name` is what the search can be found by; `state` the head node's folder for it.
     `store` is the URL or path of the knowledge store, which the coordinator writes to; None: the driver does.
+    After `patience` settlements without a better plan no improvement is expected, and the search ends.
     """
 
     address: str
@@ -36,6 +37,7 @@ class Cluster:
     name: str | None = None
     state: str | None = None
     store: str | None = field(default=None, repr=False)
+    patience: int | None = None
 
 
 class FleetEngine:
@@ -63,6 +65,7 @@ class FleetEngine:
                 address=address,
                 state=cluster.state,
                 timeout_s=_seconds_left(problem.explore_until),
+                patience=cluster.patience,
                 whole_only=WHOLE_ONLY,
                 gather=cluster.workers or 0,
                 placement=Placement(workers=cluster.workers),

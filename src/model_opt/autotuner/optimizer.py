@@ -68,6 +68,7 @@ class IntelligentOptimizer:
         workers: int | None = None,
         name: str | None = None,
         state: str | None = None,
+        patience: int | None = None,
     ) -> tuple[nn.Module, CompressionResult]:
         """The optimised model and the result. The user's model is not changed.
 
@@ -80,7 +81,8 @@ class IntelligentOptimizer:
         yields (inputs, target) for fine-tuning. `plans` are tried first; `freeze` fixes decisions, `exclude` names
         techniques or decisions not to be used. `output` is a folder for the result and the model.
         `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster
-        with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`.
+        with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`;
+        there the search also ends after `patience` measured plans in a row that were no better.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
         model itself cannot be measured, `SaveFailed` (with the model and the result) where `output` is full.
@@ -109,7 +111,9 @@ class IntelligentOptimizer:
         cluster = None
         if ray_address is not None:
             where = place_of(self._store_at)
-            cluster = Cluster(address=ray_address, workers=workers, name=name, state=state, store=where)
+            cluster = Cluster(
+                address=ray_address, workers=workers, name=name, state=state, store=where, patience=patience
+            )
         log = None if output is None else ProgressLog(Path(output), {"method": method, "constraints": asdict(wanted)})
         told = self._callbacks if log is None else Together([log, self._callbacks])
         run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)

@@ -21,6 +21,7 @@ def search(
     name: Annotated[str | None, typer.Option(help="What the search is found by; made up if not given.")] = None,
     state: State = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="End after so many plans without a better one.")] = None,
     max_accuracy_drop: Annotated[float, typer.Option(help="A share: 0.02 is two points.")] = 0.01,
     plan: Annotated[list[str] | None, typer.Option(help="A plan to try first: prune=0.5,precision=bf16")] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="decision=option that every plan has.")] = None,
@@ -59,6 +60,7 @@ def search(
             workers=_workers(workers),
             name=name,
             state=state,
+            patience=patience,
             **source.arguments,
         )
     if as_json:
