@@ -84,8 +84,13 @@ class Keeper:
             self._catch_up()
             quarantined: list[str] = []
             verdicts, kept = [], []
+            gate = self._gate()
             for data in records:
-                verdict = self._judge(data, quarantined)
+                verdict = gate.judge(data, self._index.ledger)
+                if verdict.quarantine or proves(self._store, verdict, gate):
+                    trust.quarantine(verdict.origin, verdict.reason, folder=self.folder)
+                    quarantined.append(verdict.origin)
+                    gate = self._gate()
                 if verdict.decision is Decision.NEW:
                     self._index.ledger.add(data, self._limits)
                     kept.append(data)
@@ -152,14 +157,6 @@ class Keeper:
         authorities = frozenset(origin for origin in members if peers[origin].authority)
         return Gate(federation=self.federation, trusted=members, authorities=authorities, limits=self._limits)
 
-    def _judge(self, data: bytes, quarantined: list[str]) -> Verdict:
-        gate = self._gate()
-        verdict = gate.judge(data, self._index.ledger)
-        if verdict.quarantine or proves(self._store, verdict, gate):
-            trust.quarantine(verdict.origin, verdict.reason, folder=self.folder)
-            quarantined.append(verdict.origin)
-        return verdict
-
     def _current(self) -> _Index:
         if self._stale:
             with self._lock:
@@ -181,11 +178,12 @@ class Keeper:
         for cursor, data in self._store.envelopes(index.cursors[-1] if index.cursors else 0, page=4):
             head = read_head(data)
             index.ledger.add(data)
-            index.cursors.append(cursor)
-            index.sizes.append(len(data))
             if head.kind == "envelope":
                 link = link_of(head)
                 index.places.setdefault(link.stream, {})[link.sequence] = cursor
+            # Cursors last: whoever reads meanwhile finds everything that belongs to one.
+            index.sizes.append(len(data))
+            index.cursors.append(cursor)
         self._stale = False
 
     def _records(self, cursors: Sequence[int]) -> Iterator[tuple[int, bytes]]:

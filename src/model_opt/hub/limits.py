@@ -34,4 +34,5 @@ class HubLimits:
     @property
     def records(self) -> Limits:
         """The decoder's limits."""
-        return Limits(max_bytes=self.max_record_bytes)
+        # What describes the rows may take 64 times its bytes in memory.
+        return Limits(max_bytes=self.max_record_bytes, max_meta_bytes=min(2**18, self.max_record_bytes // 8))

@@ -45,18 +45,33 @@ def build_app(desk: Desk, hub_id: str) -> "FastAPI":
         content = {"error": refusal.code, "message": refusal.message}
         return JSONResponse(content, refusal.status, headers)
 
+    _open_routes(app, service)
+    _signed_routes(app, service)
+    openapi.describe(app)
+    return app
+
+
+def _open_routes(app: "FastAPI", service: "_Service") -> None:
+    from fastapi import Request
+    from starlette.responses import Response
+
     @app.get("/health", **openapi.HEALTH)
     async def health() -> dict[str, Any]:
         return await service.health()
 
     @app.get("/metrics", **openapi.METRICS)
     async def metrics() -> Response:
-        return Response(desk.counts.text(), media_type="text/plain; version=0.0.4")
+        return Response(service.desk.counts.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/nonce", **openapi.NONCE)
     async def nonce(request: Request) -> dict[str, Any]:
-        desk.stranger(ask_of(request))
-        return {"nonce": desk.nonces.issue(), "protocol": PROTOCOL}
+        service.desk.stranger(ask_of(request))
+        return {"nonce": service.desk.nonces.issue(), "protocol": PROTOCOL}
+
+
+def _signed_routes(app: "FastAPI", service: "_Service") -> None:
+    from fastapi import Request
+    from starlette.responses import Response
 
     @app.get("/v1/{federation}/status", **openapi.STATUS)
     async def status(federation: str, request: Request) -> dict[str, Any]:
@@ -73,9 +88,6 @@ def build_app(desk: Desk, hub_id: str) -> "FastAPI":
     @app.get("/v1/{federation}/streams/{origin}/{epoch}", **openapi.STREAM)
     async def stream(federation: str, origin: str, epoch: str, request: Request, after: int = 0) -> Response:
         return _paged(Response, await service.stream(federation, origin, epoch, request, after))
-
-    openapi.describe(app)
-    return app
 
 
 def ask_of(request: "Request") -> Ask:
