@@ -1,10 +1,17 @@
 """Trains a small residual CNN on scikit-learn's digits, compresses it, and checks the answer on digits never used.
 
 python examples/digits.py [--simulations 24] [--output out/digits]
+
+Then a second deployment, with keys and a knowledge base of its own, takes in what the first has measured and signed,
+and compresses a similar network with it: `second_deployment.py`.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -15,6 +22,9 @@ from torch import Tensor, nn
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.cli.tables import print_result
+from model_opt.federation.identity import deployment_identity
+from model_opt.storage.open import open_store
+from model_opt.storage.sharing import export_bundle
 
 
 class Residual(nn.Module):
@@ -36,7 +46,8 @@ class Residual(nn.Module):
         return self.relu(self.body(x) + self.skip(x))
 
 
-def make_network() -> nn.Module:
+def make_network(deep: int = 1) -> nn.Module:
+    """A network of three residual blocks, and `deep` more at the end."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, 1, 1, bias=False),
         nn.BatchNorm2d(32),
@@ -44,7 +55,7 @@ def make_network() -> nn.Module:
         Residual(32, 64),
         Residual(64, 64),
         Residual(64, 128, 2),
-        Residual(128, 128),
+        *(Residual(128, 128) for _ in range(deep)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(128, 10),
@@ -87,6 +98,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=200.0, help="seconds for the search and its final figures")
     parser.add_argument("--output", type=Path, default=Path("out/digits"))
     parser.add_argument("--workers", type=int, default=2, help="workers of a local Ray cluster; 0 does without Ray")
+    parser.add_argument("--alone", action="store_true", help="do without the second deployment")
     arguments = parser.parse_args()
     console = Console()
 
@@ -99,9 +111,8 @@ def main() -> None:
 
     images, classes = data["calibrate"]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    optimizer = IntelligentOptimizer(
-        knowledge_base_path=arguments.output.parent / "knowledge.json", callbacks=LineProgress()
-    )
+    store = arguments.output.parent / "knowledge.json"
+    optimizer = IntelligentOptimizer(knowledge_base_path=store, callbacks=LineProgress())
     optimised, result = optimizer.optimize_auto(
         model,
         method="hybrid",
@@ -121,6 +132,30 @@ def main() -> None:
         f"{before:.2%} before, {after:.2%} after"
     )
     console.print(f"saved: model-opt show {arguments.output}", highlight=False)
+    if not arguments.alone:
+        share_with_another(arguments.output, store, console)
+
+
+def share_with_another(output: Path, store: Path, console: Console) -> None:
+    """Signs what is known, and runs a second deployment that takes it in: another process with another home."""
+    bundle = output.parent / "knowledge.mopt"
+    with closing(open_store(store)) as opened:
+        exported = export_bundle(opened, bundle)
+    console.rule("a second deployment, on this machine")
+    console.print(f"{exported.told} signed records were exported to {bundle}: {exported.size_bytes} bytes")
+    home = (output.parent / "second").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("second_deployment.py"),
+            bundle,
+            output,
+            deployment_identity().origin,
+        ],
+        env=os.environ | {"HOME": str(home), "XDG_DATA_HOME": str(home)},
+        check=True,
+    )
 
 
 if __name__ == "__main__":

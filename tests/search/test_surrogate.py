@@ -33,6 +33,48 @@ def test_gradient_is_that_of_finite_differences() -> None:
     np.testing.assert_allclose(gradient, numeric, atol=1e-6)
 
 
+def test_gradient_with_sources_is_that_of_finite_differences() -> None:
+    codes, raw = rows(24)
+    z, noise, source = RankWarp(raw).targets, np.full(24, 0.02), np.arange(24, dtype=np.int16) % 3
+    surrogate = Surrogate(SIZES, ORDERED, np.array([0.05, 0.4]))
+    at = surrogate.parameters + np.random.default_rng(1).normal(size=len(surrogate.parameters)) * 0.3
+    _, gradient = surrogate.loss(at, codes, z, noise, False, source)
+    step = 1e-5 * np.eye(len(at))
+    numeric = [
+        surrogate.loss(at + e, codes, z, noise, False, source)[0]
+        - surrogate.loss(at - e, codes, z, noise, False, source)[0]
+        for e in step
+    ]
+    np.testing.assert_allclose(gradient, np.array(numeric) / 2e-5, atol=1e-6)
+
+
+def test_a_source_that_is_just_like_the_problem_is_more_data_and_one_that_is_not_is_none() -> None:
+    codes, raw = rows(40)
+    z, noise, source = RankWarp(raw).targets, np.full(40, 0.02), (np.arange(40) >= 10).astype(np.int16)
+    candidates = Changes.whole(np.ascontiguousarray(rows(15, 7)[0].T))
+
+    def told(unlike: float | None, many: int = 40) -> tuple[np.ndarray, np.ndarray]:
+        surrogate = Surrogate(SIZES, ORDERED, None if unlike is None else np.array([unlike]))
+        surrogate.factor(codes[:, :many], noise[:many], None if unlike is None else source[:many])
+        surrogate.target(z[:many])
+        return surrogate.posterior(candidates)
+
+    np.testing.assert_allclose(told(1e-9), told(None), atol=1e-4)
+    np.testing.assert_allclose(told(50.0), told(None, 10), atol=1e-4)
+
+
+def test_errors_of_leaving_out_are_those_of_leaving_out() -> None:
+    codes, raw = rows(20)
+    z, noise = RankWarp(raw).targets, np.full(20, 0.02)
+    whole, rest = Surrogate(SIZES, ORDERED), Surrogate(SIZES, ORDERED)
+    whole.factor(codes, noise)
+    whole.target(z)
+    rest.factor(codes[:, 1:], noise[1:])
+    rest.target(z[1:])
+    mean, _ = rest.posterior(Changes.whole(np.ascontiguousarray(codes[:, :1].T)))
+    assert whole.left_out()[0] == pytest.approx(z[0] - mean[0], abs=1e-4)
+
+
 def test_kernel_by_hand() -> None:
     """Two decisions, h = (1, 2), o = (0, 3) over three ordered options: k_1 = e^-1, k_2 = e^-(2 + 3/2)."""
     tables = option_tables(np.array([1.0, 2.0]), np.array([0.0, 3.0]), np.array([2, 3]), 3)

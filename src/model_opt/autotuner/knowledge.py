@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -133,6 +133,7 @@ def recalled_from(
     evidence: list[Evidence] = []
     best: list[Plan] = []
     taken: set[tuple[str, Plan]] = set()
+    here = {context.key, *_same(context, contexts)}
     for one in near:
         rows = [row for row in one.rows if space.fits(row.plan)]
         merged = _merged(rows, context, contexts, trust)
@@ -141,7 +142,7 @@ def recalled_from(
         by_key = {row.plan.key: row.plan for row in rows}
         means = _means(merged, by_key)
         chosen = _chosen(means, objective, MOST_PLANS - len(taken))
-        source = _source(one, rows, merged, by_key, space, context)
+        source = _source(one, rows, merged, by_key, space, here)
         taken |= {(one.signature.key, plan) for plan in chosen}
         evidence += _evidence(merged, by_key, chosen, source)
         best += [plan for plan in _best(means, objective) if plan not in best]
@@ -165,11 +166,17 @@ def _merged(
             metric=metric,
             floor=FLOOR[metric],
             trust=trust,
-            similarity=similarities(context, contexts, metric),
+            similarity=similarities(context, contexts, metric) | dict.fromkeys(_same(context, contexts), 1.0),
         )
         for metric in RATIOS
     }
     return {metric: merged for metric, merged in made.items() if len(merged)}
+
+
+def _same(context: Context, contexts: Mapping[str, Context]) -> list[str]:
+    """The keys of contexts that are this one, as far as they tell: what leaves a deployment names few libraries."""
+    bare, ours = replace(context, libraries=()), set(context.libraries)
+    return [key for key, one in contexts.items() if replace(one, libraries=()) == bare and set(one.libraries) <= ours]
 
 
 def _means(merged: Mapping[str, Merged], by_key: Mapping[str, Plan]) -> dict[Plan, dict[str, float]]:
@@ -202,7 +209,7 @@ def _source(
     merged: Mapping[str, Merged],
     by_key: Mapping[str, Plan],
     space: SearchSpace,
-    context: Context,
+    here: Collection[str],
 ) -> Source:
     samples: dict[str, int] = defaultdict(int)
     weight: dict[str, float] = defaultdict(float)
@@ -221,7 +228,7 @@ def _source(
         shares={origin: weight[origin] / total for origin in sorted(weight)},
         confidence={metric: _confidence(table, by_key, space) for metric, table in merged.items()},
         outliers=tuple(sorted({name for table in merged.values() for names in table.outliers for name in names})),
-        here=any(row.context == context.key for row in rows),
+        here=any(row.context in here for row in rows),
     )
 
 

@@ -1,0 +1,106 @@
+"""A deployment that starts from another's knowledge: what `digits.py` runs last.
+
+python examples/second_deployment.py BUNDLE RESULT ORIGIN
+
+Trusts ORIGIN, takes in the BUNDLE that it has signed, compresses a network one block deeper than that of RESULT, and
+says after how many measured plans it was as good. Its keys, whom it trusts and its knowledge are in its own HOME.
+"""
+
+import argparse
+import math
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from digits import make_network, read_digits, train
+from rich.console import Console
+
+from model_opt.autotuner import IntelligentOptimizer
+from model_opt.autotuner.callbacks import LineProgress
+from model_opt.autotuner.result import CompressionResult
+from model_opt.cli.explain import print_explanation
+from model_opt.federation.identity import identity_folder
+from model_opt.federation.trust import trust
+from model_opt.storage.open import open_store
+from model_opt.storage.sharing import import_bundle
+
+MOST_LOST = 0.01
+
+
+def reached(result: CompressionResult, speedup: float) -> int | None:
+    """After how many measured plans one within the limit was `speedup` times faster, or None."""
+    for number, seen in enumerate(result.observations, 1):
+        fast = seen.metrics.get("log_speedup", -math.inf) >= math.log(speedup)
+        if fast and seen.metrics.get("accuracy_drop", math.inf) <= MOST_LOST:
+            return number
+    return None
+
+
+def searched(result: CompressionResult) -> float:
+    """How much faster the answer was when the search measured it."""
+    seen = [o.metrics["log_speedup"] for o in result.observations if o.plan == result.plan and o.metrics]
+    return math.exp(max(seen)) if seen else result.speedup
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("origin")
+    parser.add_argument("--simulations", type=int, default=8)
+    parser.add_argument("--timeout", type=float, default=80.0)
+    arguments = parser.parse_args()
+    console = Console()
+
+    home = identity_folder().parent
+    shutil.rmtree(home / "knowledge", ignore_errors=True)  # a run of this example before this one: forgotten
+    store = home / "knowledge" / "second.db"
+    store.parent.mkdir(parents=True)
+    trust(arguments.origin, 1.0, name="the first deployment")
+    with closing(open_store(f"sqlite:///{store}")) as opened:
+        taken = import_bundle(opened, arguments.bundle)
+    console.print(f"taken in: {taken.rows_added} measured plans, signed by {', '.join(o[:12] for o in taken.origins)}")
+
+    data = read_digits()
+    torch.manual_seed(1)
+    model = make_network(deep=2)
+    train(model, *data["train"])
+    images, classes = data["calibrate"]
+    _, result = IntelligentOptimizer(storage_backend=f"sqlite:///{store}", callbacks=LineProgress()).optimize_auto(
+        model,
+        method="hybrid",
+        n_simulations=arguments.simulations,
+        timeout_seconds=arguments.timeout,
+        constraints={"max_accuracy_drop": MOST_LOST},
+        example_input=images[:8],
+        calibration_data=zip(images.split(50), classes.split(50), strict=True),
+        output=arguments.result.parent / "second_digits",
+    )
+    print_explanation(result, console)
+    compare(CompressionResult.load(arguments.result), result, console)
+
+
+def compare(first: CompressionResult, second: CompressionResult, console: Console) -> None:
+    """The last lines: after how many measurements each had the first one's final quality."""
+    goal = searched(first)
+    for name, result in (("the first deployment (A)", first), ("the second deployment (B)", second)):
+        number, measured = reached(result, goal), len(result.observations)
+        said = f"had A's final quality after {number} of {measured} measured plans"
+        if number is None:
+            best = max(
+                (math.exp(o.metrics["log_speedup"]) for o in result.observations
+                 if o.metrics.get("accuracy_drop", 1.0) <= MOST_LOST), default=1.0,
+            )  # fmt: skip
+            said = f"did not get to A's final quality in {measured} measured plans; its best was {best:.2f}x"
+        console.print(f"{name} {said}", highlight=False)
+    console.print(
+        f"A's final quality: {goal:.2f}x faster within {MOST_LOST:.0%} of accuracy. B's answer: {second.speedup:.2f}x "
+        f"[{second.figures['speedup'].low:.2f}, {second.figures['speedup'].high:.2f}], "
+        f"{second.compression_ratio:.2f}x smaller, {second.accuracy_drop:+.2%} lost",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
