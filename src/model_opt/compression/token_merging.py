@@ -96,7 +96,9 @@ class MergingBlock(nn.Module):
             q, k = own.q_norm(q), own.k_norm(k)
         bias = None if size is None else size.log().transpose(1, 2)[:, None]
         heads = functional.scaled_dot_product_attention(q, k, v, bias)
-        joined = heads.transpose(1, 2).reshape(batch, count, own.num_heads * own.head_dim)
+        # a copy: as a mere view of what one kernel lays out so, it fails where an exporter takes the kernel apart
+        apart = heads.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        joined = apart.view(batch, count, own.num_heads * own.head_dim)
         if hasattr(own, "norm"):
             joined = own.norm(joined)
         return own.proj(joined), k.mean(1)
