@@ -166,6 +166,7 @@ def _by_keyboard(browser):
     shoot(browser, "live-past")
     browser.find_element(By.ID, "tab-runs").send_keys(Keys.ARROW_RIGHT)
     until(browser, lambda: "Origins" in browser.find_element(By.ID, "knowledge").text)
+    assert not browser.find_element(By.ID, "searches").is_displayed()
     look(browser, None, width=390, dark=True)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     shoot(browser, "live-knowledge-phone")
