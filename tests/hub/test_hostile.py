@@ -91,7 +91,7 @@ def test_requests_that_are_refused_and_logged(hub: RunningHub, member: Raw, tmp_
         before = len(refusals(hub))
         answer, _, said = member.send("POST", path, sent, headers)
         assert (answer, reason in said.decode()) == (status, True), (reason, answer, said)
-        assert refusals(hub)[before:] == [reason]
+        assert refusals(hub)[before:] == [reason], (reason, status, path)
     assert member.send("POST", PUSH, body, good)[0] == 200
     assert member.send("POST", PUSH, body, good)[0] == 401 and refusals(hub)[-1] == "stale_nonce"
 

@@ -102,12 +102,14 @@ class Desk:
     def _signed(self, ask: Ask) -> credentials.Credentials:
         """Checks what needs no allow-list: signature, address, nonce. Failures count against the address."""
         self.stranger(ask, count=False)
+        code = "not_signed"
         try:
             said = credentials.read(ask.header)
+            code = "forged"
             epoch = said.epoch(ask.method, ask.target)
         except WireError as error:
             self.stranger(ask)
-            raise Refusal(401, "not_signed" if "not signed" in str(error) else "forged", str(error)) from error
+            raise Refusal(401, code, str(error)) from error
         if said.audience not in self.audiences:
             known = ", ".join(sorted(self.audiences))
             raise Refusal(401, "wrong_address", f"signed for {said.audience}; this hub is {known}")
