@@ -41,7 +41,7 @@ class RunningHub:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
             )
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while b'"hub"' not in self.output() or not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.kill()
