@@ -9,7 +9,7 @@ from synthetic import Table
 from model_opt.search import Decision, Forbid, SearchSpace
 from model_opt.search.encoding import Encoding
 from model_opt.search.planner import Planner, Ranking
-from model_opt.search.tree import Rules, back_up, expand, mask_options, new_tree, select
+from model_opt.search.tree import Rules, Tree, back_up, expand, mask_options, new_tree, select
 
 NONE = np.zeros((0, 2), dtype=np.int16)
 
@@ -93,6 +93,10 @@ def two_level_tree() -> tuple:  # type: ignore[type-arg]
     return new_tree(np.array([0, 1]), sizes, 10), np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
 
 
+def masked(tree: Tree, node: int) -> list[bool]:
+    return [bool(hidden) for hidden in np.isneginf(tree.best[node])]
+
+
 def test_puct_by_hand() -> None:
     """After one visit of each option with values 0.8 and 0.2: Q = mean, and U = 0.5 P sqrt(N + 1) / (1 + n), N = 2.
 
@@ -135,11 +139,11 @@ def test_exhausted_subtrees_are_masked_up_to_the_root() -> None:
     tree, nodes, options = two_level_tree()
     prior = np.full((2, 3), 1 / 3)
     mask_options(tree, 0, 0, below_first[0], Rules(encoding.rules, encoding.named, below_first))
-    assert list(tree.masked[0]) == [True, False, True]
+    assert masked(tree, 0) == [True, False, True]
     everything = np.concatenate([below_first, below_first + np.array([1, 0], dtype=np.int16)])
     child = expand(tree, 0, 1, 1)
     mask_options(tree, child, 1, everything[3], Rules(encoding.rules, encoding.named, everything))
-    assert tree.masked[0].all()
+    assert all(masked(tree, 0))
     assert select(tree, prior, nodes, options) == 0
 
 
@@ -151,13 +155,13 @@ def test_an_option_that_breaks_a_rule_whatever_follows_is_masked() -> None:
     tree, _, _ = two_level_tree()
     rules = Rules(encoding.rules, encoding.named, NONE)
     mask_options(tree, 0, 0, np.zeros(2, dtype=np.int16), rules)
-    assert list(tree.masked[0]) == [False, False, True]
+    assert masked(tree, 0) == [False, False, True]
     child = expand(tree, 0, 1, 1)
     mask_options(tree, child, 1, np.array([1, 0], dtype=np.int16), rules)
-    assert list(tree.masked[child]) == [False, True, True]
+    assert masked(tree, child) == [False, True, True]
 
 
 def test_a_node_takes_at_most_300_bytes() -> None:
     tree = new_tree(np.arange(6), np.full(6, 12), 1000)
-    arrays = (tree.children, tree.visits, tree.total, tree.best, tree.masked, tree.parent, tree.edge)
+    arrays = (tree.children, tree.visits, tree.total, tree.best, tree.parent, tree.edge)
     assert sum(array.nbytes for array in arrays) / 1000 <= 300

@@ -10,6 +10,7 @@ from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, R
 from model_opt.search.ledger import Evidence
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
+from model_opt.search.planner import NODES
 from model_opt.search.recommendation import Recommendation
 from model_opt.search.searcher import Searcher
 from model_opt.search.space import SearchSpace
@@ -93,14 +94,15 @@ def search(
     first: Sequence[Mapping[str, str]] = (),
     prior: Mapping[tuple[str, str], float] | None = None,
     evidence: Sequence[Evidence] = (),
+    tree_nodes: int = NODES,
     on_observation: Callable[[Observation], None] | None = None,
 ) -> SearchResult:
     """Searches `space` for the plan with the smallest (largest) metric within `constraints`, by `budget` evaluations.
 
     `constraints` are upper limits, `(">=", x)` lower ones. `noise` is the variance of one observation per metric (None:
     unknown); by default metrics are exact, and no plan is evaluated twice. `first` are plans to try first, `prior`
-    weighs (decision, option) pairs. An evaluation that raises, or returns a value that is not finite, settles its plan
-    as failed. Raises `InvalidInput` or `UnknownName` for what cannot be.
+    weighs (decision, option) pairs, `tree_nodes` bounds the memory of the tree. An evaluation that raises, or returns a
+    value that is not finite, settles its plan as failed. Raises `InvalidInput` or `UnknownName` for what cannot be.
     """
     objective = make_objective(minimize, maximize, constraints or {})
     searcher = Searcher(
@@ -112,6 +114,7 @@ def search(
         first=[space.plan(choices) for choices in first],
         prior=_checked_prior(space, prior or {}),
         evidence=evidence,
+        tree_nodes=tree_nodes,
     )
     observations: list[Observation] = []
     while (proposal := searcher.ask()) is not None:

@@ -19,6 +19,8 @@ decisions]`."""
 
 EVALUATIONS = 600
 """Plans estimated for one suggestion, by default."""
+NODES = 4096
+"""Nodes that the tree of one suggestion may have, by default."""
 _WALKERS = 8
 _IDLE_ROUNDS = 64
 _UNIFORM = 0.1
@@ -37,7 +39,7 @@ class Ranking:
 class Planner:
     """Plans over one space; holds no state between calls but the list of the plans of a small space."""
 
-    def __init__(self, encoding: Encoding, *, evaluations: int = EVALUATIONS, nodes: int = 4096) -> None:
+    def __init__(self, encoding: Encoding, *, evaluations: int = EVALUATIONS, nodes: int = NODES) -> None:
         self._encoding = encoding
         self._evaluations = evaluations
         self._nodes = nodes
@@ -87,7 +89,7 @@ class Planner:
             [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]], dtype=np.int16
         )
         within = np.arange(self._encoding.widest) < sizes[:, None]
-        uniform = within / sizes[:, None]
+        uniform = np.asarray(within / sizes[:, None], dtype=np.float32)
         pairs = pairs.reshape(-1, 2)
         codes = np.tile(incumbent, (len(pairs), 1))
         codes[np.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
@@ -105,12 +107,14 @@ class Planner:
         place = archive.used[0]
         enlist_all(archive, codes[fresh], -np.inf)
         archive.values[place : archive.used[0]] = values
+        if values.max() == -np.inf:
+            return uniform
         logits = np.full(uniform.shape, -np.inf)
         logits[pairs[fresh, 0], pairs[fresh, 1]] = values
         logits[np.arange(len(sizes)), incumbent] = values.max()
         weights = np.exp(logits - logits.max()) * np.maximum(prior, 1e-3)
         weights /= weights.sum(axis=1, keepdims=True)
-        return np.asarray((1 - _UNIFORM) * weights + _UNIFORM * uniform)
+        return np.asarray((1 - _UNIFORM) * weights + _UNIFORM * uniform, dtype=np.float32)
 
     def _explore(
         self,

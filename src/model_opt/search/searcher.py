@@ -17,7 +17,7 @@ from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.planner import EVALUATIONS, Planner, Ranking
+from model_opt.search.planner import EVALUATIONS, NODES, Planner, Ranking
 from model_opt.search.recommendation import Recommendation, pareto_front, recommend
 from model_opt.search.space import SearchSpace
 from model_opt.search.surrogate import Changes
@@ -60,8 +60,9 @@ class Searcher:
 
     `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
     before others, after the empty plan. `prior` weighs (decision, option) pairs, 1 where nothing is said. `budget`
-    counts settled outcomes, failures included. What `ask` answers depends on the seed and on what was told, in order,
-    and on nothing else. Raises `InvalidInput` for a plan that the space does not allow.
+    counts settled outcomes, failures included. `tree_nodes` bounds the tree's memory: a node of 12 options takes 198
+    bytes, and a full tree is searched on without growing. What `ask` answers depends on the seed and on what was told,
+    in order, and on nothing else. Raises `InvalidInput` for a plan that the space does not allow.
     """
 
     def __init__(
@@ -76,18 +77,21 @@ class Searcher:
         prior: Mapping[tuple[str, str], float] | None = None,
         evidence: Sequence[Evidence] = (),
         evaluations: int = EVALUATIONS,
+        tree_nodes: int = NODES,
     ) -> None:
         for plan in first:
             if not space.fits(plan):
                 raise InvalidInput(f"the space does not allow the plan {plan}: {_why_not(space, plan)}")
         if budget < 1:
             raise InvalidInput(f"budget must be at least 1, not {budget}")
+        if tree_nodes < 1:
+            raise InvalidInput(f"tree_nodes must be at least 1, not {tree_nodes}")
         self.space, self.objective, self.budget = space, objective, budget
         self._seed = seed
         self._encoding = Encoding(space)
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
         self._beliefs = Beliefs(self._encoding, self._ledger)
-        self._planner = Planner(self._encoding, evaluations=evaluations)
+        self._planner = Planner(self._encoding, evaluations=evaluations, nodes=tree_nodes)
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
         self._verifying = False
