@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_results import made_result
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -33,7 +34,8 @@ def look(browser, address, *, width=1200, dark=False):
 
 
 def until(browser, told, timeout=60):
-    return WebDriverWait(browser, timeout).until(lambda _: told())
+    stale = [StaleElementReferenceException]  # the page was drawn anew while it was looked at
+    return WebDriverWait(browser, timeout, ignored_exceptions=stale).until(lambda _: told())
 
 
 def shoot(browser, name):
@@ -170,3 +172,5 @@ def _by_keyboard(browser):
     look(browser, None, width=390, dark=True)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     shoot(browser, "live-knowledge-phone")
+    browser.find_element(By.ID, "tab-knowledge").send_keys(Keys.ARROW_LEFT)
+    until(browser, lambda: browser.execute_script("return document.documentElement.scrollWidth") <= 390)

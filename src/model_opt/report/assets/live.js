@@ -108,6 +108,7 @@ function open(tab) {
     byId(each.getAttribute("aria-controls")).hidden = !on;
   }
   if (tab === tabs[1]) knowledge();
+  else redraw();  // what was hidden has missed every change of width
 }
 for (const tab of tabs) {
   tab.addEventListener("click", () => open(tab));
