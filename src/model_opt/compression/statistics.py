@@ -84,9 +84,9 @@ def sample(batches: Sequence[Inputs], most: int = 512, elements: int = 5_000_000
 def positions(name: str, images: int, places: int, seed: int) -> Tensor:
     """Which of a layer's `places` are looked at, `[images, samples]`: the same for every model that has the layer.
 
-    16 to 64 random ones for each image, about 4,096 rows in all; all of them where there are no more than that.
+    16 to 64 random ones for each image, about 16,384 rows in all; all of them where there are no more than that.
     """
-    samples = min(64, max(16, 4096 // images))
+    samples = min(64, max(16, 16384 // images))
     if places <= samples:
         return torch.arange(places).expand(images, places)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
