@@ -38,6 +38,8 @@ MOST_PLANS = 150
 """How many plans of other networks a search takes in, the most similar networks' first."""
 BEST_PLANS = 4
 """How many of the best known plans are named."""
+CAREFUL = 0.25
+"""The share of an upper limit within which a plan keeps it by far."""
 LEFT_OUT = 80
 """How many plans are left out, each in turn, to see how well the surrogate does without them."""
 FLOOR: Mapping[str, float] = {"log_size_ratio": 1e-6, "log_speedup": 0.05**2, "accuracy_drop": 0.002**2}
@@ -198,9 +200,16 @@ def _chosen(means: Mapping[Plan, Mapping[str, float]], objective: Objective, mos
 
 
 def _best(means: Mapping[Plan, Mapping[str, float]], objective: Objective) -> list[Plan]:
-    """The plans that do something and keep the limits, best first."""
+    """The plans that do something and keep the limits: the best, then the best of those that keep them by far (another
+    network may lose several times as much), then the others, best first."""
     kept = [plan for plan in means if plan.choices and objective.violation(means[plan]) == 0]
-    return sorted(kept, key=lambda plan: objective.order(means[plan]))
+    ranked = sorted(kept, key=lambda plan: objective.order(means[plan]))
+    careful = replace(
+        objective,
+        limits=tuple(replace(one, bound=one.bound * CAREFUL) if one.at_most else one for one in objective.limits),
+    )
+    safe = [plan for plan in ranked if careful.violation(means[plan]) == 0]
+    return list(dict.fromkeys([*ranked[:1], *safe[:1], *ranked]))
 
 
 def _source(
@@ -226,18 +235,18 @@ def _source(
         plans=max(map(len, merged.values())),
         samples={origin: samples[origin] for origin in sorted(weight)},
         shares={origin: weight[origin] / total for origin in sorted(weight)},
-        confidence={metric: _confidence(table, by_key, space) for metric, table in merged.items()},
+        confidence={metric: _confidence(table, by_key, space, FLOOR[metric]) for metric, table in merged.items()},
         outliers=tuple(sorted({name for table in merged.values() for names in table.outliers for name in names})),
         here=any(row.context in here for row in rows),
     )
 
 
-def _confidence(merged: Merged, by_key: Mapping[str, Plan], space: SearchSpace) -> float:
-    """The mean confidence in the merged figures of one metric."""
+def _confidence(merged: Merged, by_key: Mapping[str, Plan], space: SearchSpace, floor: float) -> float:
+    """The mean confidence in the merged figures of one metric; the surrogate's error is never taken below `floor`."""
     some = np.linspace(0, len(merged) - 1, min(len(merged), LEFT_OUT)).astype(int)
     plans = [by_key[merged.subjects[place].plan] for place in some]
     error = leave_one_out(Encoding(space), plans, merged.mean[some], merged.variance[some])
-    return float(np.mean(merged.confidence(max(error, 1e-12))))
+    return float(np.mean(merged.confidence(max(error, floor))))
 
 
 def _evidence(

@@ -93,20 +93,27 @@ def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, An
     from rich.table import Table
 
     table = Table(title="whose knowledge")
-    for heading in ("network", "alike", "plans", "origin", "samples", "share", "confidence", "borne out here"):
+    for heading in ("network", "alike", "plans", "origin", "samples", "share"):
         table.add_column(heading, justify="left" if heading in ("network", "origin") else "right", overflow="fold")
     for source in sources:
-        sure = ", ".join(f"{name} {value:.0%}" for name, value in source["confidence"].items())
-        borne = ", ".join(f"{name} {value:.0%}" for name, value in heeded.get(source["signature"], {}).items())
         for origin, count in source["samples"].items():
             name = f"{origin[:12]}{' (out of line)' * (origin in source['outliers'])}"
             share = f"{source['shares'][origin]:.0%}"
             alike = "itself" if source["similarity"] == 1.0 else f"{source['similarity']:.3f}"
-            table.add_row(source["signature"][:12], alike, str(source["plans"]), name, str(count), share, sure, borne)
+            table.add_row(source["signature"][:12], alike, str(source["plans"]), name, str(count), share)
     console.print(table)
+    for source in sources:
+        borne = heeded.get(source["signature"], {})
+        said = "; ".join(
+            f"{name}: confidence {value:.0%}" + (f", borne out here {borne[name]:.0%}" if name in borne else "")
+            for name, value in source["confidence"].items()
+        )
+        console.print(f"{source['signature'][:12]}  {said}", highlight=False, soft_wrap=True)
 
 
 def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    if not plans:
+        return
     from rich.table import Table
 
     table = Table(title="plans measured first because they did well elsewhere: there → here")
