@@ -29,6 +29,7 @@ def connect(address: str | None, *, cpus: int | None = None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, 15, lets every other program go first
         with _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return
