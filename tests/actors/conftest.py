@@ -8,7 +8,7 @@ import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ["RAY_worker_niceness"] = "0"  # as the product's own clusters: Ray's default is 15
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (as the product's own clusters: Ray's default is 15)
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own switch for a cluster on the loopback address
 
 QUICK_HEALTH = {

@@ -325,3 +325,33 @@ def test_what_makes_no_sense_is_refused() -> None:
         Searcher(space, Objective(metric="m"), budget=0)
     with pytest.raises(InvalidInput, match="prior"):
         Searcher(space, Objective(metric="m"), budget=5, prior={("a", "1"): -1.0})
+    with pytest.raises(InvalidInput, match="tree_nodes"):
+        Searcher(space, Objective(metric="m"), budget=5, tree_nodes=0)
+
+
+def test_a_tree_bounded_to_a_few_nodes_still_proposes() -> None:
+    table = Table(0, decisions=8)
+    searcher = Searcher(table.space, BEST_WITHIN, budget=16, tree_nodes=2)
+    while (proposal := searcher.ask()) is not None:
+        searcher.tell(measure(table, proposal.plan))
+    assert len(searcher.observations) == 16
+    assert sum(bool(option.below) for option in searcher.tree_summary()) <= 1
+
+
+@pytest.mark.soak
+def test_thousands_of_observations_still_work() -> None:
+    """Beyond what a surrogate is conditioned on: what is proposed is new, and better than what was drawn at random."""
+    table = Table(0, decisions=10)
+    searcher = Searcher(table.space, BEST_WITHIN, budget=4000)
+    rng = np.random.default_rng(0)
+    for codes in np.unique(rng.integers(0, 4, (2500, 10)).astype(np.int16), axis=0):
+        searcher.tell(measure(table, table.space.decode(codes)))
+    before = searcher.recommend()
+    for _ in range(25):
+        proposal = searcher.ask()
+        assert proposal is not None
+        assert proposal.plan.key not in {outcome.plan.key for outcome in searcher.observations}
+        searcher.tell(measure(table, proposal.plan))
+    after = searcher.recommend()
+    assert after.feasible
+    assert after.estimates["value"].mean > before.estimates["value"].mean

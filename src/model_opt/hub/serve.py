@@ -113,10 +113,15 @@ def serve(settings: HubSettings) -> None:
         kept = {name: keeper.records for name, keeper in keepers.items()}
         audit.write("started", addresses=list(settings.addresses), records=kept)
         _announce(settings, kept)
-        # uvicorn raises the signal that ended it once more: without a handler the stores would not be closed.
+        server = uvicorn.Server(config)
+
+        def end(*_: object) -> None:
+            server.should_exit = True
+
+        # uvicorn raises the signal that ended it once more: by default the stores would not be closed.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run()
+            signal.signal(number, end)
+        server.run()
         audit.write("stopped")
         audit.close()
 

@@ -104,7 +104,7 @@ def ask_of(request: "Request") -> Ask:
     )
 
 
-def _paged(response: Any, page: Page) -> Any:
+def _paged(response: "type[Response]", page: Page) -> "Response":
     headers = {"Hub-Cursor": str(page.cursor), "Hub-More": "1" if page.more else "0"}
     return response(frames.pack_page(page.records), media_type=_BINARY, headers=headers)
 

@@ -81,7 +81,9 @@ class Planner:
         order = np.argsort(-values, kind="stable")
         return Ranking(codes=codes[order], values=values[order], tree=tree)
 
-    def _policy(self, score: Score, archive: Archive, rules: Rules, incumbent: Codes, prior: Array) -> Array:
+    def _policy(
+        self, score: Score, archive: Archive, rules: Rules, incumbent: Codes, prior: Array
+    ) -> NDArray[np.float32]:
         """P of PUCT, `[decisions, widest]`: a softmax over one-option changes of the incumbent, times the prior, mixed
         with a little of the uniform. Keeping an option counts as much as the best change elsewhere."""
         sizes = self._encoding.sizes
@@ -123,7 +125,7 @@ class Planner:
         rules: Rules,
         archive: Archive,
         incumbents: Codes,
-        policy: Array,
+        policy: NDArray[np.float32],
         limit: int,
         rng: np.random.Generator,
     ) -> None:
