@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_opt.errors import WireError
@@ -72,6 +72,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_any_rows_survive_the_journey(rows: list) -> None:
     envelope = Stream(origin="alpha").mint(RESNET18, rows)
