@@ -1,6 +1,7 @@
 """Rows as columns: what an envelope holds, what the wire carries, and what the stores write in bulk."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from model_opt.search.plan import Choice, Plan
 
 _COMPARED = 4096
 """Rows that are compared at once."""
+_PLACES = 2**22
+"""So many plans and contexts are told apart by a table."""
 Codes = NDArray[np.uint8] | NDArray[np.uint16]
 Entry = tuple[Plan, int, Mapping[str, Moments]]
 """One row: its plan, the number of its context in the envelope's table, and its moments by metric."""
@@ -114,6 +117,10 @@ class RowBlock:
         """Whether two rows have the same plan and the same context."""
         if len(self) < 2:
             return False
+        radix = [len(table.options) + 1 for table in self.decisions]
+        places = math.prod(radix) * (int(self.contexts.max()) + 1)
+        if places <= min(64 * len(self), _PLACES):
+            return self._crowded(radix, places)
         # Random weights fold a row's codes into one number; only where two numbers agree are the rows compared. Nobody
         # knows the weights, so nobody can make rows that agree in them and differ.
         weights = np.random.default_rng().integers(1, 2**63, self.codes.shape[1] + 1, dtype=np.uint64)
@@ -128,6 +135,16 @@ class RowBlock:
         return any(
             self._alike(folded, order[start : start + _COMPARED + 1]) for start in range(0, len(self), _COMPARED)
         )
+
+    def _crowded(self, radix: Sequence[int], places: int) -> bool:
+        """Whether two rows have one place, where there is one for every plan and context that could be."""
+        numbers = self.contexts.astype(np.int64)
+        for column, base in zip(self.codes.T, radix, strict=True):
+            numbers *= base
+            numbers += column
+        taken = np.zeros(places, dtype=np.bool_)
+        taken[numbers] = True
+        return int(np.count_nonzero(taken)) < len(self)
 
     def _alike(self, folded: NDArray[np.uint64], rows: NDArray[np.int64]) -> bool:
         """Whether two neighbours among `rows` are the same; `folded` differs where rows do."""
