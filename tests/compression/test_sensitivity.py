@@ -31,7 +31,9 @@ def test_a_layer_with_an_outlier_is_named_first() -> None:
         model.layer3.conv1.weight[:, 0] *= 300  # the other weights of each output round to nought
     x = torch.randn(32, 1, 8, 8)
     found = [s for s in sensitivities(material(model, x[:2], [x])) if s.technique == "int8"]
-    assert found[0].where == "layer3.conv1" and found[0].sqnr_db < found[1].sqnr_db - 3
+    assert found[0].where == "layer3.conv1"
+    others = [s for s in found if s.where.startswith("layer") and s is not found[0]]
+    assert all(found[0].sqnr_db < other.sqnr_db - 3 for other in others)
 
 
 def test_noise_adds_up_in_power() -> None:

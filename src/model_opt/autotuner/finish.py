@@ -25,7 +25,7 @@ from model_opt.search.evaluator import Evaluator
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 
-STARTS = 6
+STARTS = 4
 FEWEST_STARTS = 2
 SAVE_S = 900.0
 USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
