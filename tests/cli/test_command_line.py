@@ -1,6 +1,7 @@
 """The command line as a user runs it: exit codes, standard output that is only JSON, errors of one line."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,8 @@ def nothing():
 
 def run(*arguments, folder, timeout=240):
     command = [sys.executable, "-m", "model_opt.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=timeout)
+    own = os.environ | {"XDG_DATA_HOME": str(folder / "home")}  # keys and outgoing streams are the user's
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=timeout, env=own)
 
 
 @pytest.fixture(scope="module")

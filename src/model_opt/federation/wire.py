@@ -182,8 +182,10 @@ def _head(raw: bytes, limits: Limits) -> Head:
     if reader > SCHEMA:
         raise WireError(f"schema {schema} needs a reader of {reader} or later; this is {SCHEMA}: update model_opt")
     kind, federation, origin = (fields.get(name) for name in ("kind", "federation", "origin"))
-    if not all(isinstance(value, str) for value in (kind, federation, origin)) or kind not in _MAKERS:
-        raise WireError(f"the head names no known kind ({', '.join(_MAKERS)}), federation and origin")
+    if not isinstance(kind, str) or not isinstance(federation, str) or not isinstance(origin, str):
+        raise WireError("the head names no kind, federation and origin")
+    if kind not in _MAKERS:
+        raise WireError(f"the head names no known kind ({', '.join(_MAKERS)})")
     digest = hashlib.blake2b(raw, digest_size=32).hexdigest()
     return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=digest, fields=fields)
 
