@@ -13,7 +13,9 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.timeout(600)
 def test_the_code_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = code.replace("n_simulations=12", "n_simulations=3").replace("torch.randn(64, 3", "torch.randn(16, 3")
+    code = code.replace("n_simulations=12", "n_simulations=3").replace(
+        "torch.randn(64, 3, 224, 224)", "torch.randn(16, 3, 64, 64)"
+    )
     exec(compile(code, "README", "exec"), {})
     assert capsys.readouterr().out.strip()
 
