@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cmp_to_key
+from functools import cmp_to_key, partial
 from pathlib import Path
 from typing import cast
 
@@ -219,10 +219,8 @@ def one_start(
     baseline: Path, plan: Path, example: Inputs, threads: int, plan_first: bool, deadline: float | None
 ) -> Comparison:
     """One fresh process: loads both saved models, the plan's first if `plan_first`, and times them in turn."""
-
-    def factory() -> FreshTiming:
-        return FreshTiming(baseline, plan, example, threads=threads, plan_first=plan_first)
-
+    # A function of this module would make the process import all of it.
+    factory = partial(FreshTiming, baseline, plan, example, threads=threads, plan_first=plan_first)
     with MeasuringChild(cast(Callable[[], Evaluator], factory), deadline=deadline) as child:
         made: Comparison = child.call("compare", phase="time", phase_deadline=300.0)
         return made
