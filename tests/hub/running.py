@@ -7,15 +7,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model_opt.federation.fold import fold
 from model_opt.federation.identity import Identity
+from model_opt.federation.leaving import coarse
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
 from model_opt.hub.client import HubClient
 from model_opt.hub.exchange import Deployment
 from model_opt.hub.serve import members_folder
+from model_opt.storage.knowledge import InspectableStore
 from servers.starting import _end_with_parent, free_port
 
 
@@ -100,3 +103,16 @@ class Side(Deployment):
     def trusts(self, *others: Identity) -> None:
         for other in others:
             trust(other.origin, 1.0, folder=self.folder)
+
+
+def knowledge(store: InspectableStore) -> dict:
+    """All that a reader sees, folded: by metric, coarse signature, plan, context and origin."""
+    signatures = {key: coarse(signature).key for key, signature in store.signatures().items()}
+    rows = [
+        replace(row, signature=signatures[row.signature], epoch=f"{row.epoch}|{row.signature}") for row in store.rows()
+    ]
+    found = {}
+    for metric in ("log_speedup", "log_size_ratio"):
+        folded = fold(rows, metric)
+        found |= {(metric, *cell): m for cell, m in zip(folded.cells, folded.moments.to_list(), strict=True)}
+    return found

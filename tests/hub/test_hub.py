@@ -16,13 +16,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from running import RunningHub, Side
+from running import RunningHub, Side, knowledge
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput
 from model_opt.federation.envelope import Revocation
-from model_opt.federation.fold import fold
 from model_opt.federation.identity import Identity, deployment_identity, rotate
-from model_opt.federation.leaving import coarse
 from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers
@@ -30,25 +28,11 @@ from model_opt.federation.wire import digest_of
 from model_opt.hub.client import HubClient
 from model_opt.hub.exchange import pull, push, sync
 from model_opt.hub.serve import members_folder
-from model_opt.storage.knowledge import InspectableStore
 from model_opt.storage.open import open_store
 from model_opt.storage.sharing import withdraw
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries
 
 MakeSide = Callable[..., Side]
-
-
-def knowledge(store: InspectableStore) -> dict:
-    """All that a reader sees, folded: by metric, coarse signature, plan, context and origin."""
-    signatures = {key: coarse(signature).key for key, signature in store.signatures().items()}
-    rows = [
-        replace(row, signature=signatures[row.signature], epoch=f"{row.epoch}|{row.signature}") for row in store.rows()
-    ]
-    found = {}
-    for metric in ("log_speedup", "log_size_ratio"):
-        folded = fold(rows, metric)
-        found |= {(metric, *cell): m for cell, m in zip(folded.cells, folded.moments.to_list(), strict=True)}
-    return found
 
 
 def exchange(*sides: Side) -> None:

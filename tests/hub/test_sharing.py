@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import knowledge
 
 from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation.bundle import read_bundle, write_bundle
 from model_opt.federation.envelope import Envelope
-from model_opt.federation.fold import fold
 from model_opt.federation.identity import Identity, deployment_identity, rotate
 from model_opt.federation.leaving import DECISIONS, Rules, coarse, leaving
 from model_opt.federation.moments import Moments
@@ -62,19 +62,6 @@ def made(tmp_path: Path) -> Callable[[str], Deployment]:
     return lambda name: Deployment(store=open_store(tmp_path / f"{name}.db"), folder=tmp_path / name)
 
 
-def seen(store: InspectableStore) -> dict[tuple, tuple]:
-    """All that a reader of `store` sees, by coarse signature, plan, context and origin: bits of the folded moments."""
-    signatures = {key: coarse(signature).key for key, signature in store.signatures().items()}
-    rows = [
-        replace(row, signature=signatures[row.signature], epoch=f"{row.epoch}|{row.signature}") for row in store.rows()
-    ]
-    found = {}
-    for metric in ("log_speedup", "log_size_ratio"):
-        folded = fold(rows, metric)
-        found |= {(metric, *cell): m for cell, m in zip(folded.cells, folded.moments.to_list(), strict=True)}
-    return found
-
-
 def test_what_is_told_is_what_was_measured_once(made: Callable[[str], Deployment], tmp_path: Path) -> None:
     a, b = made("a"), made("b")
     bundle = tmp_path / "told.mopt"
@@ -84,13 +71,13 @@ def test_what_is_told_is_what_was_measured_once(made: Callable[[str], Deployment
     b.trusts(a)
     would = b.hears(bundle, dry_run=True)
     assert (would.new, would.rows_added, b.store.rows()) == (2, 14, [])
-    assert b.hears(bundle) == would and seen(b.store) == seen(a.store)
+    assert b.hears(bundle) == would and knowledge(b.store) == knowledge(a.store)
     assert b.hears(bundle).known == 2
     echo = a.hears(bundle)
     assert (echo.own, echo.new) == (2, 0)
     a.store.append(search.mint(RESNET18, entries(12, 4)))
     a.tells(bundle)
-    assert b.hears(bundle).rows_updated == 10 and seen(b.store) == seen(a.store)
+    assert b.hears(bundle).rows_updated == 10 and knowledge(b.store) == knowledge(a.store)
 
 
 def test_a_new_key_tells_only_what_is_new(made: Callable[[str], Deployment], tmp_path: Path) -> None:
@@ -104,7 +91,7 @@ def test_a_new_key_tells_only_what_is_new(made: Callable[[str], Deployment], tmp
     a.tells(tmp_path / "2", cursor)
     for name in ("2", "1"):
         b.hears(tmp_path / name)
-    assert seen(b.store) == seen(a.store) and len(b.store.rows()) == 19
+    assert knowledge(b.store) == knowledge(a.store) and len(b.store.rows()) == 19
     other = Deployment(store=open_store(tmp_path / "other.json"), folder=a.folder)
     other.measure((RESNET18, entries(4, first=50)))
     other.tells(tmp_path / "3")
@@ -140,7 +127,7 @@ def test_a_skipped_bundle_is_noticed(made: Callable[[str], Deployment], tmp_path
     assert b.hears(tmp_path / "0").gaps == ()
     (gap,) = b.hears(tmp_path / "2").gaps
     assert (gap.origin, gap.known) == (a.identity.origin, 1) and len(b.store.rows()) == 8
-    assert b.hears(tmp_path / "1").gaps == () and seen(b.store) == seen(a.store)
+    assert b.hears(tmp_path / "1").gaps == () and knowledge(b.store) == knowledge(a.store)
 
 
 def test_two_stories_and_impossible_claims_cost_the_trust(made: Callable[[str], Deployment], tmp_path: Path) -> None:

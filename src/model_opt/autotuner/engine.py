@@ -109,7 +109,7 @@ class MCTSEngine:
 
 def first_plans(problem: Problem) -> list[Plan]:
     """What a search measures before anything else: the user's plans, then those known to be good or the family's."""
-    return [*dict.fromkeys([*problem.first, *start_with(problem.known, problem.signature.family, problem.space)])]
+    return list(dict.fromkeys([*problem.first, *start_with(problem.known, problem.signature.family, problem.space)]))
 
 
 def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> list[Plan]:

@@ -96,7 +96,7 @@ def _model_of(plan: Plan, child: MeasuringChild, scratch: Path) -> Path:
 
 def _candidates(found: Found, objective: Objective) -> list[Plan]:
     """The recommended plan, then the two next best of those measured whole, then the original."""
-    means = {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}
+    means = _means(found)
     complete = [plan for plan in means if set(objective.metrics) <= means[plan].keys()]
 
     def order(a: Plan, b: Plan) -> int:
@@ -104,6 +104,11 @@ def _candidates(found: Found, objective: Objective) -> list[Plan]:
 
     ranked = sorted(complete, key=cmp_to_key(order))
     return list(dict.fromkeys([found.best.plan, *ranked[:3], Plan()]))
+
+
+def _means(found: Found) -> dict[Plan, Mapping[str, float]]:
+    """The latest figures of each measured plan."""
+    return {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}
 
 
 def _answer(
@@ -115,7 +120,7 @@ def _answer(
     figures = {
         "speedup": fresh.speedup if fresh else _in_process(plan, found, metrics),
         "compression_ratio": Figure.exact(math.exp(metrics["log_size_ratio"])),
-        "accuracy_drop": Figure(value=drop, low=drop - 1.96 * error, high=drop + 1.96 * error),
+        "accuracy_drop": _lost(drop, error),
     }
     if fresh:
         figures["latency_ms"] = fresh.latency_ms
@@ -131,10 +136,18 @@ def _in_process(plan: Plan, found: Found, metrics: Mapping[str, float]) -> Figur
     """The speed-up as the search saw it, where no fresh process could be afforded."""
     if not plan.choices:
         return Figure.exact(1.0)
-    estimate = found.searcher.predict([plan])[0]["log_speedup"]
-    half = 2 * math.hypot(estimate.std, USUAL_SPREAD)
-    mean = metrics["log_speedup"]
-    return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
+    return _faster(metrics["log_speedup"], found.searcher.predict([plan])[0]["log_speedup"])
+
+
+def _faster(log_speedup: float, belief: Estimate) -> Figure:
+    """The speed-up with an interval for a fresh process, where only this search's process has measured it."""
+    half = 2 * math.hypot(belief.std, USUAL_SPREAD)
+    return Figure(value=math.exp(log_speedup), low=math.exp(log_speedup - half), high=math.exp(log_speedup + half))
+
+
+def _lost(drop: float, error: float) -> Figure:
+    """The accuracy lost with an interval for other data of the same kind; `error` is its standard error."""
+    return Figure(value=drop, low=drop - 1.96 * error, high=drop + 1.96 * error)
 
 
 def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bool) -> list[str]:
@@ -154,7 +167,7 @@ def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bo
 
 def front(found: Found) -> tuple[ParetoPoint, ...]:
     """The Pareto front of what was measured, with intervals from what is believed after the last measurement."""
-    means = {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}
+    means = _means(found)
     points = pareto_points(means)
     beliefs = found.searcher.predict([point.plan for point in points])
     return tuple(
@@ -166,11 +179,9 @@ def front(found: Found) -> tuple[ParetoPoint, ...]:
 def _intervals(point: ParetoPoint, belief: Mapping[str, Estimate], error: float) -> dict[str, tuple[float, float]]:
     if not point.plan.choices:
         return {}
-    half, drop = 2 * math.hypot(belief["log_speedup"].std, USUAL_SPREAD), point.accuracy_drop
-    return {
-        "speedup": (point.speedup * math.exp(-half), point.speedup * math.exp(half)),
-        "accuracy_drop": (drop - 1.96 * error, drop + 1.96 * error),
-    }
+    faster = _faster(math.log(point.speedup), belief["log_speedup"])
+    lost = _lost(point.accuracy_drop, error)
+    return {"speedup": (faster.low, faster.high), "accuracy_drop": (lost.low, lost.high)}
 
 
 @dataclass(frozen=True, kw_only=True)

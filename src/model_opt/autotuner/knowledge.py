@@ -136,9 +136,10 @@ def recalled_from(
     best: list[Plan] = []
     taken: set[tuple[str, Plan]] = set()
     here = {context.key, *_same(context, contexts)}
+    alike = {metric: similarities(context, contexts, metric) | dict.fromkeys(here, 1.0) for metric in RATIOS}
     for one in near:
         rows = [row for row in one.rows if space.fits(row.plan)]
-        merged = _merged(rows, context, contexts, trust)
+        merged = _merged(rows, alike, trust)
         if not merged:
             continue
         by_key = {row.plan.key: row.plan for row in rows}
@@ -159,18 +160,13 @@ def recalled_from(
 
 
 def _merged(
-    rows: Sequence[Row], context: Context, contexts: Mapping[str, Context], trust: Mapping[str, float]
+    rows: Sequence[Row], alike: Mapping[str, Mapping[str, float]], trust: Mapping[str, float]
 ) -> dict[str, Merged]:
-    """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out."""
+    """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
+    every context, by metric."""
     made = {
-        metric: merge_origins(
-            rows,
-            metric=metric,
-            floor=FLOOR[metric],
-            trust=trust,
-            similarity=similarities(context, contexts, metric) | dict.fromkeys(_same(context, contexts), 1.0),
-        )
-        for metric in RATIOS
+        metric: merge_origins(rows, metric=metric, floor=FLOOR[metric], trust=trust, similarity=similarity)
+        for metric, similarity in alike.items()
     }
     return {metric: merged for metric, merged in made.items() if len(merged)}
 

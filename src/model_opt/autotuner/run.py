@@ -260,10 +260,12 @@ def _save(folder: Path, model: bytes, optimised: nn.Module, result: CompressionR
 
 
 def _kept(files: Mapping[str, bytes]) -> str:
-    kept = Path(tempfile.mkdtemp(prefix="model-opt-kept-"))
+    kept = None
     try:
+        kept = Path(tempfile.mkdtemp(prefix="model-opt-kept-"))
         write_together(kept, files)
-    except InvalidInput:
-        kept.rmdir()
+    except (InvalidInput, OSError):
+        if kept is not None:
+            kept.rmdir()
         return "No temporary folder takes them either: this error's .model and .result hold them"
     return f"They were kept in {kept}: move them, or show them with model-opt show {kept}"

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,7 +155,7 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
         maximize=True if ratio else objective.maximize,
         limits=objective,
         importance=_importance(request, kept, budget) if explain and len(kept) <= IMPORTANCE_PLANS else {},
-        status={"measured_by": _count(item.result.worker for item in kept)},
+        status={"measured_by": dict(Counter(item.result.worker for item in kept))},
     )
     best = view.best()
     return replace(view, chosen=best.plan if best else None)
@@ -191,15 +192,8 @@ def _importance(request: bundle.Request, kept: Sequence[Kept], budget: int) -> M
 
 
 def _most_measured(kept: Sequence[Kept]) -> str:
-    counts = _count(item.result.context for item in kept)
+    counts = Counter(item.result.context for item in kept)
     return max(counts, key=lambda context: counts[context], default="")
-
-
-def _count(names: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
 
 
 def folders(roots: Iterable[Path]) -> list[Path]:

@@ -17,7 +17,7 @@ from model_opt.errors import ModelOptError
 from model_opt.federation.trust import peers
 from model_opt.report.view import View, folders, of_fleet, of_folder
 from model_opt.storage.knowledge import InspectableStore, show, stats
-from model_opt.storage.open import open_store
+from model_opt.storage.open import open_store, redacted
 
 log = logging.getLogger(__name__)
 
@@ -93,17 +93,11 @@ def _knowledge(where: str | Path) -> Mapping[str, Any]:
     try:
         opened = cast(InspectableStore, open_store(where))
         try:
-            return _told(opened) | {"store": _named(where)}
+            return _told(opened) | {"store": redacted(str(where))}
         finally:
             opened.close()
     except ModelOptError as error:
-        return {"store": _named(where), "error": str(error)}
-
-
-def _named(where: str | Path) -> str:
-    """The store without its password."""
-    scheme, found, rest = str(where).partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else str(where)
+        return {"store": redacted(str(where)), "error": str(error)}
 
 
 def _told(store: InspectableStore) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sharing by file: what leaves this deployment is coarse, counted and signed; what comes is checked, then kept."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,15 +84,11 @@ def preview(
     outgoing = Outgoing(identity, store.federation, folder)
     said = outgoing.say(store, rules, dry_run=True)
     shared = Shared(store, outgoing, identity, since)
-    relayed: dict[str, int] = {}
-    for data in shared:
-        origin = read_head(data).origin
-        if origin != identity.origin:
-            relayed[origin] = relayed.get(origin, 0) + 1
+    relayed = Counter(head.origin for head in map(read_head, shared) if head.origin != identity.origin)
     return Preview(
         envelopes=tuple(fields(envelope) for envelope in said.envelopes),
         told_before=shared.told,
-        relayed=relayed,
+        relayed=dict(relayed),
         held_back=said.held_back,
     )
 
