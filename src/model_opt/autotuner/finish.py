@@ -30,6 +30,9 @@ FEWEST_STARTS = 2
 SAVE_S = 900.0
 USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
 """Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
+USUAL_DRIFT = 0.06
+"""Standard deviation of log speed-up between one minute and another: what a machine's other tenants and its clock do to
+two models unequally. All starts of a result share it; `benchmarks/intervals.py` shows whether it is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ def _in_process(plan: Plan, found: Found, metrics: Mapping[str, float]) -> Figur
 
 def _faster(log_speedup: float, belief: Estimate) -> Figure:
     """The speed-up with an interval for a fresh process, where only this search's process has measured it."""
-    half = 2 * math.hypot(belief.std, USUAL_SPREAD)
+    half = 2 * math.hypot(belief.std, USUAL_SPREAD, math.sqrt(2) * USUAL_DRIFT)
     return Figure(value=math.exp(log_speedup), low=math.exp(log_speedup - half), high=math.exp(log_speedup + half))
 
 
@@ -253,16 +256,17 @@ def _figures(seen: Sequence[Comparison]) -> FreshFigures:
 
 
 def prediction(logs: np.ndarray) -> Figure:
-    """The exponential of the mean of `logs`, `[starts]`, with the 95 % interval for one more start.
+    """The exponential of the mean of `logs`, `[starts]`, with the 95 % interval for one more start at another time.
 
     Student's t; the variance is that of the starts with `USUAL_SPREAD` as `USUAL_DEGREES` further degrees of freedom
     (a scaled inverse chi-squared prior: Gelman et al., Bayesian Data Analysis, section 3.3), since two or three starts
-    that happen to agree, or not, say little by themselves.
+    that happen to agree, or not, say little by themselves. `USUAL_DRIFT` comes twice, for then and for now, undivided.
     """
     n = len(logs)
     degrees = USUAL_DEGREES + n - 1
     variance = (USUAL_DEGREES * USUAL_SPREAD**2 + float(((logs - logs.mean()) ** 2).sum())) / degrees
-    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * math.sqrt(variance * (1 + 1 / n))
+    spread = math.sqrt(variance * (1 + 1 / n) + 2 * USUAL_DRIFT**2)
+    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * spread
     return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
 
 
