@@ -154,8 +154,10 @@ def seen(number):
 
 
 def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
-    log = ProgressLog(tmp_path / "out", {"method": "mcts", "constraints": {"max_accuracy_drop": 0.002}})
+    bounds = {"max_accuracy_drop": 0.002, "max_latency_ms": 0.85}
+    log = ProgressLog(tmp_path / "out", {"method": "mcts", "constraints": bounds})
     log.on_phase("baseline", None)
+    log.on_baseline({"latency_ms": 1.0, "size_bytes": 1e6})
     assert not (tmp_path / "out").exists(), "nothing is written before the search begins"
     log.on_start(plans=10, budget=5)
     for number in (1, 2, 3):
@@ -168,6 +170,7 @@ def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
     assert progress.running and progress.settled == 3 and progress.observations[1] == seen(2)
     view = of_folder(tmp_path / "out", "out")
     assert view.running and view.budget == 5 and view.best() == seen(2)
+    assert [view.feasible(seen(number)) for number in (1, 2, 3)] == [False, True, False], "slow, kept, lossy"
     assert folders([tmp_path]) == [tmp_path / "out"]
     with pytest.raises(ZeroDivisionError), log:
         raise ZeroDivisionError("a reason")

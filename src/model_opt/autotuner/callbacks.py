@@ -14,6 +14,9 @@ class Callbacks:
     """Every method does nothing here. They are called in the caller's thread, between measurements; what they raise
     ends the optimisation."""
 
+    def on_baseline(self, figures: Mapping[str, float]) -> None:
+        """The model as it is has been measured: `latency_ms`, `size_bytes`, and its accuracy where it was asked for."""
+
     def on_start(self, *, plans: int, budget: int) -> None:
         """The space has `plans` plans, of which at most `budget` will be measured."""
 
@@ -38,6 +41,11 @@ class Together(Callbacks):
 
     def __init__(self, listeners: Sequence[Callbacks]) -> None:
         self._listeners = tuple(listeners)
+
+    def on_baseline(self, figures: Mapping[str, float]) -> None:
+        """Passes it on."""
+        for each in self._listeners:
+            each.on_baseline(figures)
 
     def on_start(self, *, plans: int, budget: int) -> None:
         """Passes it on."""

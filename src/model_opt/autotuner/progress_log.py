@@ -45,6 +45,10 @@ class ProgressLog(Callbacks):
         elif self._started:
             self._write("end", {"why": f"{type(error).__name__}: {error}"})
 
+    def on_baseline(self, figures: Mapping[str, float]) -> None:
+        """Keeps the figures for the first line."""
+        self._facts["baseline"] = dict(figures)
+
     def on_start(self, *, plans: int, budget: int) -> None:
         """Starts the file afresh."""
         head = {"plans": plans, "budget": budget, "pid": os.getpid(), "began_s": time.time()}

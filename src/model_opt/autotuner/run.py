@@ -112,6 +112,7 @@ class Run:
         described = self._timed("baseline", child.describe)
         context = cast(Context, described["context"])
         baseline = cast(Mapping[str, float], described["baseline"])
+        self._callbacks.on_baseline(baseline)
         objective = self._limits.constraints.objective(baseline)
         recalled = self._recall(store, context, objective)
         lesson = Lesson(self.signature, context)

@@ -12,6 +12,7 @@ from model_opt.actors import bundle
 from model_opt.actors.durable import look
 from model_opt.actors.messages import Kept
 from model_opt.actors.service import STATE_FILE
+from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import observed_of
 from model_opt.autotuner.progress_log import PROGRESS_FILE, read_progress
 from model_opt.autotuner.result import RESULT_FILE, CompressionResult, Observed
@@ -19,12 +20,6 @@ from model_opt.errors import InvalidInput
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 
-BOUNDS = {
-    "max_accuracy_drop": ("accuracy_drop", 1.0),
-    "min_speedup": ("log_speedup", -1.0),
-    "min_compression_ratio": ("log_size_ratio", -1.0),
-}
-"""Constraint → the metric that it bounds, 1 for at most and -1 for at least (of a ratio, by its logarithm)."""
 QUIET_S = 600.0
 """A fleet that has written nothing for so long is not taken to be running."""
 IMPORTANCE_PLANS = 2_000
@@ -36,7 +31,7 @@ class View:
     """A search. `state` is "running", "ended (why)" or "interrupted"; `where` "this machine" or "fleet".
 
     `objective` is the metric that is made small or, with `maximize`, large. `result` is there once there is one;
-    `importance` is empty where it is unknown.
+    `importance` is empty where it is unknown, `limits` None.
     """
 
     name: str
@@ -76,15 +71,9 @@ class View:
 
     def feasible(self, seen: Observed) -> bool:
         """Whether the measured means keep every constraint."""
-        if self.limits is not None:
-            return self.limits.violation(seen.metrics) == 0
-        for name, bound in self.constraints.items():
-            if name in BOUNDS:
-                metric, sign = BOUNDS[name]
-                wanted = math.log(bound) if metric.startswith("log_") else bound
-                if sign * (seen.metrics.get(metric, math.inf * sign) - wanted) > 1e-12:
-                    return False
-        return seen.failure is None
+        if seen.failure is not None:
+            return False
+        return self.limits is None or self.limits.violation(seen.metrics) == 0
 
     def best(self) -> Observed | None:
         """The best measured plan that keeps the constraints."""
@@ -103,6 +92,7 @@ def of_result(result: CompressionResult, name: str) -> View:
         settled=len(result.observations),
         observations=result.observations,
         constraints=result.constraints,
+        limits=Constraints(**result.constraints).objective(result.baseline),
         chosen=result.plan,
         importance=result.importance,
         notes=result.notes,
@@ -115,6 +105,7 @@ def of_progress(folder: Path, name: str) -> View:
     """An optimisation that is running, or ended without a result."""
     seen = read_progress(folder)
     bounds = {key: value for key, value in seen.facts.get("constraints", {}).items() if value is not None}
+    baseline = seen.facts.get("baseline")
     return View(
         name=name,
         state="running" if seen.running else "interrupted",
@@ -123,6 +114,7 @@ def of_progress(folder: Path, name: str) -> View:
         settled=seen.settled,
         observations=seen.observations,
         constraints=bounds,
+        limits=Constraints(**bounds).objective(baseline) if baseline else None,
         chosen=seen.best,
         phase=seen.phase,
         notes=seen.notes,
