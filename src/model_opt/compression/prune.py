@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from model_opt.compression.clean import ensure
@@ -52,6 +51,8 @@ def prune(
 
 
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
+    import torch_pruning as tp  # takes 1.7 s: it imports timm
+
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "unwrapped parameters": groups that hold them are left alone
         return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call)
@@ -115,6 +116,8 @@ def _owns_heads(module: nn.Module) -> bool:
 
 def _weakest(group: Any, ratio: float) -> list[int]:
     """Which indices of the group's root go: about `ratio` of them, alike in every channel group."""
+    import torch_pruning as tp
+
     parts = max(_parts(dep.target.module) for dep, _ in group)
     importance = tp.importance.GroupMagnitudeImportance(p=2)(group)
     if importance is None or len(importance) % parts:
