@@ -45,7 +45,6 @@ def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch, as_before
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setattr("model_opt.autotuner.finish.STARTS", 2)
     code = "\n".join(blocks(page, "python"))
     for usual, quick in NUMBERS.items():
         code = code.replace(usual, quick)

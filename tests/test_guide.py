@@ -51,8 +51,6 @@ def small_network() -> nn.Module:
 def test_the_guides_code_runs_word_for_word(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    if not SOAK:
-        monkeypatch.setattr("model_opt.autotuner.finish.STARTS", 2)
     namespace = {"small_network": small_network}
     found = blocks(GUIDE.read_text())
     assert len(found) == 6

@@ -121,7 +121,7 @@ def test_an_eval_fn_that_never_returns_ends_with_the_time(tmp_path):
 
     began = time.monotonic()
     _, result = IntelligentOptimizer(tmp_path / "kb.json").optimize_auto(
-        small_cnn(), "mcts", 3, 40.0, example_input=EXAMPLE, calibration_data=[IMAGES[:32]], eval_fn=hangs,
+        small_cnn(), "mcts", 3, 30.0, example_input=EXAMPLE, calibration_data=[IMAGES[:32]], eval_fn=hangs,
         plans=[{"precision": "int8_static"}], **QUICK,
     )  # fmt: skip
     assert time.monotonic() - began < 120

@@ -140,7 +140,6 @@ class Watched(Callbacks):
 def test_the_live_page_follows_a_search(browser, live, monkeypatch):
     address, folder = live
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
-    monkeypatch.setattr("model_opt.autotuner.finish.STARTS", 2)
     look(browser, address)
     until(browser, lambda: "live" in browser.find_element(By.ID, "link").text)
     until(browser, lambda: "past" in browser.find_element(By.ID, "runs").text)
