@@ -4,12 +4,14 @@ efficiency = seconds inside evaluators / (workers x time from first grant to las
 themselves. They sleep, lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real:
 Ray, a child process a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random,
 so that one machine can hold them. distinct_share is that of plans measured once, by 8, 16 and 64 workers with a tree
-each. The overhead of a plan is worker time outside of evaluators; two workers, beside Ray Tune and Optuna with two.
+each. The overhead of a plan is worker time outside of evaluators; two workers of one speed, beside Ray Tune and Optuna
+with two.
 
 `python benchmarks/fleet_efficiency.py [--quick] [--json] [--only ray|threads|distinct|overhead]`
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -67,11 +69,12 @@ class Sleeper:
 
     folder: Path
     typical_s: float
+    slow: float
 
     def __post_init__(self) -> None:
         try:
             (self.folder / "slow").touch(exist_ok=False)
-            self.factor = SLOW
+            self.factor = self.slow
         except FileExistsError:
             self.factor = 1.0
 
@@ -122,14 +125,14 @@ class Run:
         return len({outcome.plan.key for outcome in self.outcomes}) / len(self.outcomes)
 
 
-def on_ray(workers: int, budget: int, typical_s: float, name: str) -> Run:
+def on_ray(workers: int, budget: int, typical_s: float, name: str, *, slow: float) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         request = Request(
             search=Search(space=SPACE, objective=OBJECTIVE),
             rules=Rules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
             placement=Placement(workers=workers, gpus=0.0),
         )
-        fleet.submit(partial(Sleeper, Path(folder), typical_s), request, name=name, state=f"{folder}/state")
+        fleet.submit(partial(Sleeper, Path(folder), typical_s, slow), request, name=name, state=f"{folder}/state")
         result = fleet.watch(name)
         fleet.release(name)
     status = result.status
@@ -194,9 +197,16 @@ def tune_ms(plans: int, *, reuse: bool) -> float:
             tune.with_resources(Trivial, {"cpu": 1}),
             param_space={"x": tune.uniform(0, 1)},
             tune_config=tune.TuneConfig(num_samples=plans, max_concurrent_trials=2, reuse_actors=reuse),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=folder, verbose=0, checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)
+            ),
         )
-        return timed_ms(lambda: tuner.fit() and None, 2, plans)
+        failed: list[Exception] = []
+        with contextlib.redirect_stdout(sys.stderr):
+            spent_ms = timed_ms(lambda: failed.extend(tuner.fit().errors), 2, plans)
+    if failed:
+        raise RuntimeError(f"{len(failed)} trials of Ray Tune failed: {failed[0]}")
+    return spent_ms
 
 
 OPTUNA = """
@@ -253,14 +263,14 @@ def main() -> None:
         figures["distinct_share"] = min(value for name, value in figures.items() if "distinct" in name)
     if only in (None, "ray"):
         fleet.connect(None, cpus=16)
-        run = on_ray(16, 1_000 if quick else 2_000, TYPICAL_S, "sixteen")
+        run = on_ray(16, 1_000 if quick else 2_000, TYPICAL_S, "sixteen", slow=SLOW)
         figures["efficiency_16"], figures["distinct_share_on_ray"] = run.efficiency, run.distinct
     if only in (None, "overhead"):
         fleet.connect(None, cpus=16)
-        plans = 100 if quick else 200
-        figures["overhead_ms"] = on_ray(2, plans, 0.05, "two").overhead_ms
-        figures["ray_tune_ms"] = tune_ms(plans // 4, reuse=False)
-        figures["ray_tune_reuse_ms"] = tune_ms(plans // 2, reuse=True)
+        plans = 100 if quick else 400
+        figures["overhead_ms"] = on_ray(2, plans, 0.05, "two", slow=1.0).overhead_ms
+        figures["ray_tune_ms"] = tune_ms(25 if quick else 50, reuse=False)
+        figures["ray_tune_reuse_ms"] = tune_ms(50 if quick else 100, reuse=True)
         figures["optuna_ms"] = optuna_ms(plans)
     if arguments.json:
         print(json.dumps(figures))
