@@ -182,6 +182,18 @@ def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
     assert not path.exists(), "the result says all that it did"
 
 
+@pytest.mark.parametrize(
+    ("bounds", "baseline", "told"),
+    [({"speed": 2.0}, {"latency_ms": 1.0, "size_bytes": 1e6}, "speed"), ({}, {"latency_ms": 1.0}, "size_bytes")],
+)
+def test_constraints_or_a_baseline_that_nobody_of_ours_wrote_are_told(tmp_path, bounds, baseline, told):
+    log = ProgressLog(tmp_path, {"constraints": bounds})
+    log.on_baseline(baseline)
+    log.on_start(plans=1, budget=1)
+    with pytest.raises(InvalidInput, match=told):
+        of_folder(tmp_path, "x")
+
+
 def test_a_search_whose_process_is_gone_was_interrupted(tmp_path):
     log = ProgressLog(tmp_path, {})
     log.on_start(plans=1, budget=1)

@@ -82,6 +82,14 @@ class View:
         return max(kept, key=lambda seen: sign * (self.reward(seen) or 0.0), default=None)
 
 
+def _limits(bounds: Mapping[str, float], baseline: Mapping[str, float]) -> Objective:
+    """The constraints as the search had them. Raises `InvalidInput` for what was written by nobody of ours."""
+    try:
+        return Constraints.read(bounds).objective(baseline)
+    except KeyError as error:
+        raise InvalidInput(f"the baseline's figures lack {error}") from error
+
+
 def of_result(result: CompressionResult, name: str) -> View:
     """A finished optimisation."""
     return View(
@@ -92,7 +100,7 @@ def of_result(result: CompressionResult, name: str) -> View:
         settled=len(result.observations),
         observations=result.observations,
         constraints=result.constraints,
-        limits=Constraints(**result.constraints).objective(result.baseline),
+        limits=_limits(result.constraints, result.baseline),
         chosen=result.plan,
         importance=result.importance,
         notes=result.notes,
@@ -114,7 +122,7 @@ def of_progress(folder: Path, name: str) -> View:
         settled=seen.settled,
         observations=seen.observations,
         constraints=bounds,
-        limits=Constraints(**bounds).objective(baseline) if baseline else None,
+        limits=_limits(bounds, baseline) if baseline else None,
         chosen=seen.best,
         phase=seen.phase,
         notes=seen.notes,
