@@ -49,7 +49,7 @@ LIMITS = {
     "mongodb": "the server (nx-27017 here, a protocol server over SQLite in Python): one statement, one commit a row",
     "neo4j": "the server: locks, constraint checks and records for each node and relationship",
 }
-SIZES = {"sqlite": 1_000_000, "redis": 1_000_000, "json": 10_000, "mongodb": 100_000, "neo4j": 100_000}
+SIZES = {"sqlite": 1_000_000, "redis": 1_000_000, "json": 100_000, "mongodb": 1_000_000, "neo4j": 1_000_000}
 WARM_ROWS = {"neo4j": 10_000}
 
 

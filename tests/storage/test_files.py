@@ -192,6 +192,10 @@ def test_addresses(tmp_path: Path) -> None:
         assert "pa" not in str(raised.value).replace("password", "")
     with pytest.raises(InvalidInput, match="nonsense"):
         open_store("redis://127.0.0.1:1/0?nonsense=1").counts()
+    for wrong in ("mongodb://user:pa@ss@127.0.0.1:1/x", "mongodb://127.0.0.1:port/x"):
+        with pytest.raises(InvalidInput, match="cannot read the address") as raised:
+            open_store(wrong).counts()
+        assert "pa@ss" not in str(raised.value)
     store = open_store(f"sqlite:///{tmp_path / 'k.db'}?federation=team")
     assert store.federation == "team" and open_store(store) is store
 

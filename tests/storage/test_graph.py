@@ -32,3 +32,44 @@ def test_the_documented_queries_answer(neo4j_server: Server) -> None:
     assert answers[1][0]["origins"] >= 2
     assert store.fold_statistics(RESNET18.key) > 0
     store.close()
+
+
+SCHEMA_1 = (
+    """
+    MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
+    MATCH (root)-[:OPTION*0..]->(state:State)
+    WITH DISTINCT state WHERE state:Plan
+    REMOVE state:Plan
+    CREATE (state)-[:PLAN]->(plan:Plan)
+    SET plan = properties(state), state = {key: state.key}
+    WITH state, plan MATCH (state)<-[edge:OF]-(m:Measurement)
+    DELETE edge CREATE (m)-[:OF]->(plan)
+    """,
+    "MATCH (f:Fact {key: $federation + '|rows'}) SET f.value = 1",
+)
+"""Lays a graph out as schema 1 did: plans are nodes of their own."""
+_APART = """
+MATCH (:Signature {federation: $federation})-[:ROOT]->(root:State)
+MATCH (root)-[:OPTION*0..]->(:State)-[:PLAN]->(plan:Plan)
+RETURN count(DISTINCT plan) AS plans
+"""
+
+
+@pytest.mark.server
+def test_a_graph_of_schema_1_is_laid_out_anew(neo4j_server: Server) -> None:
+    federation = f"old-{secrets.token_hex(6)}"
+    store = open_store(neo4j_server.url, federation)
+    assert isinstance(store, Neo4jBackend)
+    stream = Stream(origin="alpha", federation=federation)
+    store.append(stream.mint(RESNET18, entries(20, 3)), stream.mint(VIT_B, entries(10)))
+    rows = store.rows()
+    for statement in SCHEMA_1:
+        store._run(statement, federation=federation)
+    assert store.rows() == [] and store._read(_APART, federation=federation)[0]["plans"] == 30
+    store.close()
+    assert store.rows() == rows and len(rows) == 30
+    assert store._schema() == Neo4jBackend.rows_schema
+    assert store._read(_APART, federation=federation)[0]["plans"] == 0
+    store.append(stream.mint(RESNET18, entries(25, 4)))
+    assert len(store.rows([RESNET18.key])) == 25
+    store.close()

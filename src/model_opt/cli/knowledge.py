@@ -172,9 +172,12 @@ def revoke(
     from model_opt.storage.sharing import withdraw
 
     with opened_store(store, may_be_new=False) as opened:
+        known = any(summary.origin == origin for summary in opened.origins())
         before, after = withdraw(opened, origin, reason=reason)
+    if not known:
+        print(f"model-opt: nothing of {origin!r} is here yet; it is refused from now on", file=sys.stderr)
     touched = [str(path) for folder in results or [Path()] for path in touched_by(origin, folder)]
-    found = {"origin": origin, "rows_before": before, "rows_after": after, "results": touched}
+    found = {"origin": origin, "known": known, "rows_before": before, "rows_after": after, "results": touched}
     print(json.dumps(found) if as_json else _lines(found))
 
 

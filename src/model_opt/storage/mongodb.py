@@ -63,7 +63,7 @@ class MongoDBBackend(BaseStore):
             raise MissingDependency("pymongo", "mongodb") from error
         with self._translated():
             if self._client is None:
-                with understood(repr(self)):
+                with understood(repr(self), pymongo.errors.ConfigurationError):
                     self._client = pymongo.MongoClient(self._url, **self._options)
             self._db = self._client[self._database]
             # Journal and oplog have one order: with a record everything written before it is safe.

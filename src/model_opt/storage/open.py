@@ -75,14 +75,21 @@ def _check_host(parts: ParseResult) -> None:
 
 
 @contextmanager
-def understood(store: str) -> Iterator[None]:
-    """Raises `InvalidInput` where a driver does not understand an address or option; says nothing of its values."""
+def understood(store: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raises `InvalidInput` where a driver does not understand an address or option; says nothing of its values.
+
+    `errors` are the driver's own for that, beside `TypeError` and `ValueError`.
+    """
     try:
         yield
     except TypeError as error:
         raise InvalidInput(f"{store}: its driver does not know an option: {str(error).rpartition(' ')[2]}") from None
-    except ValueError:
-        raise InvalidInput(f"{store}: its driver cannot read the address or the value of an option") from None
+    except Exception as error:
+        if not isinstance(error, (ValueError, *errors)):
+            raise
+        raise InvalidInput(
+            f"{store}: its driver cannot read the address or the value of an option, or finds no such name"
+        ) from None
 
 
 def place_of(store: str | Path | KnowledgeStore | None) -> str | None:
