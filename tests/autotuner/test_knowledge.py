@@ -1,5 +1,6 @@
 """What a search is told of similar networks: merged over origins, discounted, and named."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -71,9 +72,9 @@ def rows(
     ]
 
 
-def recalled(near: list[Neighbour], trust: dict[str, float] | None = None, contexts: tuple[Context, ...] = (HERE,)):
+def recalled(near: list[Neighbour], trust: dict[str, float] | None = None, contexts=(HERE,), heard=None):
     known = {context.key: context for context in contexts}
-    return recalled_from(near, SPACE, HERE, WANTED, contexts=known, trust=trust or {})
+    return recalled_from(near, SPACE, HERE, WANTED, contexts=known, trust=trust or {}, heard=heard or {})
 
 
 def test_origins_are_merged_by_trust_and_named():
@@ -89,6 +90,15 @@ def test_origins_are_merged_by_trust_and_named():
     assert middle.mean == pytest.approx(truth(PLANS[7])["log_speedup"] + 0.2)
     assert middle.variance > 0.01  # origins that differ leave doubt
     assert both.sources[0].confidence["log_speedup"] < known.sources[0].confidence["log_speedup"]
+
+
+def test_what_was_not_heard_of_for_long_counts_less():
+    one = network(32)
+    told = rows(one, PLANS[5:30]) + rows(one, PLANS[5:30], "b", off=0.4)
+    near = [Neighbour(signature=one, similarity=0.99, rows=tuple(told))]
+    fresh, old = recalled(near), recalled(near, heard={("b", "e"): time.time() - 3 * 365 * 86400.0})
+    assert old.sources[0].shares["b"] < fresh.sources[0].shares["b"]
+    assert old.sources[0].samples == fresh.sources[0].samples
 
 
 def test_the_best_known_plans_come_first_and_the_familys_only_where_nothing_is_known():

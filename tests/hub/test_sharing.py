@@ -1,6 +1,7 @@
 """What leaves a deployment, what it takes in, and that neither can be tricked into counting anything twice."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from running import knowledge
 
 from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
+from model_opt.federation.arrivals import heard_at
 from model_opt.federation.bundle import read_bundle, write_bundle
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.identity import Identity, deployment_identity, rotate
@@ -71,13 +73,18 @@ def test_what_is_told_is_what_was_measured_once(made: Callable[[str], Deployment
     b.trusts(a)
     would = b.hears(bundle, dry_run=True)
     assert (would.new, would.rows_added, b.store.rows()) == (2, 14, [])
+    assert heard_at(b.folder) == {}
+    began = time.time()
     assert b.hears(bundle) == would and knowledge(b.store) == knowledge(a.store)
-    assert b.hears(bundle).known == 2
+    first = heard_at(b.folder)
+    assert list(first) == [(a.identity.origin, a.identity.epoch)] and began <= min(first.values()) <= time.time()
+    assert b.hears(bundle).known == 2 and heard_at(b.folder) == first
     echo = a.hears(bundle)
     assert (echo.own, echo.new) == (2, 0)
     a.store.append(search.mint(RESNET18, entries(12, 4)))
     a.tells(bundle)
     assert b.hears(bundle).rows_updated == 10 and knowledge(b.store) == knowledge(a.store)
+    assert min(heard_at(b.folder).values()) > min(first.values()) and heard_at(a.folder) == {}
 
 
 def test_a_new_key_tells_only_what_is_new(made: Callable[[str], Deployment], tmp_path: Path) -> None:

@@ -162,7 +162,11 @@ def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bo
     if plan.choices and fresh is None:
         notes.append("no time was left for fresh processes: the speed-up is the search's own measurement")
     if fresh and fresh.busy is not None and fresh.busy > 0.1:
-        notes.append(f"the machine was busy: other programs used up to {fresh.busy:.0%} of it during the final timing")
+        notes.append(
+            f"the machine was busy: other programs used up to {fresh.busy:.0%} of it during the final timing. Threads "
+            "that wait for a processor slow the two models unequally: the speed-up and its interval are those of a "
+            "machine as busy as this; time again on a quiet one, or with fewer threads"
+        )
     if plan.choices:
         notes.append("timed with an allocator that keeps freed memory, for the original and the optimised model alike")
     return notes

@@ -1,12 +1,16 @@
 """What earlier runs have measured: recalled before a search, added to after it."""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
+from model_opt.federation.arrivals import Epoch, heard_at
 from model_opt.federation.discount import similarities
 from model_opt.federation.identity import deployment_identity
 from model_opt.federation.moments import Moments
@@ -118,7 +122,7 @@ def recall(
     near = [one for one in rows_for(store, signature, NEIGHBOURS) if one.similarity >= LEAST_SIMILARITY]
     contexts = store.contexts() if isinstance(store, Inspection) else {context.key: context}
     trust = shares(deployment_origin())
-    return recalled_from(near, space, context, objective, contexts=contexts, trust=trust)
+    return recalled_from(near, space, context, objective, contexts=contexts, trust=trust, heard=heard_at())
 
 
 def recalled_from(
@@ -129,8 +133,12 @@ def recalled_from(
     *,
     contexts: Mapping[str, Context],
     trust: Mapping[str, float],
+    heard: Mapping[Epoch, float] = MappingProxyType({}),
 ) -> Recalled:
-    """What `near`, most similar first, tell of plans of `space` in `context`; `contexts` are by key."""
+    """What `near`, most similar first, tell of plans of `space` in `context`; `contexts` are by key.
+
+    `heard` says when each epoch was last heard of (seconds since 1970): those that are not named are new.
+    """
     sources: list[Source] = []
     evidence: list[Evidence] = []
     best: list[Plan] = []
@@ -139,7 +147,7 @@ def recalled_from(
     alike = {metric: similarities(context, contexts, metric) | dict.fromkeys(here, 1.0) for metric in RATIOS}
     for one in near:
         rows = [row for row in one.rows if space.fits(row.plan)]
-        merged = _merged(rows, alike, trust)
+        merged = _merged(rows, alike, trust, heard)
         if not merged:
             continue
         by_key = {row.plan.key: row.plan for row in rows}
@@ -160,14 +168,15 @@ def recalled_from(
 
 
 def _merged(
-    rows: Sequence[Row], alike: Mapping[str, Mapping[str, float]], trust: Mapping[str, float]
+    rows: Sequence[Row],
+    alike: Mapping[str, Mapping[str, float]],
+    trust: Mapping[str, float],
+    heard: Mapping[Epoch, float],
 ) -> dict[str, Merged]:
     """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
     every context, by metric."""
-    made = {
-        metric: merge_origins(rows, metric=metric, floor=FLOOR[metric], trust=trust, similarity=similarity)
-        for metric, similarity in alike.items()
-    }
+    told = partial(merge_origins, rows, trust=trust, heard_at=heard, now=time.time())
+    made = {metric: told(metric=metric, floor=FLOOR[metric], similarity=alike[metric]) for metric in alike}
     return {metric: merged for metric, merged in made.items() if len(merged)}
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -61,6 +62,7 @@ def stats(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge stats
     """
+    from model_opt.federation.arrivals import heard_at
     from model_opt.storage.knowledge import stats as count
 
     with opened_store(store, may_be_new=False) as opened:
@@ -72,8 +74,12 @@ def stats(store: Store = None, as_json: Json = False) -> None:
         print(f"{name:12} {value:,}")
     for metric, samples in found.samples.items():
         print(f"samples of {metric}: {samples:,}")
+    last: dict[str, float] = {}
+    for (name, _), seconds in heard_at().items():
+        last[name] = max(seconds, last.get(name, seconds))
     for origin in found.origins:
-        print(f"origin {origin.origin}: {origin.records} records{' (revoked)' if origin.revoked else ''}")
+        heard = f", last heard {datetime.fromtimestamp(last[origin.origin]):%Y-%m-%d}" if origin.origin in last else ""
+        print(f"origin {origin.origin}: {origin.records} records{heard}{' (revoked)' if origin.revoked else ''}")
     for stream, gaps in found.gaps.items():
         print(f"missing from {stream}: {gaps}")
 

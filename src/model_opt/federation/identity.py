@@ -20,6 +20,7 @@ from platformdirs import user_data_path
 
 from model_opt.errors import StoreError
 from model_opt.federation.envelope import check_hex, new_epoch
+from model_opt.federation.private_file import write_private
 
 KEY_BYTES, SIGNATURE_BYTES, EPOCH_BYTES = 32, 64, 16
 _ROOT, _SIGNING = "root.key", "signing.json"
@@ -118,7 +119,7 @@ def _new_key(root: Ed25519PrivateKey, earlier: tuple[str, ...]) -> Identity:
 def _made(folder: Path) -> Identity:
     if not (folder / _SIGNING).exists():
         if not (folder / _ROOT).exists():
-            _write(folder / _ROOT, Ed25519PrivateKey.generate().private_bytes_raw().hex())
+            write_private(folder / _ROOT, Ed25519PrivateKey.generate().private_bytes_raw().hex())
         _write_signing(folder, _new_key(_root(folder), ()))
     return _read(folder)
 
@@ -157,7 +158,7 @@ def _write_signing(folder: Path, identity: Identity) -> None:
         "certificate": identity.certificate.signature.hex(),
         "earlier": list(identity.earlier),
     }
-    _write(folder / _SIGNING, json.dumps(fields))
+    write_private(folder / _SIGNING, json.dumps(fields))
 
 
 def _private(path: Path) -> str:
@@ -165,17 +166,6 @@ def _private(path: Path) -> str:
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise StoreError(f"other users may read the key {path}: chmod 600 it, and rotate it if they may have")
     return path.read_text()
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file of mode 0600, which appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextmanager

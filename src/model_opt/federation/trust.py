@@ -1,7 +1,6 @@
 """Whom a deployment listens to, and how far: a file beside its keys. It is the reader's own and never shared."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from model_opt.errors import StoreError
 from model_opt.federation.discount import checked_share
 from model_opt.federation.envelope import check_hex
 from model_opt.federation.identity import identity_folder
+from model_opt.federation.private_file import write_private
 
 _FILE = "trust.json"
 
@@ -66,7 +66,8 @@ def trust(
                 note=note,
                 authority=before.authority if authority is None else authority,
             )
-            _write(folder / _FILE, known)
+            fields = {origin: asdict(peer) for origin, peer in sorted(known.items())}
+            write_private(folder / _FILE, json.dumps(fields, indent=1))
     except OSError as error:
         raise StoreError(f"trust cannot be kept at {folder}: {error.strerror or error}") from error
     return known[origin]
@@ -98,10 +99,3 @@ def _peer(fields: Mapping[str, object]) -> Peer:
         raise TypeError(f"trust {share!r} is no number")
     authority = fields.get("authority", False) is True
     return Peer(trust=checked_share("trust", share), name=str(name), note=str(note), authority=authority)
-
-
-def _write(path: Path, known: Mapping[str, Peer]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({origin: asdict(peer) for origin, peer in sorted(known.items())}, indent=1))
-    temporary.chmod(0o600)
-    temporary.replace(path)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from model_opt.errors import HubError, StoreError
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.leaving import Rules
 from model_opt.federation.ledger import link_of
+from model_opt.federation.private_file import write_private
 from model_opt.federation.wire import read_head
 from model_opt.hub.client import HubClient, Status
 from model_opt.storage.intake import Intake, Taken
@@ -130,9 +130,7 @@ class Bookmarks:
         """Keeps the cursor for `place`."""
         with FileLock(self._path.with_suffix(".lock"), timeout=10):
             known = self._all() | {place: {"hub": hub, "cursor": cursor}}
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(known, indent=1))
-            temporary.replace(self._path)
+            write_private(self._path, json.dumps(known, indent=1))
 
     def _all(self) -> dict[str, dict[str, str | int]]:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from model_opt.errors import StoreConflict, WireError
 from model_opt.federation import trust
 from model_opt.federation.admission import Decision, Gate, Verdict
+from model_opt.federation.arrivals import hear
 from model_opt.federation.envelope import Envelope, Revocation
 from model_opt.federation.identity import Identity
 from model_opt.federation.ledger import Gap, identity_of, ledger_of
@@ -169,6 +170,9 @@ class Intake:
         except StoreConflict:
             for data in batch:
                 self._append_one(data)
+        heads = [read_head(data, self._limits) for data in batch]
+        told = {(head.origin, str(head.fields["epoch"])) for head in heads if head.kind == "envelope"}
+        hear(told, folder=self._folder)
 
     def _append_one(self, data: bytes) -> None:
         """Somebody else has written meanwhile: what they contradict is refused, the rest is taken."""
