@@ -8,7 +8,7 @@ import msgpack
 
 from model_opt.federation.wire import _body_hash
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parent / "data"
 NAMES = ("envelope-1", "envelope-2", "snapshot-1", "revocation-1", "signed-envelope-1")
 
 
