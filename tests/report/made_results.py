@@ -79,10 +79,8 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
         seen = replace(
             observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None
         )
-        if not workers:
-            predicted = {name: (belief.mean, belief.std) for name, belief in proposal.expected.items()}
-            seen = replace(seen, predicted=predicted)
-        observed.append(seen)
+        predicted = {name: (belief.mean, belief.std) for name, belief in proposal.expected.items()}
+        observed.append(replace(seen, predicted=predicted))
     found = Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended="budget")
     return _result(found, workers)
 

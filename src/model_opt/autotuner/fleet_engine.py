@@ -144,6 +144,11 @@ def _observed(found: FleetResult) -> tuple[Observed, ...]:
     """The outcomes in the order in which they were settled; times are from the first lease on."""
     began = float(found.status["first_grant_s"] or 0.0)
     return tuple(
-        replace(observed_of(outcome, told.purpose), at_s=told.at_s - began, worker=told.worker)
-        for outcome, told in zip(found.outcomes, found.timeline, strict=True)
+        replace(
+            observed_of(outcome, told.purpose),
+            at_s=told.at_s - began,
+            worker=told.worker,
+            predicted={metric: (belief.mean, belief.std) for metric, belief in expected.items()},
+        )
+        for outcome, told, expected in zip(found.outcomes, found.timeline, found.believed, strict=True)
     )

@@ -49,11 +49,13 @@ def predictions(view: View) -> Chart:
         "On the diagonal the model was right. Bars are 95 % intervals of what it believed before it measured "
         "a plan; the first plans of a search are measured before it believes anything."
     )
+    if view.where == "fleet":
+        about += " Of a fleet it is what all plans settled before told of the next one."
     title = "Predicted and measured"
     pairs = [(metric, *_pairs(view, metric)) for metric, _ in SHOWN]
     if not any(seen for _, seen, _ in pairs):
-        why = "A fleet's workers keep their predictions to themselves." if view.where == "fleet" else "None was kept."
-        return Chart(key="predictions", title=title, about=about, missing=f"There are no predictions here. {why}")
+        missing = "There are no predictions here: none was kept."
+        return Chart(key="predictions", title=title, about=about, missing=missing)
     data: list[Figure] = []
     layout: Figure = {"grid": {"rows": 1, "columns": 2, "pattern": "independent"}, "showlegend": False}
     rows = []
