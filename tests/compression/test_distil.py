@@ -22,8 +22,14 @@ def test_distillation_helps_a_pruned_network() -> None:
 
 
 def test_is_not_kept_where_nothing_can_be_gained() -> None:
-    with pytest.raises(TechniqueDidNothing, match="set aside"):
+    with pytest.raises(TechniqueDidNothing, match="as the original does"):
         applied(trained(), distil="100")  # the student is the teacher
+
+
+def test_what_would_take_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
+    with pytest.raises(TechniqueError, match="100 gradient steps of .* s take longer"):
+        applied(trained(), prune="0.7", distil="100")
 
 
 def test_fine_tuning_with_labels() -> None:

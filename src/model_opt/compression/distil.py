@@ -7,6 +7,7 @@ stays in eval mode throughout: no dropout, no change of statistics.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_opt.compression.clean import ensure
-from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output
+from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output, tensors
 from model_opt.compression.statistics import sample
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import TechniqueDidNothing, TechniqueError
@@ -25,7 +26,15 @@ from model_opt.search.signature import Signature
 FINETUNE = "finetune"
 """The option that needs `Material.train_data`; not among `Handler.options`, which know no data."""
 RATE = 5e-4
-BATCH = 64
+BATCH, LEAST_BATCH, BATCH_NUMBERS = 64, 16, 2**21
+"""Rows of a step: fewer where a row has many numbers, for a step on images of 224 pixels takes seconds."""
+POOL_NUMBERS = 50_000_000
+"""How much calibration data is trained on: 200 MB."""
+SAME = 1e-6
+"""A divergence below which there is nothing to recover."""
+LONGEST_S = 150.0
+"""How long gradient steps may take: what would take longer is refused after the first few of them."""
+_TIMED_STEPS = 3
 _MOST_PARAMETERS = 15_000_000
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,10 +48,16 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def distil(model: nn.Module, material: Material, steps: int) -> tuple[float, float]:
-    """Trains `model`, in place, for `steps` steps; returns the held-out divergence before and after."""
+    """Trains `model`, in place, for `steps` steps; returns the held-out divergence before and after.
+
+    Raises `TechniqueDidNothing` where there is nothing to recover, `TechniqueError` where it would take too long.
+    """
     teacher = material.teacher
     before = _held_out(model, material)
-    batches = ((x, _logits(teacher, x)) for x in _mixed(sample(material.fit, most=4096), steps, material.seed))
+    if before < SAME:
+        raise TechniqueDidNothing(f"{steps}: the model still answers as the original does")
+    pool = sample(material.fit, most=4096, elements=POOL_NUMBERS)
+    batches = ((x, _logits(teacher, x)) for x in _mixed(pool, steps, material.seed))
     _train(model, batches, divergence, steps)
     return before, _held_out(model, material)
 
@@ -54,7 +69,9 @@ def _train(model: nn.Module, batches: Iterable[tuple[Inputs, Tensor]], loss: Los
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     try:
         with torch.enable_grad():
-            for inputs, target in batches:
+            began = time.monotonic()
+            for done, (inputs, target) in enumerate(batches):
+                _check_pace(time.monotonic() - began, done, steps)
                 optimiser.zero_grad()
                 loss(output(call(model, inputs)), target).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -64,12 +81,19 @@ def _train(model: nn.Module, batches: Iterable[tuple[Inputs, Tensor]], loss: Los
             parameter.requires_grad_(flag).grad = None
 
 
+def _check_pace(spent_s: float, done: int, steps: int) -> None:
+    if done == _TIMED_STEPS and spent_s / done * steps > LONGEST_S:
+        raise TechniqueError(f"{steps} gradient steps of {spent_s / done:.1f} s take longer than {LONGEST_S:g} s here")
+
+
 def _mixed(pool: Inputs, steps: int, seed: int) -> Iterator[Inputs]:
     """Batches of rows of `pool`, every other one with up to half of another row in it; whole numbers are not mixed."""
     generator = torch.Generator().manual_seed(seed)
     count = batch_size(pool)
+    each = sum(leaf.numel() for leaf in tensors(pool)) // count
+    rows = min(count, max(LEAST_BATCH, min(BATCH, BATCH_NUMBERS // max(each, 1))))
     for _ in range(steps):
-        first = torch.randint(count, (min(BATCH, count),), generator=generator)
+        first = torch.randint(count, (rows,), generator=generator)
         second = torch.randint(count, first.shape, generator=generator)
         share = 1 - 0.5 * torch.rand(len(first), generator=generator) ** 3
         share[::2] = 1
