@@ -31,6 +31,7 @@ _VIT: Sequence[Template] = (
     {"clean": ["fused"], "precision": ["int8_dynamic", "int8_torchao"]},
     {"clean": ["fused"], "low_rank": [STRONG], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "prune": [STRONG], "token_merging": [STRONG], "precision": INT8, "runtime": FAST},
 )
 _DIFFUSION: Sequence[Template] = (
     {"clean": ["fused"], "token_merging": [MILD], "precision": ["bf16"], "runtime": FAST},
