@@ -28,7 +28,7 @@ def test_is_not_kept_where_nothing_can_be_gained() -> None:
 
 def test_what_would_take_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
-    with pytest.raises(TechniqueError, match="100 gradient steps of .* s take longer"):
+    with pytest.raises(TechniqueError, match=r"100 gradient steps of .* s take longer"):
         applied(trained(), prune="0.7", distil="100")
 
 

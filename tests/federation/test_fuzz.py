@@ -11,10 +11,10 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from hostile import DATA, altered, claiming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostile import DATA, altered, claiming
 from model_opt.errors import WireError
 from model_opt.federation.admission import Decision, Gate
 from model_opt.federation.ledger import Ledger
