@@ -74,9 +74,11 @@ def test_the_knowledge_can_be_looked_at_and_moved(optimised, folder):
     assert json.loads(moved.stdout)["new"] == 1
     again = run("knowledge", "import", "k.bundle", "--store", "sqlite:///other.db", "--json", folder=folder)
     assert json.loads(again.stdout)["new"] == 0
-    refused = run("knowledge", "revoke", "0ff", "--reason", "x", "--store", "sqlite:///other.db", folder=folder)
+    asked = ("knowledge", "revoke", "0ff", "--reason", "x", "--store", "sqlite:///other.db", "--json")
+    refused = run(*asked, folder=folder)
     assert refused.returncode == 0 and "nothing of '0ff' is here yet" in refused.stderr
-    assert "known" in refused.stdout and "rows_after" in refused.stdout
+    told = json.loads(refused.stdout)
+    assert not told["known"] and told["rows_before"] == told["rows_after"] >= 3 and told["results"] == []
 
 
 def test_a_dry_run_measures_nothing(folder):

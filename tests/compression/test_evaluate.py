@@ -162,15 +162,15 @@ def test_the_space_leaves_out_what_is_excluded_and_fixes_what_is_frozen(model):
     without = space(model, exclude=["int8", "prune"])
     assert not {o for d in without.decisions for o in d.options if o.startswith("int8")}
     assert not [d for d in without.decisions if d.name.startswith("prune")]
-    frozen = space(model, freeze={"precision": "bf16"})
-    assert frozen.frozen == (Choice(decision="precision", option="bf16"),)
+    frozen = space(model, freeze={"precision": "int8_static"})
+    assert frozen.frozen == (Choice(decision="precision", option="int8_static"),)
     assert space(model, trains=True).decision("distil").options[-1] == "finetune"
 
 
 def test_frozen_choices_that_do_not_go_together_are_refused(model):
     pytest.importorskip("onnxruntime")
     with pytest.raises(InvalidInput):
-        space(model, freeze={"precision": "bf16", "runtime": "onnxruntime"})
+        space(model, freeze={"precision": "int8_dynamic", "runtime": "onnxruntime"})
     with pytest.raises(UnknownName, match="precision"):
         space(model, freeze={"colour": "blue"})
 
