@@ -15,7 +15,7 @@ SPARE = 2
 """Proposals beyond what is wanted, for those that somebody else has taken."""
 LEAST, MOST = 4, 32
 """How many proposals are made at once."""
-SHARE = 0.1
+SHARE = 0.04
 """The part of its time that the thread plans while there is stock: on a crowded host planning takes longer, and is
 done less often."""
 
