@@ -97,7 +97,7 @@ class Attacker:
     """A member of the hub that lies: its signatures are good, what it signs is not."""
 
     def __init__(self, hub: Hub, folder: Path, source: random.Random) -> None:
-        self.hub, self.source, self.sequence = hub, source, 0
+        self.hub, self.source = hub, source
         self.identity: Identity = deployment_identity(folder)
         self.stream = Stream(origin=self.identity.origin, epoch=self.identity.epoch)
         shutil.rmtree(hub.members, ignore_errors=True)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from model_opt.autotuner.engine import Found, mean_metrics, observed_of
+from model_opt.autotuner.engine import Found, mean_metrics, observed_of, predicted_of
 from model_opt.autotuner.finish import front
 from model_opt.autotuner.result import CompressionResult, Figure, Observed
 from model_opt.compression.technique import techniques_of
@@ -79,8 +79,7 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
         seen = replace(
             observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None
         )
-        predicted = {name: (belief.mean, belief.std) for name, belief in proposal.expected.items()}
-        observed.append(replace(seen, predicted=predicted))
+        observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
     found = Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended="budget")
     return _result(found, workers)
 

@@ -11,10 +11,11 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import Observed
 from model_opt.autotuner.rules import prior, strategies
+from model_opt.search.beliefs import Estimate
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
+from model_opt.search.searcher import Evidence, Recommendation, Searcher
 from model_opt.search.signature import Family, Signature
 from model_opt.search.space import SearchSpace
 
@@ -136,7 +137,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             costs.append(time.monotonic() - started)
             searcher.tell(outcome)
             seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
-            observed.append(replace(seen, predicted=_predicted(proposal)))
+            observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(
@@ -163,8 +164,9 @@ def observed_of(outcome: Outcome, purpose: Purpose) -> Observed:
     return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes)
 
 
-def _predicted(proposal: Proposal) -> dict[str, tuple[float, float]]:
-    return {metric: (belief.mean, belief.std) for metric, belief in proposal.expected.items()}
+def predicted_of(expected: Mapping[str, Estimate]) -> dict[str, tuple[float, float]]:
+    """What was believed of each metric, as the result keeps it: (mean, standard deviation)."""
+    return {metric: (belief.mean, belief.std) for metric, belief in expected.items()}
 
 
 def mean_metrics(measurement: Measurement) -> dict[str, float]:

@@ -11,7 +11,7 @@ from model_opt.actors.bundle import Placement, Sharing
 from model_opt.actors.cluster import disconnect
 from model_opt.actors.fleet import FleetResult
 from model_opt.actors.proposer import Search
-from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of
+from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of, predicted_of
 from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
 from model_opt.autotuner.result import Observed
 from model_opt.autotuner.rules import prior
@@ -148,7 +148,7 @@ def _observed(found: FleetResult) -> tuple[Observed, ...]:
             observed_of(outcome, told.purpose),
             at_s=told.at_s - began,
             worker=told.worker,
-            predicted={metric: (belief.mean, belief.std) for metric, belief in expected.items()},
+            predicted=predicted_of(expected),
         )
         for outcome, told, expected in zip(found.outcomes, found.timeline, found.believed, strict=True)
     )

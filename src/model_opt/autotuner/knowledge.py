@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 
@@ -133,7 +132,7 @@ def recalled_from(
     *,
     contexts: Mapping[str, Context],
     trust: Mapping[str, float],
-    heard: Mapping[Epoch, float] = MappingProxyType({}),
+    heard: Mapping[Epoch, float] | None = None,
 ) -> Recalled:
     """What `near`, most similar first, tell of plans of `space` in `context`; `contexts` are by key.
 
@@ -171,7 +170,7 @@ def _merged(
     rows: Sequence[Row],
     alike: Mapping[str, Mapping[str, float]],
     trust: Mapping[str, float],
-    heard: Mapping[Epoch, float],
+    heard: Mapping[Epoch, float] | None,
 ) -> dict[str, Merged]:
     """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
     every context, by metric."""
