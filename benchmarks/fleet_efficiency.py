@@ -4,8 +4,8 @@ efficiency = seconds inside evaluators / (workers x time from first grant to las
 themselves. They sleep, lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real:
 Ray, a child process a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random,
 so that one machine can hold them. distinct_share is that of plans measured once, by 8, 16 and 64 workers with a tree
-each. The overhead of a plan is worker time outside of evaluators; two workers of one speed, beside Ray Tune and Optuna
-with two.
+each, ten plans a worker, all in one process: 64 trees that each learn every outcome take minutes. The overhead of a
+plan is worker time outside of evaluators; two workers of one speed, beside Ray Tune and Optuna with two.
 
 `python benchmarks/fleet_efficiency.py [--quick] [--json] [--only ray|threads|distinct|overhead]`
 """
@@ -258,8 +258,9 @@ def main() -> None:
         figures["efficiency_64"] = on_threads(64, 4_000 if quick else 10_000, TYPICAL_S, at_random).efficiency
     if only in (None, "distinct"):
         for workers in (8, 16, 64):
-            run = on_threads(workers, (5 if quick else 20) * workers, 0.2, with_tree)
+            run = on_threads(workers, (5 if quick else 10) * workers, 0.2, with_tree)
             figures[f"distinct_share_{workers}"] = run.distinct
+            print(f"{workers} trees: {run.distinct:.2%} distinct after {run.span_s:.0f} s", file=sys.stderr)
         figures["distinct_share"] = min(value for name, value in figures.items() if "distinct" in name)
     if only in (None, "ray"):
         fleet.connect(None, cpus=16)

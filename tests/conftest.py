@@ -1,15 +1,28 @@
 """Shared by all tests: what is long runs only in `make soak`; real servers, one of each for the whole session, or a
-visible skip where one is missing."""
+visible skip where one is missing. `make test` runs two processes (pytest-xdist), a core each."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from servers.starting import Missing, Server, serve
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
+TESTS = Path(__file__).parent
+SHARED = {"actors": "ray", "test_docs.py": "ray", "test_readme.py": "ray", "storage": "servers", "hub": "servers"}
+"""What uses the same clusters or servers stays in one process; every other file is by itself."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        item.add_marker(pytest.mark.xdist_group(SHARED.get(path.parts[0], str(path))))
+    items.sort(key=lambda item: len(item.path.relative_to(TESTS).parts))  # whole programs, the longest tests, first
     if os.environ.get("MODEL_OPT_SOAK"):
         return
     skip = pytest.mark.skip(reason="long: make soak")
