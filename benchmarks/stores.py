@@ -101,6 +101,7 @@ def measure(name: str, url: str, rows: int, server: Server | None) -> dict[str, 
         found[f"{name}_{what}_rows_per_s"] = rows / spent
         found.update({f"{name}_{what}_{who}_us_per_row": share / rows * 1e6 for who, share in shares.items()})
         found[f"{name}_{what}_waiting_us_per_row"] = max(0.0, spent - sum(shares.values())) / rows * 1e6
+        print(f"{name}, {rows:,} rows: {what} {rows / spent:,.0f} rows/s", file=sys.stderr)
 
     timed("write", lambda: [store.append(data) for data in fresh])
     timed("update", lambda: [store.append(data) for data in updates])
@@ -174,10 +175,6 @@ def run(names: list[str], sizes: list[int]) -> dict[str, float]:
                     for size in (size for size in sizes if size <= SIZES[name]):
                         found = measure(name, url, size, server)
                         results |= {f"{key}_{size}": value for key, value in found.items()} | found
-                        rates = ", ".join(
-                            f"{key.split('_', 1)[1]} {v:,.0f}" for key, v in found.items() if "per_s" in key
-                        )
-                        print(f"{name}, {size:,} rows: {rates}", file=sys.stderr)
             except Missing as error:
                 print(f"{name}: {error}", file=sys.stderr)
         if "chroma" in names:

@@ -7,8 +7,8 @@ from model_opt.search.plan import Plan
 from model_opt.search.signature import Family
 from model_opt.search.space import Decision, SearchSpace
 
-MILD, STRONG = "mild", "strong"
-"""Stand for the first option of an ordered decision that does something, and for the one after it."""
+MILD, STRONG, MOST = "mild", "strong", "most"
+"""Stand for the first option of an ordered decision that does something, for the one after it, and for the last."""
 
 Template = Mapping[str, Sequence[str]]
 """Decision → the options wanted, best first; the first that is there is taken, none leaves the decision alone."""
@@ -22,6 +22,7 @@ _CNN: Sequence[Template] = (
     {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
     {"clean": ["fused"], "precision": INT8},
     {"clean": ["fused"], "prune": [STRONG], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "prune": [MOST], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "runtime": ("onnxruntime", "openvino", "aot_inductor")},
 )
 _VIT: Sequence[Template] = (
@@ -31,7 +32,7 @@ _VIT: Sequence[Template] = (
     {"clean": ["fused"], "precision": ["int8_dynamic", "int8_torchao"]},
     {"clean": ["fused"], "low_rank": [STRONG], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
-    {"clean": ["fused"], "prune": [STRONG], "token_merging": [STRONG], "precision": INT8, "runtime": FAST},
+    {"clean": ["fused"], "prune": [MOST], "token_merging": [MOST], "precision": INT8, "runtime": FAST},
 )
 _DIFFUSION: Sequence[Template] = (
     {"clean": ["fused"], "token_merging": [MILD], "precision": ["bf16"], "runtime": FAST},
@@ -106,5 +107,5 @@ def _fill(template: Template, space: SearchSpace) -> Plan:
 def _option(decision: Decision, wanted: str) -> str | None:
     if wanted in decision.options:
         return wanted
-    place = {MILD: 1, STRONG: 2}.get(wanted, 0)
+    place = {MILD: 1, STRONG: 2, MOST: len(decision.options) - 1}.get(wanted, 0)
     return decision.options[place] if 0 < place < len(decision.options) else None
