@@ -257,6 +257,7 @@ def test_a_fleet_is_seen_while_it_writes(state):
     assert [o.at_s for o in view.observations] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert view.observations[1].worker == "w1" and view.importance
     assert math.isclose(sum(view.importance.values()), 1.0)
+    assert view.observations[-1].predicted and not of_fleet(state).observations[-1].predicted
     assert find("night", str(state.parent)).name == "night"
     assert 'id="timeline"' in report(view)
 

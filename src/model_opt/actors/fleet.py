@@ -19,11 +19,10 @@ from model_opt.search.beliefs import Estimate
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
 from model_opt.search.recommendation import Recommendation
+from model_opt.search.replay import replay
 from model_opt.search.searcher import Searcher
 
 WATCH_S = 0.5
-BELIEVED = 200
-"""Of how many outcomes is told what was believed before; each costs a few milliseconds."""
 Progress = Callable[[Mapping[str, Any]], None]
 """Told the status of a search every half second."""
 
@@ -32,7 +31,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 class FleetResult:
     """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
     recommendation is theirs, `timeline` says who settled each when, and `believed` what all that was settled before it
-    told of each (of the first `BELIEVED`). `status` has the counts; `descriptions` is what each worker's evaluator
+    told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator
     said."""
 
     name: str
@@ -145,17 +144,14 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
     home = _most_measured(settled)
     outcomes = tuple(outcome for context, outcome in settled if context == home)
     searcher = request.search.searcher(status["budget"], _noise(descriptions))
-    believed: list[Mapping[str, Estimate]] = []
-    for outcome in outcomes:
-        believed.append(searcher.predict([outcome.plan])[0] if len(believed) < BELIEVED else {})
-        searcher.tell(outcome)
+    believed = replay(searcher, outcomes)
     return FleetResult(
         name=name,
         ending=status["ending"] or "running",
         recommendation=searcher.recommend() if outcomes else None,
         outcomes=outcomes,
         timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
-        believed=tuple(believed),
+        believed=believed,
         rows=tuple(rows),
         context=contexts.get(home),
         contexts=contexts,

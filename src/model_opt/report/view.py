@@ -13,17 +13,18 @@ from model_opt.actors.durable import look
 from model_opt.actors.messages import Kept
 from model_opt.actors.service import STATE_FILE
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.engine import observed_of
+from model_opt.autotuner.engine import observed_of, predicted_of
 from model_opt.autotuner.progress_log import PROGRESS_FILE, read_progress
 from model_opt.autotuner.result import RESULT_FILE, CompressionResult, Observed
 from model_opt.errors import InvalidInput
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.replay import replay
 
 QUIET_S = 600.0
 """A fleet that has written nothing for so long is not taken to be running."""
-IMPORTANCE_PLANS = 2_000
-"""A fleet's search is modelled anew, for what matters, up to so many plans."""
+EXPLAINED_PLANS = 2_000
+"""A fleet's search is modelled anew, for what it had learnt, up to so many plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +155,21 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
         objective="log_speedup" if ratio else objective.metric,
         maximize=True if ratio else objective.maximize,
         limits=objective,
-        importance=_importance(request, kept, budget) if explain and len(kept) <= IMPORTANCE_PLANS else {},
         status={"measured_by": dict(Counter(item.result.worker for item in kept))},
     )
+    if explain and 0 < len(kept) <= EXPLAINED_PLANS:
+        view = _explained(view, request, kept)
     best = view.best()
     return replace(view, chosen=best.plan if best else None)
+
+
+def _explained(view: View, request: bundle.Request, kept: Sequence[Kept]) -> View:
+    """With what the search had learnt: what was believed of each plan before, and how much each decision matters."""
+    searcher = request.search.searcher(view.budget, {})
+    believed = replay(searcher, [item.result.outcome for item in kept])
+    told = zip(view.observations, believed, strict=True)
+    observations = tuple(replace(seen, predicted=predicted_of(expected)) for seen, expected in told)
+    return replace(view, observations=observations, importance=searcher.importance())
 
 
 def _samples(kept: Kept) -> Mapping[str, Any]:
@@ -180,15 +191,6 @@ def _observations(kept: Sequence[Kept], facts: Mapping[str, object]) -> tuple[Ob
         seen = observed_of(item.result.outcome, item.result.purpose)
         made.append(replace(seen, at_s=item.at_s - began, worker=item.result.worker))
     return tuple(made)
-
-
-def _importance(request: bundle.Request, kept: Sequence[Kept], budget: int) -> Mapping[str, float]:
-    if not kept:
-        return {}
-    searcher = request.search.searcher(budget, {})
-    for item in kept:
-        searcher.tell(item.result.outcome)
-    return searcher.importance()
 
 
 def _most_measured(kept: Sequence[Kept]) -> str:
