@@ -4,8 +4,8 @@ efficiency = seconds inside evaluators / (workers x time from first grant to las
 themselves. They sleep, lognormal around 0.5 s; one worker takes five times as long. With 16 workers everything is real:
 Ray, a child process a worker, a tree and a surrogate each. With 64 the evaluators are threads and proposals are random,
 so that one machine can hold them. distinct_share is that of plans measured once, by 8, 16 and 64 workers with a tree
-each, ten plans a worker, all in one process: 64 trees that each learn every outcome take minutes. The overhead of a
-plan is worker time outside of evaluators; two workers of one speed, beside Ray Tune and Optuna with two.
+each, ten plans a worker, all in one process: two cores hold 64 trees of 640 plans in a minute, of 1,280 not in ten. The
+overhead of a plan is worker time outside of evaluators; two workers of one speed, beside Ray Tune and Optuna with two.
 
 `python benchmarks/fleet_efficiency.py [--quick] [--json] [--only ray|threads|distinct|overhead]`
 """

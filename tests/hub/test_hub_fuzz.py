@@ -142,6 +142,11 @@ class Attacker:
         return await self.hub.ask(method, target, headers, body)
 
 
+def test_a_query_that_is_no_text_is_answered(hub: Hub) -> None:
+    assert asyncio.run(hub.ask("GET", "/health?\xc6(", [], b"")) == 200
+    assert asyncio.run(hub.ask("GET", f"{PUSH}?after=\xc6(", [], b"")) == 422
+
+
 def test_hostile_requests_are_answered(hub: Hub, tmp_path: Path) -> None:
     source = random.Random(0)
     answers: Counter[int] = Counter()

@@ -31,8 +31,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 class FleetResult:
     """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
     recommendation is theirs, `timeline` says who settled each when, and `believed` what all that was settled before it
-    told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator
-    said."""
+    told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator said."""
 
     name: str
     ending: str

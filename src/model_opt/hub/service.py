@@ -118,7 +118,7 @@ class _Service:
         """Counts the request, and hands out the nonce for the next one."""
         began = time.perf_counter()
         response = await call_next(request)
-        if request.url.path.startswith("/v1/") and response.status_code != 429:
+        if request.scope["path"].startswith("/v1/") and response.status_code != 429:
             response.headers[NONCE_HEADER] = self.desk.nonces.issue()
         route = request.scope.get("route")
         what = getattr(route, "name", "unknown")
