@@ -63,7 +63,7 @@ def make_network(deep: int = 1) -> nn.Module:
 
 
 def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """Images `[rows, 1, 8, 8]` and classes `[rows]`: 1,000 to train on, 400 to calibrate on, 397 for the last word."""
+    """Images `[rows, 1, 8, 8]` and classes `[rows]`: 1,000 to train on, 400 to judge by, 397 for the last word."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     classes = torch.tensor(digits.target)
@@ -121,6 +121,7 @@ def main() -> None:
         constraints={"max_accuracy_drop": 0.01},
         example_input=images[:8],
         calibration_data=zip(images.split(50), classes.split(50), strict=True),
+        train_data=zip(*(part.split(50) for part in data["train"]), strict=True),
         output=arguments.output,
         ray_address="local" if arguments.workers else None,
         workers=arguments.workers or None,

@@ -78,6 +78,7 @@ def main() -> None:
         constraints={"max_accuracy_drop": MOST_LOST},
         example_input=images[:8],
         calibration_data=zip(images.split(50), classes.split(50), strict=True),
+        train_data=zip(*(part.split(50) for part in data["train"]), strict=True),
         output=arguments.result.parent / "second_digits",
     )
     print_explanation(result, console)

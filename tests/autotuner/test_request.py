@@ -4,7 +4,7 @@ from networks import NotANumber, Raises, TwoInputs, small_cnn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from model_opt.autotuner.request import NOISE_ROWS, make_task
+from model_opt.autotuner.request import FIT_ROWS, NOISE_ROWS, make_task
 from model_opt.compression.inputs import batch_size, join
 from model_opt.errors import InvalidInput
 
@@ -45,6 +45,28 @@ def test_nothing_is_judged_that_was_fitted():
     fitted = {tuple(row.flatten()[:3].tolist()) for row in join(made.fit)}
     judged = {tuple(row.flatten()[:3].tolist()) for row in join(made.held_out)}
     assert len(fitted) == len(judged) == 20 and not fitted & judged
+
+
+def test_with_training_data_all_calibration_data_judges():
+    images, classes = torch.randn(30, 3, 32, 32), torch.arange(30) % 10
+    pairs = ((torch.full((8, 3, 32, 32), float(i)), torch.zeros(8)) for i in range(100))  # read once
+    made = task(calibration_data=zip(images.split(10), classes.split(10), strict=True), train_data=pairs)
+    assert torch.equal(join(made.held_out), images) and torch.equal(torch.cat(made.labels), classes)
+    assert len(made.train_data) == 100
+    fitted = join(made.fit)
+    assert batch_size(fitted) == FIT_ROWS
+    assert len(fitted[:, 0, 0, 0].unique()) == FIT_ROWS // 8  # from all over the training data, not from its start
+    assert fitted.max() > 90
+
+
+def test_training_data_alone_is_fitted_on_and_judges():
+    made = task(train_data=[(torch.randn(8, 3, 32, 32), torch.arange(8)) for _ in range(3)])
+    assert batch_size(join(made.fit)) == batch_size(join(made.held_out)) == 12 and len(made.train_data) == 3
+
+
+def test_training_data_must_be_pairs():
+    with pytest.raises(InvalidInput, match="item 0 of train_data must be a pair"):
+        task(calibration_data=[EXAMPLE], train_data=[EXAMPLE])
 
 
 def test_single_rows_become_batches():

@@ -76,9 +76,10 @@ class IntelligentOptimizer:
         "hybrid" (a search that starts from what is known of similar architectures). `n_simulations` counts measured
         plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
         `autotuner.constraints.RANGES`; without `max_accuracy_drop` at most one point may be lost.
-        `calibration_data` is an iterable of inputs (batches or rows;
-        pairs with class indices are labelled data). `eval_fn` takes a model and returns its accuracy. `train_data`
-        yields (inputs, target) for fine-tuning. `plans` are tried first; `freeze` fixes decisions, `exclude` names
+        `calibration_data` is an iterable of inputs (batches or rows; pairs with class indices are labelled data): one
+        half is fitted on, the other judges. `train_data` yields (inputs, target) for fine-tuning; with it techniques
+        are fitted on its inputs, and all calibration data judges. `eval_fn` takes a model and returns its accuracy.
+        `plans` are tried first; `freeze` fixes decisions, `exclude` names
         techniques or decisions not to be used. `output` is a folder for the result and the model.
         `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster
         with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`;

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from model_opt.compression.inputs import Inputs, batch_size, call, join, map_ten
 from model_opt.errors import InvalidInput
 
 MOST_ROWS = 1024
+FIT_ROWS = MOST_ROWS // 2
+"""Rows of `train_data` that techniques are fitted on: as many as half of the most calibration data."""
 NOISE_ROWS = 64
 BATCH_ROWS = 32
 USUAL_SHAPES = ((3, 224, 224), (3, 32, 32), (1, 28, 28), (3, 299, 299), (1, 32, 32), (1, 8, 8), (3, 64, 64))
@@ -49,7 +51,8 @@ def make_task(
     if eval_fn is not None and not callable(eval_fn):
         raise InvalidInput(f"eval_fn must take a model and return its accuracy, not be a {type(eval_fn).__name__}")
     ours = _copied(model)
-    data = _read_data(calibration_data if calibration_data is not None else train_data, example_input)
+    pairs = None if train_data is None else list(_iterate(train_data, "train_data"))
+    data = _read_data(calibration_data if calibration_data is not None else pairs, example_input)
     example = example_input
     if example is None:
         example = _example_from(data) if data else _guess_example(ours)
@@ -62,7 +65,11 @@ def make_task(
                 "no calibration_data and no eval_fn: accuracy is agreement with the original on random noise",
                 stacklevel=3,
             )
-    fit, held_out, labels = _split(data, seed)
+    if pairs and calibration_data is not None:  # then all calibration data judges
+        fit = _inputs_of(pairs, example, seed)
+        held_out, labels = _judged(data, torch.arange(batch_size(data.inputs)))
+    else:
+        fit, held_out, labels = _split(data, seed)
     return Task(
         model=ours,
         example=example,
@@ -71,7 +78,7 @@ def make_task(
         labels=labels,
         judged_on=source,
         eval_fn=eval_fn,
-        train_data=list(train_data) if train_data is not None else None,
+        train_data=pairs,
         accuracy_limit=max_accuracy_drop,
         threads=torch.get_num_threads(),
         seed=seed,
@@ -99,8 +106,8 @@ def _read_data(given: Iterable[Any] | None, example: Inputs | None) -> Data | No
     inputs: list[Inputs] = []
     labels: list[Tensor] = []
     count = 0
-    for position, item in enumerate(_iterate(given)):
-        made, label = _read_item(item, example, position)
+    for position, item in enumerate(_iterate(given, "calibration_data")):
+        made, label = _read_item(item, example, f"item {position} of calibration_data")
         inputs.append(made)
         labels += [label] if label is not None else []
         count += batch_size(made)
@@ -114,33 +121,33 @@ def _read_data(given: Iterable[Any] | None, example: Inputs | None) -> Data | No
     return Data(inputs=whole, labels=torch.cat(labels)[:MOST_ROWS] if labels else None)
 
 
-def _iterate(given: Iterable[Any]) -> Iterator[Any]:
+def _iterate(given: Iterable[Any], name: str) -> Iterator[Any]:
     try:
         iterator = iter(given)
     except TypeError as error:
-        raise InvalidInput(f"calibration_data must be an iterable of inputs, not {type(given).__name__}") from error
+        raise InvalidInput(f"{name} must be an iterable of inputs, not {type(given).__name__}") from error
     while True:
         try:
             yield next(iterator)
         except StopIteration:
             return
         except Exception as error:
-            raise InvalidInput(f"calibration_data raised {type(error).__name__} while it was read: {error}") from error
+            raise InvalidInput(f"{name} raised {type(error).__name__} while it was read: {error}") from error
 
 
-def _read_item(item: Any, example: Inputs | None, position: int) -> tuple[Inputs, Tensor | None]:
+def _read_item(item: Any, example: Inputs | None, name: str) -> tuple[Inputs, Tensor | None]:
     label = None
     if isinstance(item, list | tuple) and len(item) == 2 and _is_label(item[1]) and not isinstance(example, tuple):
         item, label = item[0], torch.as_tensor(item[1]).reshape(-1).long()
     if isinstance(item, list):
         item = tuple(item)
     if not isinstance(item, Tensor | tuple | Mapping) or not tensors(item):
-        raise InvalidInput(f"item {position} of calibration_data holds no tensor: {type(item).__name__}")
+        raise InvalidInput(f"{name} holds no tensor: {type(item).__name__}")
     made: Inputs = item
     if example is not None and tensors(made)[0].ndim == tensors(example)[0].ndim - 1:
         made = map_tensors(lambda tensor: tensor.unsqueeze(0), made)
     if label is not None and len(label) != batch_size(made):
-        raise InvalidInput(f"item {position} of calibration_data: {len(label)} labels for {batch_size(made)} inputs")
+        raise InvalidInput(f"{name}: {len(label)} labels for {batch_size(made)} inputs")
     return made, label
 
 
@@ -215,8 +222,28 @@ def _split(data: Data, seed: int) -> tuple[list[Inputs], list[Inputs], list[Tens
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     cut = max(1, total // 2)
     fitted, judged = order[:cut], order[cut:] if total > 1 else order
-    labels = None if data.labels is None else list(torch.split(data.labels[judged], BATCH_ROWS))
-    return _batches(data.inputs, fitted), _batches(data.inputs, judged), labels
+    return _batches(data.inputs, fitted), *_judged(data, judged)
+
+
+def _judged(data: Data, chosen: Tensor) -> tuple[list[Inputs], list[Tensor] | None]:
+    """The rows `chosen` as held-out batches, and their labels."""
+    labels = None if data.labels is None else list(torch.split(data.labels[chosen], BATCH_ROWS))
+    return _batches(data.inputs, chosen), labels
+
+
+def _inputs_of(pairs: Sequence[Any], example: Inputs, seed: int) -> list[Inputs]:
+    """Fit batches from `FIT_ROWS` rows of training pairs (inputs, target), taken in a random order of the pairs."""
+    inputs, count = [], 0
+    for position in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist():
+        name, pair = f"item {position} of train_data", pairs[position]
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidInput(f"{name} must be a pair (inputs, target), not a {type(pair).__name__}")
+        made, _ = _read_item(pair[0], example, name)
+        inputs.append(made)
+        count += batch_size(made)
+        if count >= FIT_ROWS:
+            break
+    return _batches(join(inputs), torch.arange(min(count, FIT_ROWS)))
 
 
 def _batches(inputs: Inputs, chosen: Tensor) -> list[Inputs]:
