@@ -3,16 +3,21 @@
     python benchmarks/warm_start.py [--quick] [--json] [--seeds 10]
 
 On tables of measured compression plans (`compression_tables.py`). Deployment A searches its network's plans with
-`--budget` measurements and shares what it measured. Deployment B has a similar network (as similar as
-the product asks for) and searches as the product does, without and with A's knowledge: the same surrogates, priors,
-first plans. A's final quality is the speed-up of its answer (within the limit of accuracy lost); where B's network
-cannot be made so fast, the same share of what is attainable. B is there once its own answer has that, to within the
-standard error of the table's figures. The original, measured first, counts as a plan.
+`--budget` measurements and shares what it measured. Deployment B has a similar network (as similar as the product asks
+for) and searches with A's knowledge (warm), as the product does without any (taught: the family's strategies come
+first, options have prior weights), and with nothing at all (cold). A's final quality is the speed-up of its answer
+(within the limit of accuracy lost); where B's network cannot be made so fast, the same share of what is attainable. B
+is there once its own answer has that, to within the standard error of the table's figures. The original, measured
+first, counts as a plan.
 
 `warm_start_ratio`: measured plans until then, warm ÷ cold, medians over seeds, the median over pairs and limits.
-`warm_start_ratio_by_share`: the same where B must always reach the same share of what is attainable.
-`misleading_cost`: the same ratio where A's rows are lies: `shuffled` has the figures of other plans, `reversed` calls
-the best the worst.
+`warm_to_taught_ratio`: warm ÷ taught. Strategies are knowledge that comes with the product: where the first of them
+is already the best plan there is nothing left to gain.
+`warm_start_ratio_by_share`: as the first, where B must always reach the same share of what is attainable.
+`foreknowledge_ratio`: the same for one who knows A's whole table as it truly is, and measures B's plans in the order
+of A's speed-up, of those that lose at most so much there as lets B be done soonest (in hindsight): not to be had.
+`misleading_cost`: ÷ taught, where A's rows are lies: `shuffled` has the figures of other plans, `reversed` calls the
+best the worst.
 """
 
 import argparse
@@ -39,6 +44,7 @@ from model_opt.storage.knowledge import Neighbour
 
 LIMITS = (0.01, 0.02)
 LIES = ("shuffled", "reversed")
+STARTS = ("cold", "taught", "warm", *LIES)
 table_of = cache(load)
 
 
@@ -71,8 +77,11 @@ def doubt(table: PlanTable) -> float:
     return float(np.sqrt(table.noise["log_speedup"] / table.samples["log_speedup"].shape[1]))
 
 
-def search(name: str, limit: float, seed: int, budget: int, known: Recalled | None = None) -> Found:
-    """Searches table `name` as the product searches a model, from what is `known`."""
+def search(
+    name: str, limit: float, seed: int, budget: int, known: Recalled | None = None, *, taught: bool = True
+) -> Found:
+    """Searches table `name` as the product searches a model, from what is `known`; without strategies and prior weights
+    unless `taught`."""
     table, wanted = table_of(name), objective(limit)
     known = known or Recalled()
     searcher = Searcher(
@@ -81,8 +90,8 @@ def search(name: str, limit: float, seed: int, budget: int, known: Recalled | No
         budget=budget,
         seed=seed,
         noise={"log_speedup": table.noise["log_speedup"], "latency_ms": table.noise["latency_ms"]},
-        first=start_with(known.plans, table.signature.family, table.space),
-        prior=prior(table.space),
+        first=start_with(known.plans, table.signature.family, table.space) if taught else (),
+        prior=prior(table.space) if taught else None,
         evidence=known.evidence,
     )
     rng = np.random.default_rng([seed, 1])
@@ -144,18 +153,32 @@ def related() -> list[tuple[str, str]]:
     return [(a, b) for a, b in itertools.permutations(there, 2) if similarity(a, b) >= LEAST_SIMILARITY]
 
 
+def foreknown(source: str, target: str, limit: float, share: float) -> int:
+    """How many plans B measures, the original too, until one has `share`, by the order of A's true figures."""
+    a, b, best = table_of(source), table_of(target), best_of(target, limit)
+    pairs = [(a.truth(plan), b.truth(plan)) for plan in b.plans if plan in a.places]
+    both = [(there, here) for there, here in pairs if there and here]
+    there_speed = np.array([there["log_speedup"] for there, _ in both])
+    there_drop = np.array([there["accuracy_drop"] for there, _ in both])
+    done = [here["log_speedup"] >= share * best and here["accuracy_drop"] <= limit for _, here in both]
+    ahead = [(there_speed >= there_speed[i]) & (there_drop <= there_drop[i]) for i in np.flatnonzero(done)]
+    return 1 + min((int(plans.sum()) for plans in ahead), default=len(both))
+
+
 def one(task: tuple[str, str, float, int, int]) -> dict[str, int]:
     """For one pair, limit and seed: measurements until B had A's final quality, by where B started from."""
     source, target, limit, seed, budget = task
     a, best = search(source, limit, seed, budget), best_of(target, limit)
     alike = a.shares[-1] - doubt(table_of(target)) / best
     share = min(alike, (a.shares[-1] * best_of(source, limit) - doubt(table_of(target))) / best)
-    starts: dict[str, Recalled | None] = {"cold": None, "warm": recalled(source, a.rows, target, limit)}
+    starts: dict[str, Recalled | None] = {"taught": None, "warm": recalled(source, a.rows, target, limit)}
     for how in LIES:
         starts[how] = recalled(source, lying(a.rows, how, seed), target, limit)
     runs = {start: search(target, limit, seed + 1000, budget, known) for start, known in starts.items()}
+    runs["cold"] = search(target, limit, seed + 1000, budget, taught=False)
     by_share = {f"{start}_by_share": runs[start].until(alike) for start in ("cold", "warm")}
-    return {start: run.until(share) for start, run in runs.items()} | by_share
+    counts = {start: run.until(share) for start, run in runs.items()}
+    return counts | by_share | {"foreknown": foreknown(source, target, limit, share)}
 
 
 def compare(seeds: int, budget: int, limits: Sequence[float], processes: int) -> list[dict[str, object]]:
@@ -178,13 +201,15 @@ def compare(seeds: int, budget: int, limits: Sequence[float], processes: int) ->
 def summary(table: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """The figures by name: medians over pairs and limits of the ratios to the cold start."""
 
-    def ratio(start: str, cold: str = "cold") -> float:
-        return float(np.median([float(str(row[start])) / float(str(row[cold])) for row in table]))
+    def ratio(start: str, to: str) -> float:
+        return float(np.median([float(str(row[start])) / float(str(row[to])) for row in table]))
 
-    lies = {start: ratio(start) for start in LIES}
+    lies = {start: ratio(start, "taught") for start in LIES}
     return {
-        "warm_start_ratio": ratio("warm"),
+        "warm_start_ratio": ratio("warm", "cold"),
+        "warm_to_taught_ratio": ratio("warm", "taught"),
         "warm_start_ratio_by_share": ratio("warm_by_share", "cold_by_share"),
+        "foreknowledge_ratio": ratio("foreknown", "cold"),
         "misleading_cost": max(lies.values()),
         **{f"{start}_cost": cost for start, cost in lies.items()},
         "pairs": table,
@@ -205,15 +230,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(figures))
         return
-    print(f"{'from':18}{'to':18}{'limit':>6}{'cold':>7}{'warm':>7}{'shuffled':>10}{'reversed':>10}")
+    print(f"{'from':18}{'to':18}{'limit':>6}{'cold':>7}{'taught':>8}{'warm':>7}{'shuffled':>10}{'reversed':>10}")
     for row in table:
-        counts = "".join(
-            f"{row[name]:>{width}g}" for name, width in zip(("cold", "warm", *LIES), (7, 7, 10, 10), strict=True)
-        )
+        counts = "".join(f"{row[name]:>{width}g}" for name, width in zip(STARTS, (7, 8, 7, 10, 10), strict=True))
         print(f"{row['from']:18}{row['to']:18}{row['limit']:>6g}{counts}")
     print(f"warm / cold, median: {figures['warm_start_ratio']:.2f}")
+    print(f"warm / taught, median: {figures['warm_to_taught_ratio']:.2f}")
     print(f"warm / cold by share of the attainable: {figures['warm_start_ratio_by_share']:.2f}")
-    print(f"misleading / cold, median: {figures['misleading_cost']:.2f} (the worse of {' and '.join(LIES)})")
+    print(f"knowing A's whole table / cold, median: {figures['foreknowledge_ratio']:.2f}")
+    print(f"misleading / taught, median: {figures['misleading_cost']:.2f} (the worse of {' and '.join(LIES)})")
 
 
 if __name__ == "__main__":
