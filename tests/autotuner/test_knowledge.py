@@ -162,8 +162,8 @@ def test_a_source_that_misleads_is_soon_believed_less_than_one_that_does_not():
     known = PLANS[::3]
     lies = {plan: truth(PLANS[order[i]]) for i, plan in enumerate(known)}
     honest, misled = searcher(evidence({plan: truth(plan) for plan in known})), searcher(evidence(lies))
-    told(honest, 12)
-    told(misled, 12)
+    told(honest, 9)
+    told(misled, 9)
     for metric in ("log_speedup", "accuracy_drop"):
         assert misled.heeded()["elsewhere"][metric] < honest.heeded()["elsewhere"][metric]
     assert honest.recommend().plan == max(

@@ -21,9 +21,8 @@ from model_opt.search.space import SearchSpace
 
 RULES_FIRST = 4
 """How many of the family's strategies a search starts with, where nothing is known of similar networks."""
-KNOWN_FIRST = 1
-"""How many of the plans known to be good elsewhere a search starts with; what it believes of the others then tells it
-which comes next."""
+KNOWN_FIRST = 2
+"""How many of the plans known to be good elsewhere a search starts with: then it has seen whether they hold here."""
 
 
 @dataclass(frozen=True, kw_only=True)

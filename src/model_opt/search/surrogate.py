@@ -14,7 +14,7 @@ Integers = NDArray[np.integer]
 
 _JITTER = 1e-6
 _BLOCK = 128
-_LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.05)
+_LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
 _STD_NUGGET, _STD_NOISE = 1.5, 0.5
 
 
@@ -41,7 +41,7 @@ class Surrogate:
 
     Parameters are logarithms, in one vector: h `[decisions]`, o `[decisions]` (0 where options are not ordered), w
     `[3]`, u `[sources]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~
-    N(log 0.4, 1), log u ~ N(log unlike, 1), log nugget ~ N(log 0.05, 1.5), log noise factor ~ N(0, 0.5), the last wider
+    N(log 0.4, 1), log u ~ N(log unlike, 1), log nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider
     where the noise is a guess.
 
     Rows may come from similar problems, the sources 1, 2, …; 0 is the problem itself. Between source s and it the
