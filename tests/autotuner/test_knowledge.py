@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model_opt.autotuner.engine import KNOWN_FIRST, RULES_FIRST, start_with
+from model_opt.autotuner.engine import RULES_FIRST, start_with
 from model_opt.autotuner.knowledge import MOST_PLANS, recalled_from
+from model_opt.autotuner.rules import strategies
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
@@ -101,14 +102,14 @@ def test_what_was_not_heard_of_for_long_counts_less():
     assert old.sources[0].samples == fresh.sources[0].samples
 
 
-def test_the_best_known_plans_come_first_and_the_familys_only_where_nothing_is_known():
+def test_the_first_strategy_and_the_best_known_plan_come_first_and_more_strategies_only_where_nothing_is_known():
     one = network(32)
     known = recalled([Neighbour(signature=one, similarity=0.99, rows=tuple(rows(one, PLANS)))])
     within = [plan for plan in PLANS[1:] if truth(plan)["accuracy_drop"] <= 0.01]
     assert known.plans[0] == max(within, key=lambda plan: truth(plan)["log_speedup"])
     by_far = [plan for plan in within if truth(plan)["accuracy_drop"] <= 0.0025]
     assert known.plans[1] == max(by_far, key=lambda plan: truth(plan)["log_speedup"])
-    assert start_with(known.plans, Family.CNN, SPACE) == list(known.plans[:KNOWN_FIRST])
+    assert start_with(known.plans, Family.CNN, SPACE) == [strategies(Family.CNN, SPACE)[0], known.plans[0]]
     assert len(start_with((), Family.CNN, SPACE)) == RULES_FIRST
     assert len({piece.plan for piece in known.evidence}) == min(len(PLANS), MOST_PLANS)
 

@@ -21,8 +21,6 @@ from model_opt.search.space import SearchSpace
 
 RULES_FIRST = 4
 """How many of the family's strategies a search starts with, where nothing is known of similar networks."""
-KNOWN_FIRST = 2
-"""How many of the plans known to be good elsewhere a search starts with: then it has seen whether they hold here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +112,11 @@ def first_plans(problem: Problem) -> list[Plan]:
 
 
 def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> list[Plan]:
-    """The first plans of a search: the best known ones, or where nothing is known the family's strategies."""
-    return list(known[:KNOWN_FIRST]) or strategies(family, space)[:RULES_FIRST]
+    """The first plans of a search: the family's strategies, or where plans are known the first of those and the best
+    known. Then it has been seen whether what is known holds here, and where it does not little is lost.
+    """
+    rules = strategies(family, space)
+    return list(dict.fromkeys([*rules[:1], *known[:1]])) if known else rules[:RULES_FIRST]
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
