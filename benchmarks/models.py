@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS, help="torchvision:NAME or timm:NAME")
     parser.add_argument("--quick", action="store_true", help="two small models only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds for each model")
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds for each model")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

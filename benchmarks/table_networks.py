@@ -114,7 +114,7 @@ NETWORKS: Mapping[str, Kind] = {
     "plain_narrow": Kind(make=partial(PlainCNN, 24, 5), half=0, epochs=8, rate=4e-3),
     "plain_wide": Kind(make=partial(PlainCNN, 40, 5), half=1, epochs=7, rate=4e-3),
     "residual_shallow": Kind(make=partial(ResidualCNN, 32, 3, 2), half=0, epochs=7, rate=4e-3),
-    "vit_narrow": Kind(make=partial(ViT, 48, heads=3), half=1, epochs=25, rate=2e-3),
+    "vit_shallow": Kind(make=partial(ViT, 64, depth=2), half=1, epochs=25, rate=2e-3),
     "vit_small": Kind(make=partial(ViT, 64), half=0, epochs=25, rate=2e-3),
     "vit_wide": Kind(make=partial(ViT, 96), half=1, epochs=20, rate=2e-3),
 }
