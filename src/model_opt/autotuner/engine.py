@@ -107,7 +107,7 @@ class MCTSEngine:
 
 
 def first_plans(problem: Problem) -> list[Plan]:
-    """What a search measures before anything else: the user's plans, then those known to be good or the family's."""
+    """What a search measures before anything else: the user's plans, then those of `start_with`."""
     return list(dict.fromkeys([*problem.first, *start_with(problem.known, problem.signature.family, problem.space)]))
 
 
@@ -116,7 +116,7 @@ def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> lis
     known. Then it has been seen whether what is known holds here, and where it does not little is lost.
     """
     rules = strategies(family, space)
-    return list(dict.fromkeys([*rules[:1], *known[:1]])) if known else rules[:RULES_FIRST]
+    return [*rules[:1], *known[:1]] if known else rules[:RULES_FIRST]
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:

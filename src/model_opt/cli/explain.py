@@ -30,10 +30,10 @@ def explain(
 
 
 def explained(result: "CompressionResult") -> dict[str, Any]:
-    """Sources with origins, samples and confidence, the plans that were measured for their sake, and the outcome.
+    """Sources with origins, samples and confidence, the best known plans that were measured here, and the outcome.
 
     `settled_after` is after how many measured plans the answer had been measured, and `from_knowledge` whether it was
-    one of the plans that knowledge had put first.
+    one of the best that were known from elsewhere.
     """
     known = result.knowledge
     first = [_tried(expected, result.observations) for expected in known.get("expected", ())]
@@ -84,7 +84,7 @@ def print_explanation(result: "CompressionResult", console: "Console") -> None:
         )
         _print_sources(told["sources"], told["heeded"], console)
         _print_first(told["first_plans"], console)
-    whence = "one of the plans that knowledge had put first" if told["from_knowledge"] else "found by the search"
+    whence = "one of the best plans that were known from elsewhere" if told["from_knowledge"] else "found by the search"
     after = f", measured as number {told['settled_after']} of {told['measured']}" if told["settled_after"] else ""
     console.print(f"The answer, {result.plan}, is {whence}{after}.", highlight=False)
 
@@ -116,7 +116,7 @@ def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None
         return
     from rich.table import Table
 
-    table = Table(title="plans measured first because they did well elsewhere: there → here")
+    table = Table(title="the best plans known from elsewhere, as measured: there → here")
     for heading in ("measured as", "faster", "smaller", "lost", "plan"):
         table.add_column(heading, justify="right" if heading != "plan" else "left", overflow="fold")
     for plan in plans:
