@@ -24,7 +24,7 @@ from model_opt.search.signature import Family, Signature, Stage
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 DATA = Path(__file__).parent / "data"
-NAMES = ("plain_narrow", "plain_wide", "residual_shallow", "vit_shallow", "vit_small", "vit_wide")
+NAMES = ("plain_narrow", "plain_wide", "residual", "vit_shallow", "vit_small", "vit_wide")
 EXACT = ("log_size_ratio", "accuracy_drop")
 TIMED = ("log_speedup", "latency_ms")
 

@@ -9,7 +9,7 @@ import msgpack
 from model_opt.federation.wire import _body_hash
 
 DATA = Path(__file__).parent / "data"
-NAMES = ("envelope-1", "envelope-2", "snapshot-1", "revocation-1", "signed-envelope-1")
+NAMES = tuple(sorted(path.stem for path in DATA.glob("*.bin")))
 
 
 def altered(seed: int, count: int) -> Iterator[bytes]:
@@ -27,9 +27,15 @@ def altered(seed: int, count: int) -> Iterator[bytes]:
         if part == "head":
             head = mutated(head, source)
         else:
-            head = msgpack.packb(msgpack.unpackb(head) | {"body": _body_hash(meta, columns)})
+            head = fitting(head, meta, columns)
         raw = framed(magic, head, meta, columns, *seal)
         yield mutated(raw, source) if part == "frame" else raw
+
+
+def fitting(head: bytes, meta: bytes, columns: bytes) -> bytes:
+    """`head` with the hash of this body."""
+    fields = msgpack.unpackb(head)
+    return msgpack.packb(fields | {"body": _body_hash(fields["reader"], meta, columns)})
 
 
 def framed(*parts: object) -> bytes:
@@ -40,8 +46,8 @@ def framed(*parts: object) -> bytes:
 def claiming(meta: dict | bytes, columns: bytes) -> bytes:
     """An envelope with this body, and a head that fits it."""
     packed = meta if isinstance(meta, bytes) else msgpack.packb(meta)
-    head = msgpack.unpackb(msgpack.unpackb((DATA / "envelope-1.bin").read_bytes())[1])
-    return framed("model_opt", msgpack.packb(head | {"body": _body_hash(packed, columns)}), packed, columns)
+    head = msgpack.unpackb((DATA / "envelope-3.bin").read_bytes())[1]
+    return framed("model_opt", fitting(head, packed, columns), packed, columns)
 
 
 def mutated(raw: bytes, source: random.Random) -> bytes:

@@ -51,6 +51,19 @@ def test_timm_vit_and_low_rank_before_it() -> None:
     survives(made, x)
 
 
+@pytest.mark.parametrize("option", ["4", "24"])
+def test_static_int8_of_merging_blocks(option: str) -> None:
+    """24 are more than the second block has pairs: it merges those that there are, as it does in float."""
+    torch.manual_seed(0)
+    model, x = TinyViT(width=32, depth=2).eval(), torch.randn(8, 3, 32, 32)
+    recipe = material(model, x, [x])
+    merged = applied(recipe, token_merging=option)
+    made = applied(recipe, token_merging=option, precision="int8_static")
+    with torch.no_grad():
+        found, wanted = made(x), merged(x)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.3
+
+
 def test_unet_through_tomesd() -> None:
     pytest.importorskip("tomesd")
     model, inputs = UNet().eval(), unet_inputs(2)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,11 @@ def fixed() -> Identity:
     )
 
 
-def test_old_signatures_verify_for_ever() -> None:
-    data = (Path(__file__).parents[1] / "data" / "signed-envelope-1.bin").read_bytes()
-    assert data == sign(fixed(), told(fixed())) and verify(data, {fixed().origin}).digest == digest_of(data)
+@pytest.mark.parametrize("schema", [1, 2])
+def test_old_signatures_verify_for_ever(schema: int) -> None:
+    data = (Path(__file__).parents[1] / "data" / f"signed-envelope-{schema}.bin").read_bytes()
+    assert data == sign(fixed(), replace(told(fixed()), schema=schema))
+    assert verify(data, {fixed().origin}).digest == digest_of(data)
 
 
 def test_what_was_signed_verifies_and_is_the_same_record(alice: Identity) -> None:

@@ -1,5 +1,6 @@
 """Bytes: round trips, sizes, what is refused, and old bytes that are replayed for ever."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -18,27 +19,39 @@ from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, e
 
 DATA = Path(__file__).parents[1] / "data"
 EPOCH = "0123456789abcdef0123456789abcdef"
+GOLDEN = {
+    1: ("envelope-1", "envelope-2", "snapshot-1", "revocation-1"),
+    2: ("envelope-3", "envelope-4", "snapshot-2", "revocation-2"),
+}
+"""Files by the schema of what they hold."""
 
 
-def golden_records() -> dict[str, Record]:
-    """What the golden files hold. Never change it: add another file instead."""
+def golden_records(schema: int = 1) -> dict[str, Record]:
+    """What the golden files of a schema hold. Never change it: add another file instead."""
     stream = Stream(origin="alpha", epoch=EPOCH)
     rows = [*entries(5, 3), *entries(2, context=OTHER_CONTEXT), (Plan(), CONTEXT, {"latency_ms": Moments.of([1.5])})]
-    first, second = stream.mint(RESNET18, rows), stream.mint(VIT_B, entries(3))
-    later = Stream(origin="alpha", epoch="f" * 32)
-    snapshot = Snapshot(
-        federation="local", origin="alpha", replaces=(EPOCH,), parts=(later.mint(RESNET18, entries(5, 3)),)
-    )
+    first = replace(stream.mint(RESNET18, rows), schema=schema)
+    stream.previous = digest_of(encode(first))
+    second = replace(stream.mint(VIT_B, entries(3)), schema=schema)
+    later = replace(Stream(origin="alpha", epoch="f" * 32).mint(RESNET18, entries(5, 3)), schema=schema)
+    snapshot = Snapshot(federation="local", origin="alpha", replaces=(EPOCH,), parts=(later,), schema=schema)
     revocation = Revocation(
-        federation="local", origin="alpha", authority="alpha", reason="a broken clock", epochs={EPOCH: 2}
+        federation="local",
+        origin="alpha",
+        authority="alpha",
+        reason="a broken clock",
+        epochs={EPOCH: 2},
+        schema=schema,
     )
-    return {"envelope-1": first, "envelope-2": second, "snapshot-1": snapshot, "revocation-1": revocation}
+    names = GOLDEN[schema]
+    return dict(zip(names, (first, second, snapshot, revocation), strict=True))
 
 
-@pytest.mark.parametrize("name", ["envelope-1", "envelope-2", "snapshot-1", "revocation-1"])
-def test_old_bytes_are_read_and_written_alike(name: str) -> None:
-    record, data = golden_records()[name], (DATA / f"{name}.bin").read_bytes()
+@pytest.mark.parametrize(("schema", "name"), [(schema, name) for schema, names in GOLDEN.items() for name in names])
+def test_old_bytes_are_read_and_written_alike(schema: int, name: str) -> None:
+    record, data = golden_records(schema)[name], (DATA / f"{name}.bin").read_bytes()
     read = decode_record(data)
+    assert read.schema == schema
     assert encode(read) == data == encode(record)
     assert Sealed.open(data).identity == Sealed.of(record).identity
     if isinstance(record, Envelope):

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 
-from hostile import framed, mutated
+from hostile import fitting, framed, mutated
 from model_opt.federation.identity import Identity, deployment_identity
 from model_opt.federation.signing import _RECORD, _mark
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
-from model_opt.federation.wire import _body_hash, encode, split
+from model_opt.federation.wire import encode, split
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.counts import HubCounts
 from model_opt.hub.credentials import written
@@ -115,8 +114,7 @@ class Attacker:
         elif kind == 3:
             head = mutated(head, self.source)
         if kind in (1, 2):
-            told = msgpack.unpackb(head) | {"body": _body_hash(meta, columns)}
-            head = msgpack.packb(told)
+            head = fitting(head, meta, columns)
         signed = framed("model_opt", head, meta, columns, _mark(self.identity, _RECORD + head))
         return mutated(signed, self.source) if kind == 4 else signed
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from model_opt.compression.attention import SelfAttention
@@ -61,6 +61,15 @@ def merge(tokens: Tensor, size: Tensor, key: Tensor, count: int, prefix: int) ->
     return joined[..., :-1] / size, size
 
 
+def merge_at_most(tokens: Tensor, size: Tensor | None, key: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
+    """`merge` of as many of `count` tokens as there are pairs; without a `size` each stands for one patch."""
+    size = torch.ones_like(tokens[..., :1]) if size is None else size
+    return merge(tokens, size, key, min(count, (tokens.shape[1] - prefix) // 2), prefix)
+
+
+fx.wrap("merge_at_most")  # a tracer takes it whole: how much it merges depends on the sequence's length
+
+
 def _rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
@@ -79,10 +88,8 @@ class MergingBlock(nn.Module):
         """`tokens` `[batch, tokens, width]` and their sizes (None: one patch each) after the block."""
         made, key = self._attend(self.norm1(tokens), size)
         tokens = tokens + (made if self.scale1 is None else self.scale1(made))
-        count = min(self.count, (tokens.shape[1] - self.prefix) // 2)
-        if count > 0:
-            size = torch.ones_like(tokens[..., :1]) if size is None else size
-            tokens, size = merge(tokens, size, key, count, self.prefix)
+        if self.count > 0:
+            tokens, size = merge_at_most(tokens, size, key, self.count, self.prefix)
         made = self.mlp(self.norm2(tokens))
         return tokens + (made if self.scale2 is None else self.scale2(made)), size
 

@@ -14,7 +14,7 @@ from model_opt.search.context import Context
 from model_opt.search.plan import Plan
 from model_opt.search.signature import Signature
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of what is written now."""
 FIRST = "0" * 64
 """`previous` of the first envelope of an epoch."""

@@ -104,11 +104,14 @@ class MomentColumns:
 
     def faults(self) -> str | None:
         """Which rule some row breaks, or None: finite, 1 ≤ n ≤ 2⁵³, m2 ≥ 0, min ≤ mean ≤ max."""
-        if not all(np.isfinite(column).all() for column in (self.mean, self.m2, self.min, self.max)):
+        distinct = {id(column): column for column in (self.mean, self.m2, self.min, self.max)}
+        if not all(np.isfinite(column).all() for column in distinct.values()):
             return "a value is not finite"
-        if not ((self.n >= 1) & (self.n <= MOST_SAMPLES)).all():
+        if not len(self):
+            return None
+        if self.n.min() < 1 or self.n.max() > MOST_SAMPLES:
             return "n is not within 1 and 2**53"
-        if not (self.m2 >= 0).all():
+        if self.m2.min() < 0:
             return "m2 is negative"
         if not ((self.min <= self.mean) & (self.mean <= self.max)).all():
             return "the mean is not between min and max"

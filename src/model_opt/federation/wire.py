@@ -3,9 +3,10 @@
     [ "model_opt", head, meta, columns ]        a msgpack array of four: a string and three binaries
     [ "model_opt", head, meta, columns, seal ]  of five where it is signed: see `signing`
 
-`head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body; the digest of a
-record is blake2b-256 over the head, signed or not. `meta` (msgpack map) describes the rows, `columns` holds their
+`head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body, blake3; the digest of
+a record is blake2b-256 over the head, signed or not. `meta` (msgpack map) describes the rows, `columns` holds their
 arrays end to end. A snapshot's columns are its parts, each after its length; a revocation has a head only.
+Records of schema 1 have a body hash of blake2b-256, and are read and written as they were.
 
 Sizes are checked before anything is decoded, and every value afterwards: bytes from anybody may be given to `decode`.
 """
@@ -16,14 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
+from blake3 import blake3
 
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation import wire_rows
 from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, Snapshot
 
 MAGIC = "model_opt"
-OLDEST_READER = 1
-"""The oldest schema whose readers understand what is written now."""
+OLDEST_READER = {1: 1, SCHEMA: 2}
+"""By schema of what is written, the oldest one whose readers understand it."""
 
 _FRAME_OF_FOUR, _FRAME_OF_FIVE = 0x94, 0x95
 _MAGIC = bytes(msgpack.packb(MAGIC))
@@ -87,8 +89,9 @@ def encode(record: Record) -> bytes:
         kind = "revocation"
         epochs = dict(sorted(record.epochs.items()))
         head |= {"authority": record.authority, "reason": record.reason, "epochs": epochs}
-    head = {"kind": kind, "schema": record.schema, "reader": OLDEST_READER} | head
-    packed = msgpack.packb(head | {"body": _body_hash(meta, columns)})
+    reader = OLDEST_READER.get(record.schema, SCHEMA)
+    head = {"kind": kind, "schema": record.schema, "reader": reader} | head
+    packed = msgpack.packb(head | {"body": _body_hash(reader, meta, columns)})
     return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
 
 
@@ -107,7 +110,7 @@ def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
     """
     frame = split(data, limits)
     head = _head(frame.head, limits)
-    if head.fields.get("body") != _body_hash(frame.meta, frame.columns):
+    if head.fields.get("body") != _body_hash(head.fields["reader"], frame.meta, frame.columns):
         raise WireError("the body does not match the hash in the head")
     try:
         return _MAKERS[head.kind](head, frame.meta, frame.columns, limits)
@@ -125,10 +128,10 @@ def digest_of(data: bytes) -> str:
     return read_head(data).digest
 
 
-def _body_hash(meta: bytes, columns: Bytes) -> bytes:
-    digest = hashlib.blake2b(len(meta).to_bytes(8, "little"), digest_size=32)
-    digest.update(meta)
-    digest.update(columns)
+def _body_hash(reader: int, meta: bytes, columns: Bytes) -> bytes:
+    digest = blake3() if reader >= 2 else hashlib.blake2b(digest_size=32)
+    for part in (len(meta).to_bytes(8, "little"), meta, columns):
+        digest.update(part)
     return digest.digest()
 
 

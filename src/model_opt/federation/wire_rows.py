@@ -101,8 +101,9 @@ def _check_block(block: RowBlock, codes: NDArray[Any], numbers: NDArray[Any], co
         raise WireError("decisions are unsorted, or a decision or metric is named twice")
     if any(len(set(table.options)) != len(table.options) for table in block.decisions):
         raise WireError("an option is named twice")
-    largest = np.array([len(table.options) for table in block.decisions], dtype=np.int64)
-    if (codes.max(axis=0) > largest).any() or int(numbers.max()) >= contexts:
+    # Column by column: along the first axis of a matrix that is long and narrow, numpy is slow.
+    beyond = any(int(column.max()) > len(table.options) for column, table in zip(codes.T, block.decisions, strict=True))
+    if beyond or int(numbers.max()) >= contexts:
         raise WireError("a row names an option or a context that is not in the table")
     if all(columns.rows is not None for columns in block.metrics.values()):
         measured = np.zeros(len(block), dtype=np.bool_)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 
@@ -25,5 +25,6 @@ class Context:
     @cached_property
     def key(self) -> str:
         """blake2b-128 over the fields, as 32 hexadecimal digits."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
