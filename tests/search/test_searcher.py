@@ -254,6 +254,20 @@ def test_repeats_are_averaged_and_unknown_noise_is_learnt() -> None:
     assert abs(answer.estimates["m"].mean) < 0.7
 
 
+def test_the_answer_is_measured_again_before_others_are() -> None:
+    """Its limit is noisy: what is wanted is exact, so nothing else could gain by another measurement of it."""
+    table, rng = Table(2), np.random.default_rng(0)
+    searcher = Searcher(table.space, BEST_WITHIN, budget=40, noise={"cost": 0.04}, seed=1)
+    while (proposal := searcher.ask()) is not None:
+        answer = searcher.recommend().plan if proposal.purpose is Purpose.VERIFY else None
+        if answer is not None and not any(o.plan == answer for o in searcher.observations[36:]):
+            assert proposal.plan == answer
+        found = table.evaluate(table.space.assignment(proposal.plan))
+        samples = {"value": (found["value"],), "cost": (found["cost"] + 0.2 * rng.normal(),)}
+        searcher.tell(Measurement(plan=proposal.plan, samples=samples))
+    assert sum(outcome.plan == searcher.recommend().plan for outcome in searcher.observations) > 1
+
+
 def test_verification_can_be_called_for_early() -> None:
     table = Table(0)
     searcher = Searcher(table.space, BEST_WITHIN, budget=60, noise={"value": 0.01})

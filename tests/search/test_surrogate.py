@@ -5,6 +5,7 @@ import pytest
 
 from model_opt.search.acquisition import log_expected_improvement, log_feasible
 from model_opt.search.kernel import cross, gram, option_tables
+from model_opt.search.metric_model import MetricModel, Rows
 from model_opt.search.surrogate import Changes, Surrogate
 from model_opt.search.warp import RankWarp
 
@@ -136,6 +137,25 @@ def test_fitting_finds_what_matters_and_predicts() -> None:
     mean, _ = surrogate.posterior(Changes.whole(np.ascontiguousarray(unseen.T)))
     assert np.corrcoef(mean, truth)[0, 1] > 0.95
     assert surrogate.importance[[4, 5]].max() < 0.5 * surrogate.importance[:4].min()
+
+
+def test_once_the_noise_is_known_a_plan_is_believed_as_surely_as_it_was_measured() -> None:
+    """While the noise is unknown most of the spread is taken for noise; that must not outlive the first repeats."""
+    rng, many = np.random.default_rng(0), 60
+    codes = np.stack([rng.integers(0, size, many) for size in SIZES], axis=1).astype(np.int16)
+    mean, count = rng.normal(size=many), np.ones(many)
+
+    def told(variance: np.ndarray) -> Rows:
+        source = np.zeros(many, dtype=np.int16)
+        return Rows(codes=codes, mean=mean, variance=variance, count=count, rank=np.zeros(many), source=source)
+
+    model = MetricModel(SIZES, ORDERED)
+    model.update(told(np.full(many, np.nan)), repeated=False)
+    before = model.at_rows()[1]
+    model.update(told(np.full(many, 0.01)), repeated=True)
+    after = model.at_rows()[1]
+    assert np.median(before) > 0.3
+    assert np.median(after) < 0.15
 
 
 def test_equal_values_get_the_mean_rank() -> None:

@@ -45,6 +45,7 @@ class MetricModel:
         self._sizes, self._ordered = sizes, ordered
         self._sources: Sources | None = None
         self._fitted_at: int | None = None
+        self._guessed = False
         self._index = np.zeros(0, dtype=np.int64)
         self._seen = 0
         self._believed = 0
@@ -70,13 +71,15 @@ class MetricModel:
         self._rows = rows
         z, noise, many = self._warp.targets, self._noise(rows), len(rows.mean)
         own = int((rows.source == 0).sum())  # what sources are worth is told by what was measured here
+        guessed = bool(np.isnan(rows.variance).any())
         if (
             self._fitted_at is None
+            or guessed != self._guessed
             or own >= max(1.25 * self._fitted_at, self._fitted_at + 3)
             or len(self._index) >= 1.25 * LARGEST
         ):
-            self._refit(z, noise)
-            self._fitted_at = own
+            self._refit(z, noise, guessed)
+            self._fitted_at, self._guessed = own, guessed
         elif repeated:
             self._index = np.concatenate([self._index, np.arange(self._seen, many)])
             self._factor(noise)
@@ -87,11 +90,12 @@ class MetricModel:
         self._seen = many
         self._surrogate.target(z[self._index])
 
-    def _refit(self, z: Array, noise: Array) -> None:
+    def _refit(self, z: Array, noise: Array, guessed: bool) -> None:
         rows, many = self._rows, len(z)
+        if self._guessed and not guessed:
+            self._surrogate.trust_noise()
         self._index = np.arange(many) if many <= LARGEST else _leaders_and_rest(rows.rank, LARGEST * 3 // 4)
         some = self._index[np.linspace(0, len(self._index) - 1, min(len(self._index), _FITTED)).astype(int)]
-        guessed = bool(np.isnan(rows.variance).any())
         steps = 30 if self._fitted_at is None else 12
         self._surrogate.fit(
             np.ascontiguousarray(rows.codes[some].T),

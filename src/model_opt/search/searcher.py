@@ -226,7 +226,8 @@ class Searcher:
         return chosen
 
     def _leaders(self, mine: Owned, believed: Sequence[Plan]) -> list[Plan]:
-        """Measured plans worth another measurement, by the same acquisition from what is believed of them."""
+        """Measured plans worth another measurement: the answer as it stands where it was measured once, then the others
+        by the same acquisition, from what is believed of them."""
         self._beliefs.refresh(self.objective)
         judged = self._beliefs.judged(self.objective)
         incumbent = _incumbent(judged)
@@ -234,6 +235,9 @@ class Searcher:
             value = np.log(judged.feasible)
         if incumbent is not None:
             value = value + log_expected_improvement(judged.score, judged.std, incumbent)
+        answer = recommend(judged, self.objective, self._ledger).plan.key
+        unsure = [record.plan.key == answer and record.attempts == 1 for record in judged.records]
+        value = np.where(unsure, np.inf, value)
         flying = {plan.key for plan in believed}
         order = (judged.records[i] for i in np.argsort(-value, kind="stable") if value[i] > -np.inf)
         return [r.plan for r in order if r.attempts < _REPEATS and r.plan.key not in flying and mine(r.plan)]
