@@ -6,7 +6,7 @@ from recipes import applied, material, state, survives, unchanged
 from model_opt.compression.flops import cost
 from model_opt.compression.inputs import call
 from model_opt.compression.technique import HANDLERS
-from model_opt.compression.token_merging import merge
+from model_opt.compression.token_merging import merge, merge_at_most
 from model_opt.errors import TechniqueError
 
 
@@ -29,6 +29,12 @@ def test_merging_keeps_the_sum_of_all_patches() -> None:
     assert made.shape == (3, 12, 8)
     assert torch.allclose((made * sizes).sum(1), (tokens * size).sum(1), atol=1e-4)
     assert torch.allclose(made[:, 0], tokens[:, 0], atol=1e-6)
+
+
+def test_where_no_pair_is_left_nothing_is_merged() -> None:
+    tokens = torch.randn(2, 2, 8)
+    made, sizes = merge_at_most(tokens, None, torch.randn(2, 2, 4), 4, 1)
+    assert torch.equal(made, tokens) and torch.equal(sizes, torch.ones(2, 2, 1))
 
 
 def test_vit_with_cleaned_attention() -> None:

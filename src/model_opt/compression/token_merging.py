@@ -64,7 +64,8 @@ def merge(tokens: Tensor, size: Tensor, key: Tensor, count: int, prefix: int) ->
 def merge_at_most(tokens: Tensor, size: Tensor | None, key: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
     """`merge` of as many of `count` tokens as there are pairs; without a `size` each stands for one patch."""
     size = torch.ones_like(tokens[..., :1]) if size is None else size
-    return merge(tokens, size, key, min(count, (tokens.shape[1] - prefix) // 2), prefix)
+    count = min(count, (tokens.shape[1] - prefix) // 2)
+    return merge(tokens, size, key, count, prefix) if count > 0 else (tokens, size)
 
 
 fx.wrap("merge_at_most")  # a tracer takes it whole: how much it merges depends on the sequence's length
