@@ -14,7 +14,7 @@ images that nothing was fitted or trained on.
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,28 @@ def by_plan(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The measurements of each plan, in the order of their first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(json.dumps(row["plan"], sort_keys=True), []).append(row)
+        found.setdefault(_key(row["plan"]), []).append(row)
     return found
+
+
+def _key(chosen: Mapping[str, str]) -> str:
+    return json.dumps(chosen, sort_keys=True)
+
+
+def wanting(tries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a plan with these measurements is to be measured again."""
+    return len(tries) < TRIES and all(spread(row) > STEADY for row in tries)
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What came of a measurement, in a few words."""
+    return row.get("failure") or f"{np.exp(np.median(row['log_speedup'])):.2f}x, {row['accuracy_drop'][0]:+.3f}"
 
 
 def measure(name: str, work: Path, until: float) -> bool:
     """Measures plans of `name` until `until` (monotonic seconds); whether all are done."""
     path, head = work / f"{name}.jsonl", work / f"{name}.json"
     tried = by_plan(read_rows(path))
-    done = {key for key, rows in tried.items() if len(rows) >= TRIES or min(map(spread, rows)) <= STEADY}
     model, evaluator = evaluator_of(name, work)
     space = space_of(model)
     if not head.exists():
@@ -120,18 +133,15 @@ def measure(name: str, work: Path, until: float) -> bool:
     with path.open("a") as file:
         for number, plan in enumerate(plans):
             chosen = {choice.decision: choice.option for choice in plan.choices}
-            if json.dumps(chosen, sort_keys=True) in done:
-                continue
-            if time.monotonic() > until:
-                return False
-            for _ in range(TRIES):
+            tries = tried.setdefault(_key(chosen), [])
+            while wanting(tries):
+                if time.monotonic() > until:
+                    return False
                 row = measured(evaluator, plan)
+                tries.append(row)
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-                if spread(row) <= STEADY:
-                    break
-            said = row.get("failure") or f"{np.exp(np.median(row['log_speedup'])):.2f}x, {row['accuracy_drop'][0]:+.3f}"
-            print(f"{name} {number + 1}/{len(plans)} {row['seconds']:.2f} s {chosen}: {said}", flush=True)
+                print(f"{name} {number + 1}/{len(plans)} {row['seconds']:.2f} s {chosen}: {told(row)}", flush=True)
     return True
 
 

@@ -104,14 +104,11 @@ class MomentColumns:
 
     def faults(self) -> str | None:
         """Which rule some row breaks, or None: finite, 1 ≤ n ≤ 2⁵³, m2 ≥ 0, min ≤ mean ≤ max."""
-        distinct = {id(column): column for column in (self.mean, self.m2, self.min, self.max)}
-        if not all(np.isfinite(column).all() for column in distinct.values()):
+        if not all(np.isfinite(column).all() for column in (self.mean, self.m2, self.min, self.max)):
             return "a value is not finite"
-        if not len(self):
-            return None
-        if self.n.min() < 1 or self.n.max() > MOST_SAMPLES:
+        if self.n.min(initial=1) < 1 or self.n.max(initial=1) > MOST_SAMPLES:
             return "n is not within 1 and 2**53"
-        if self.m2.min() < 0:
+        if self.m2.min(initial=0.0) < 0:
             return "m2 is negative"
         if not ((self.min <= self.mean) & (self.mean <= self.max)).all():
             return "the mean is not between min and max"

@@ -24,8 +24,8 @@ from model_opt.federation import wire_rows
 from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, Snapshot
 
 MAGIC = "model_opt"
-OLDEST_READER = {1: 1, SCHEMA: 2}
-"""By schema of what is written, the oldest one whose readers understand it."""
+OLDEST_READER = 2
+"""The oldest schema whose readers understand what is written now; they know blake3."""
 
 _FRAME_OF_FOUR, _FRAME_OF_FIVE = 0x94, 0x95
 _MAGIC = bytes(msgpack.packb(MAGIC))
@@ -89,7 +89,7 @@ def encode(record: Record) -> bytes:
         kind = "revocation"
         epochs = dict(sorted(record.epochs.items()))
         head |= {"authority": record.authority, "reason": record.reason, "epochs": epochs}
-    reader = OLDEST_READER.get(record.schema, SCHEMA)
+    reader = min(record.schema, OLDEST_READER)
     head = {"kind": kind, "schema": record.schema, "reader": reader} | head
     packed = msgpack.packb(head | {"body": _body_hash(reader, meta, columns)})
     return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
