@@ -150,8 +150,11 @@ class Beliefs:
             model = self.model(metric, objective)
             if model is None or not plans:
                 continue
-            guess, known = model.estimates(codes), model.estimates_at_rows()
-            for i, row in enumerate(self._ledger.places(metric, [plan.key for plan in plans])):
-                mean, std = (guess[0][i], guess[1][i]) if row < 0 else (known[0][row], known[1][row])
-                out[i][metric] = Estimate(mean=float(mean), std=float(std))
+            rows = self._ledger.places(metric, [plan.key for plan in plans])
+            mean, std = model.estimates(codes)
+            if (rows >= 0).any():
+                known_mean, known_std = model.estimates_at_rows()
+                mean, std = np.where(rows < 0, mean, known_mean[rows]), np.where(rows < 0, std, known_std[rows])
+            for i in range(len(plans)):
+                out[i][metric] = Estimate(mean=float(mean[i]), std=float(std[i]))
         return list(out)

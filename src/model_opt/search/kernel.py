@@ -26,32 +26,45 @@ def cross(bases, base_of, decision, option, rows, tables, weights):  # type: ign
     """Covariances of one-option changes of a few plans with all rows, `[candidates, rows]`, in single precision.
 
     Candidate c is `bases[base_of[c]]` (`[bases, decisions]`) with `option[c]` at `decision[c]`, or unchanged where that
-    is -1. `rows` is `[decisions, rows]`. A base costs O(rows x decisions), a change of it O(rows).
+    is -1. `rows` is `[decisions, rows]`. A base costs O(rows x decisions), a change of it O(rows): where k_d becomes
+    k_d + p, the sum S of all becomes S + p, and S^2 grows by 2 p S + p^2, so that the covariance is that of the base
+    plus alpha + beta S + gamma prod, with alpha, beta and gamma by the row's option.
     """
-    many, n, dims = len(base_of), rows.shape[1], bases.shape[1]
-    pairs = max(dims * (dims - 1), 1)
-    first = np.zeros((len(bases), n))
-    second = np.zeros((len(bases), n))
+    many, n, dims, widest = len(base_of), rows.shape[1], bases.shape[1], tables.shape[2]
+    w1, w2, w3 = weights[0] / dims, weights[1] / max(dims * (dims - 1), 1), weights[2]
+    used = np.zeros(len(bases), dtype=np.bool_)
+    used[base_of] = True
+    total = np.zeros((len(bases), n))
     product = np.ones((len(bases), n))
-    for b in range(len(bases)):
+    whole = np.zeros((len(bases), n))
+    for b in np.flatnonzero(used):
+        squares = whole[b]
         for d in range(dims):
             table = tables[d, bases[b, d]]
             for j in range(n):
                 t = table[rows[d, j]]
-                first[b, j] += t
-                second[b, j] += t * t
+                total[b, j] += t
+                squares[j] += t * t
                 product[b, j] *= t
+        for j in range(n):
+            s = total[b, j]
+            whole[b, j] = w1 * s + w2 * (s * s - squares[j]) + w3 * product[b, j]
     out = np.empty((many, n), dtype=np.float32)
-    w1, w2, w3 = weights[0] / dims, weights[1] / pairs, weights[2]
+    alpha, beta, gamma = np.empty(widest), np.empty(widest), np.empty(widest)
     for c in range(many):
         b, d = base_of[c], decision[c]
-        old = tables[max(d, 0), bases[b, max(d, 0)]]
-        new = old if d < 0 else tables[d, option[c]]
+        if d < 0:
+            for j in range(n):
+                out[c, j] = whole[b, j]
+            continue
+        for r in range(widest):
+            old, new = tables[d, bases[b, d], r], tables[d, option[c], r]
+            p = new - old
+            alpha[r] = w1 * p + w2 * (p * p - new * new + old * old)
+            beta[r], gamma[r] = 2 * w2 * p, w3 * (new / old - 1)
         for j in range(n):
-            r = rows[max(d, 0), j]
-            s, t = old[r], new[r]
-            total = first[b, j] - s + t
-            out[c, j] = w1 * total + w2 * (total * total - (second[b, j] - s * s + t * t)) + w3 * product[b, j] / s * t
+            r = rows[d, j]
+            out[c, j] = whole[b, j] + alpha[r] + beta[r] * total[b, j] + gamma[r] * product[b, j]
     return out
 
 

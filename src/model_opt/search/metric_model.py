@@ -49,6 +49,7 @@ class MetricModel:
         self._index = np.zeros(0, dtype=np.int64)
         self._seen = 0
         self._believed = 0
+        self._scores: dict[Limit, float] = {}
 
     @property
     def importance(self) -> Array:
@@ -68,6 +69,7 @@ class MetricModel:
                 self._sources = Sources(self._sizes, self._ordered, rows.codes, rows.mean, rows.source)
             rows = replace(rows, mean=self._sources.calibrated(rows.codes, rows.mean, rows.source))
         self._warp = RankWarp(rows.mean)
+        self._scores.clear()
         self._rows = rows
         z, noise, many = self._warp.targets, self._noise(rows), len(rows.mean)
         own = int((rows.source == 0).sum())  # what sources are worth is told by what was measured here
@@ -163,7 +165,9 @@ class MetricModel:
 
     def score(self, limit: Limit) -> float:
         """The limit in warped units."""
-        return self._warp.limit(limit.bound, limit.at_most)
+        if limit not in self._scores:
+            self._scores[limit] = self._warp.limit(limit.bound, limit.at_most)
+        return self._scores[limit]
 
     def log_feasible(self, limit: Limit, mean: Array, std: Array) -> Array:
         """Log of P(limit holds) from a posterior in warped units."""

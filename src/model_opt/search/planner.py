@@ -17,7 +17,7 @@ Score = Callable[[Changes, Codes], Array]
 """Log acquisition `[candidates]` of candidates, given twice: as changes of bases, and written out `[candidates,
 decisions]`."""
 
-EVALUATIONS = 600
+EVALUATIONS = 500
 """Plans estimated for one suggestion, by default."""
 NODES = 4096
 """Nodes that the tree of one suggestion may have, by default."""

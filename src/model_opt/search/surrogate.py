@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from model_opt.search.kernel import cross, gram, gram_gradient, option_tables
 
@@ -13,7 +13,6 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 _JITTER = 1e-6
-_BLOCK = 128
 _LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
 _STD_NUGGET, _STD_NOISE = 1.5, 0.5
 
@@ -66,6 +65,7 @@ class Surrogate:
         self._noise: Array = np.zeros(0)
         self._lower: Array = np.zeros((0, 0))
         self._lower32: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+        self._inverse_diagonal: Array | None = None
 
     # hyperparameters ------------------------------------------------------------------------------------------------
 
@@ -168,6 +168,7 @@ class Surrogate:
         self._lower[:n, :n] = _lower_inverse(covariance)[0]
         self._lower32[:n, :n] = self._lower[:n, :n]
         self.size = n
+        self._inverse_diagonal = None
 
     def append(self, row: Integers, noise: float) -> None:
         """Conditions on one more row of the problem itself, `[decisions]`: O(rows^2)."""
@@ -182,10 +183,12 @@ class Surrogate:
         self._lower32[n, : n + 1] = self._lower[n, : n + 1]
         self._rows[:, n], self._noise[n], self._source[n] = row, self._factor * noise, 0
         self.size = n + 1
+        self._inverse_diagonal = None
 
     def truncate(self, size: int) -> None:
         """Forgets the rows after the first `size`."""
         self.size = size
+        self._inverse_diagonal = None
 
     def target(self, z: Array) -> None:
         """Sets the targets of all rows, `[rows]`."""
@@ -203,21 +206,15 @@ class Surrogate:
         n, c = self.size, candidates
         covariance = cross(c.bases, c.base_of, c.decision, c.option, self._rows[:, :n], self._tables, self._weights)
         covariance *= self._alike[self._source[:n]]
-        variance = np.full(len(covariance), self._prior)
-        for start in range(
-            0, n, _BLOCK
-        ):  # the factor is triangular: each block of rows needs the columns up to its end
-            end = min(start + _BLOCK, n)
-            projected = covariance[:, :end] @ self._lower32[start:end, :end].T  # [candidates, block]
-            variance -= np.einsum("ij,ij->i", projected, projected)
+        projected = blas.strmm(1.0, self._lower32.T, covariance.T, trans_a=1)  # L^-1 k, [rows, candidates]
+        variance = self._prior - np.einsum("ij,ij->j", projected, projected).astype(np.float64)
         mean = covariance @ self._alpha.astype(np.float32)
         return mean.astype(np.float64), np.sqrt(np.maximum(variance, 1e-6))
 
     def left_out(self) -> Array:
         """By how much each row's target is missed by what the others say, `[rows]` (Rasmussen and Williams 2006,
         equation 5.12)."""
-        lower = self._lower[: self.size, : self.size]
-        return np.asarray(self._alpha / np.einsum("ij,ij->j", lower, lower))
+        return np.asarray(self._alpha / self._precision())
 
     def at_rows(self) -> tuple[Array, Array]:
         """Mean and standard deviation of the noise-free metric of the rows themselves, `[rows]`.
@@ -225,8 +222,15 @@ class Surrogate:
         f = z - N K^-1 z, var = N - N K^-1 N with N the noise: the nugget belongs to the plan, and is not averaged away.
         """
         noise = self._noise[: self.size]
-        diagonal = np.einsum("ij,ij->j", self._lower[: self.size, : self.size], self._lower[: self.size, : self.size])
-        return self._targets - noise * self._alpha, np.sqrt(np.maximum(noise - noise**2 * diagonal, 0.0))
+        left = noise - noise**2 * self._precision()
+        return self._targets - noise * self._alpha, np.sqrt(np.maximum(left, 0.0))
+
+    def _precision(self) -> Array:
+        """The diagonal of K^-1, `[rows]`."""
+        if self._inverse_diagonal is None:
+            lower = self._lower[: self.size, : self.size]
+            self._inverse_diagonal = np.einsum("ij,ij->j", lower, lower)
+        return self._inverse_diagonal
 
     @property
     def _prior(self) -> float:
