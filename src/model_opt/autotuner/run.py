@@ -13,7 +13,7 @@ from torch import nn
 from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem
+from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.finish import Answer, conclude, front
 from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
@@ -127,6 +127,7 @@ class Run:
             signature=self.signature,
             objective=objective,
             noise=cast(Mapping[str, float | None], described["noise"]),
+            original=original_of(baseline),
             first=self._first,
             known=recalled.plans,
             evidence=recalled.evidence,

@@ -13,7 +13,7 @@ from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.beliefs import Beliefs, Estimate, Judged
 from model_opt.search.design import draw, hypercube
 from model_opt.search.encoding import Encoding
-from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -59,10 +59,12 @@ class Searcher:
     """Sequential model-based search over the plans of one space.
 
     `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
-    before others, after the empty plan. `prior` weighs (decision, option) pairs, 1 where nothing is said. `budget`
-    counts settled outcomes, failures included. `tree_nodes` bounds the tree's memory: a node of 12 options takes 198
-    bytes, and a full tree is searched on without growing. What `ask` answers depends on the seed and on what was told,
-    in order, and on nothing else. Raises `InvalidInput` for a plan that the space does not allow.
+    before others, after the empty plan. `given` are figures that need no measuring, such as those of the user's model
+    beside itself: believed and recommended like others, but neither proposed nor counted. `prior` weighs (decision,
+    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes` bounds the
+    tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What `ask`
+    answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a plan
+    that the space does not allow.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Searcher:
         seed: int = 0,
         noise: Mapping[str, float | None] | None = None,
         first: Sequence[Plan] = (),
+        given: Sequence[Measurement] = (),
         prior: Mapping[tuple[str, str], float] | None = None,
         evidence: Sequence[Evidence] = (),
         evaluations: int = EVALUATIONS,
@@ -90,6 +93,9 @@ class Searcher:
         self._seed = seed
         self._encoding = Encoding(space)
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
+        self._given = len(given)
+        for measurement in given:
+            self._ledger.add(measurement)
         self._beliefs = Beliefs(self._encoding, self._ledger)
         self._planner = Planner(self._encoding, evaluations=evaluations, nodes=tree_nodes)
         self._prior = self._weights(prior or {})
@@ -102,12 +108,12 @@ class Searcher:
     @property
     def settled(self) -> int:
         """Outcomes told, failures included."""
-        return len(self._ledger.outcomes)
+        return len(self._ledger.outcomes) - self._given
 
     @property
     def observations(self) -> tuple[Outcome, ...]:
         """Every outcome, in the order in which it was told."""
-        return tuple(self._ledger.outcomes)
+        return tuple(self._ledger.outcomes[self._given :])
 
     @property
     def verifications(self) -> int:
@@ -152,13 +158,13 @@ class Searcher:
         return [Proposal(plan=p, purpose=purpose, expected=e) for p, e in zip(plans, expected, strict=True)]
 
     def _first_plans(self, first: Sequence[Plan], evidence: int) -> list[Plan]:
-        """Leave-alone, the given ones, and a Latin hypercube up to a quarter of the budget and `FIRST_PLANS`."""
+        """Leave-alone, the `first` ones, and a Latin hypercube up to a quarter of the budget and `FIRST_PLANS`."""
         plans = [Plan(), *first]
         many = min(FIRST_PLANS, max(4, self.budget // 4)) - len(plans) - evidence
         if many > 0:
             rng = np.random.default_rng([self._seed])
             plans += [self._encoding.decode(codes) for codes in hypercube(self._encoding, many, self._prior, rng)]
-        return list({plan.key: plan for plan in plans}.values())
+        return [plan for plan in dict.fromkeys(plans) if plan.key not in self._ledger.records]
 
     def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
         taken = {plan.key for plan in believed} | self._ledger.records.keys()
