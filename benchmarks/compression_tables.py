@@ -1,14 +1,17 @@
 """Measures every plan of six small networks' search spaces, so that searches can be compared without measuring again.
 
     python benchmarks/compression_tables.py measure [--seconds 300] [--only NAME] [--work out/tables]
+    python benchmarks/compression_tables.py repeat [--only NAME] [--work out/tables]
     python benchmarks/compression_tables.py pack
 
 `measure` goes on where it stopped, and ends after `--seconds`; give it one processor and one thread. Plans whose
-timings were disturbed are measured again, up to three times; the steadiest counts. `pack` writes
-`benchmarks/data/NAME.npz`, which `plan_tables.py` reads. The space is the product's own for the network, with layer
-fusion always on and without what takes minutes to prepare (compilers, distillation); for convolutional networks with
-pruning per stage in place of one ratio for the whole model, and one share of the rank. Batch 8; accuracy on 3,112
-images that nothing was fitted or trained on.
+timings were disturbed are measured again, up to three times; the steadiest counts. `repeat` measures 30 plans once
+more in another process: how far two figures of one plan are apart is more than the blocks of one show, and the table
+keeps it as its `error`. `pack` writes `benchmarks/data/NAME.npz`, which `plan_tables.py` reads.
+
+The space is the product's own for the network, with layer fusion always on and without what takes minutes to prepare
+(compilers, distillation); for convolutional networks with pruning per stage in place of one ratio for the whole model,
+and one share of the rank. Batch 8; accuracy on 3,112 images that nothing was fitted or trained on.
 """
 
 import argparse
@@ -30,6 +33,8 @@ BATCH, ROWS_AT_ONCE = 8, 100
 BLOCKS = 4
 STEADY, TRIES = 0.05, 3
 """The standard deviation of log_speedup over a plan's blocks above which it is measured again, so often at most."""
+REPEATED = 30
+"""Plans that are measured once more."""
 EXCLUDED = ("distil", "torch_compile", "aot_inductor")
 RANKS = ("0", "0.5")
 """Options of low rank where pruning is decided for each of three stages: with all of them there are 1,792 plans."""
@@ -84,8 +89,7 @@ def measured(evaluator: Any, plan: Plan) -> dict[str, Any]:
         row = {name: list(values) for name, values in outcome.samples.items()}
     except Exception as error:
         row = {"failure": f"{type(error).__name__}: {error}"[:300]}
-    chosen = {choice.decision: choice.option for choice in plan.choices}
-    return {"plan": chosen, "seconds": time.monotonic() - began} | row
+    return {"plan": _chosen(plan), "seconds": time.monotonic() - began} | row
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -105,6 +109,10 @@ def by_plan(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         found.setdefault(_key(row["plan"]), []).append(row)
     return found
+
+
+def _chosen(plan: Plan) -> dict[str, str]:
+    return {choice.decision: choice.option for choice in plan.choices}
 
 
 def _key(chosen: Mapping[str, str]) -> str:
@@ -132,7 +140,7 @@ def measure(name: str, work: Path, until: float) -> bool:
     plans = every_plan(space)
     with path.open("a") as file:
         for number, plan in enumerate(plans):
-            chosen = {choice.decision: choice.option for choice in plan.choices}
+            chosen = _chosen(plan)
             tries = tried.setdefault(_key(chosen), [])
             while wanting(tries):
                 if time.monotonic() > until:
@@ -143,6 +151,32 @@ def measure(name: str, work: Path, until: float) -> bool:
                 file.flush()
                 print(f"{name} {number + 1}/{len(plans)} {row['seconds']:.2f} s {chosen}: {told(row)}", flush=True)
     return True
+
+
+def repeat(name: str, work: Path) -> None:
+    """Measures some plans once more, drawn from those that were timed steadily."""
+    path = work / f"{name}.again.jsonl"
+    model, evaluator = evaluator_of(name, work)
+    plans = {_key(_chosen(plan)): plan for plan in every_plan(space_of(model))}
+    steady = [rows for rows in by_plan(read_rows(work / f"{name}.jsonl")).values() if 0 < spread(rows[0]) <= STEADY]
+    done = by_plan(read_rows(path))
+    with path.open("a") as file:
+        for place in np.random.default_rng(0).permutation(len(steady))[:REPEATED]:
+            first = steady[place][0]
+            if _key(first["plan"]) not in done:
+                row = measured(evaluator, plans[_key(first["plan"])])
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                print(f"{name} {row['plan']}: {told(first)}, then {told(row)}", flush=True)
+
+
+def error_of(rows: Mapping[str, list[dict[str, Any]]], again: Iterable[dict[str, Any]]) -> float:
+    """The standard deviation of a plan's log_speedup from one process to another, beyond what all plans share."""
+    pairs = [(rows[_key(row["plan"])][0], row) for row in again if 0 < spread(row) <= STEADY]
+    if len(pairs) < 2:
+        raise SystemExit("nothing was measured twice: run `compression_tables.py repeat` first")
+    apart = [np.mean(first["log_speedup"]) - np.mean(second["log_speedup"]) for first, second in pairs]
+    return float(np.std(apart, ddof=1) / np.sqrt(2))
 
 
 def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict[str, Any]:
@@ -170,7 +204,9 @@ def pack(name: str, work: Path) -> None:
     from plan_tables import DATA, EXACT, TIMED, space_from
 
     head = json.loads((work / f"{name}.json").read_text())
-    rows = [min(tries, key=spread) for tries in by_plan(read_rows(work / f"{name}.jsonl")).values()]
+    tried = by_plan(read_rows(work / f"{name}.jsonl"))
+    rows = [min(tries, key=spread) for tries in tried.values()]
+    head["error"] = error_of(tried, read_rows(work / f"{name}.again.jsonl"))
     space, frozen = space_from(head), {choice["decision"] for choice in head["frozen"]}
     codes = [space.encode(space.plan({k: v for k, v in row["plan"].items() if k not in frozen})) for row in rows]
     head["reasons"] = sorted({row["failure"] for row in rows if "failure" in row})
@@ -191,7 +227,7 @@ def main() -> None:
     from table_networks import NETWORKS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("measure", "pack"))
+    parser.add_argument("do", choices=("measure", "repeat", "pack"))
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", choices=NETWORKS)
     parser.add_argument("--work", type=Path, default=Path("out/tables"))
@@ -201,6 +237,8 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else NETWORKS:
         if arguments.do == "measure" and not measure(name, arguments.work, until):
             return
+        if arguments.do == "repeat":
+            repeat(name, arguments.work)
         if arguments.do == "pack" and (arguments.work / f"{name}.json").exists():
             pack(name, arguments.work)
 

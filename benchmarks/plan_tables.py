@@ -4,7 +4,7 @@
 Arrays of one table, by plan: `codes` uint8 `[plans, decisions]` (the option's number of every decision of the space),
 `log_speedup` and `latency_ms` float32 `[plans, samples]` (NaN where a plan failed), `log_size_ratio`, `accuracy_drop`
 and `accuracy_error` float32 `[plans]`, `failure` int16 `[plans]` (-1, or the place in `reasons`), and `head`, a JSON
-text: decisions, rules, frozen choices, signature, context, the original's figures.
+text: decisions, rules, frozen choices, signature, context, the original's figures, and the error of a figure.
 """
 
 import json
@@ -32,13 +32,15 @@ TIMED = ("log_speedup", "latency_ms")
 @dataclass(frozen=True, kw_only=True)
 class PlanTable:
     """One network's plans. `samples` maps a timed metric to `[plans, samples]`, `exact` the others to `[plans]`;
-    `reasons[i]` says why plan i failed, None where it did not."""
+    `reasons[i]` says why plan i failed, None where it did not. `error` is the standard deviation of a plan's
+    log_speedup from one process to another."""
 
     name: str
     space: SearchSpace
     signature: Signature
     context: Context
     baseline: Mapping[str, float]
+    error: float
     plans: Sequence[Plan]
     samples: Mapping[str, NDArray[np.float64]]
     exact: Mapping[str, NDArray[np.float64]]
@@ -91,6 +93,7 @@ def load(name: str) -> PlanTable:
         signature=_signature(head["signature"]),
         context=Context(**{key: _tuples(value) for key, value in head["context"].items()}),
         baseline=head["baseline"],
+        error=head["error"],
         plans=[space.decode(codes) for codes in arrays["codes"].astype(np.int16)],
         samples={metric: arrays[metric].astype(np.float64) for metric in TIMED},
         exact={metric: arrays[metric].astype(np.float64) for metric in EXACT},

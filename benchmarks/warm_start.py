@@ -7,8 +7,8 @@ On tables of measured compression plans (`compression_tables.py`). Deployment A 
 for) and searches with A's knowledge (warm), as the product does without any (taught: the family's strategies come
 first, options have prior weights), and with nothing at all (cold). A's final quality is the speed-up of its answer
 (within the limit of accuracy lost); where B's network cannot be made so fast, the same share of what is attainable. B
-is there once its own answer has that, to within the standard error of the table's figures. The original, measured
-first, counts as a plan.
+is there once its own answer has that, to within the error of the table's figures: how far apart two measurements of
+one plan are from process to process.
 
 `warm_start_ratio`: measured plans until then, warm ÷ cold, medians over seeds, the median over pairs and limits.
 `warm_to_taught_ratio`: warm ÷ taught. Strategies are knowledge that comes with the product: where the first of them
@@ -72,9 +72,9 @@ def best_of(name: str, limit: float) -> float:
     return max(truth["log_speedup"] for truth in truths if truth["accuracy_drop"] <= limit)
 
 
-def doubt(table: PlanTable) -> float:
-    """The standard deviation of a figure of the table, a mean of its samples."""
-    return float(np.sqrt(table.noise["log_speedup"] / table.samples["log_speedup"].shape[1]))
+def original(table: PlanTable) -> Measurement:
+    """The network beside itself: known without measuring a plan."""
+    return Measurement(plan=Plan(), samples={name: (value,) for name, value in (table.truth(Plan()) or {}).items()})
 
 
 def search(
@@ -91,6 +91,7 @@ def search(
         seed=seed,
         noise={"log_speedup": table.noise["log_speedup"], "latency_ms": table.noise["latency_ms"]},
         first=start_with(known.plans, table.signature.family, table.space) if taught else (),
+        given=(original(table),),
         prior=prior(table.space) if taught else None,
         evidence=known.evidence,
     )
@@ -154,7 +155,7 @@ def related() -> list[tuple[str, str]]:
 
 
 def foreknown(source: str, target: str, limit: float, share: float) -> int:
-    """How many plans B measures, the original too, until one has `share`, by the order of A's true figures."""
+    """How many plans B measures until one has `share`, by the order of A's true figures."""
     a, b, best = table_of(source), table_of(target), best_of(target, limit)
     pairs = [(a.truth(plan), b.truth(plan)) for plan in b.plans if plan in a.places]
     both = [(there, here) for there, here in pairs if there and here]
@@ -162,15 +163,15 @@ def foreknown(source: str, target: str, limit: float, share: float) -> int:
     there_drop = np.array([there["accuracy_drop"] for there, _ in both])
     done = [here["log_speedup"] >= share * best and here["accuracy_drop"] <= limit for _, here in both]
     ahead = [(there_speed >= there_speed[i]) & (there_drop <= there_drop[i]) for i in np.flatnonzero(done)]
-    return 1 + min((int(plans.sum()) for plans in ahead), default=len(both))
+    return min((int(plans.sum()) for plans in ahead), default=len(both))
 
 
 def one(task: tuple[str, str, float, int, int]) -> dict[str, int]:
     """For one pair, limit and seed: measurements until B had A's final quality, by where B started from."""
     source, target, limit, seed, budget = task
     a, best = search(source, limit, seed, budget), best_of(target, limit)
-    alike = a.shares[-1] - doubt(table_of(target)) / best
-    share = min(alike, (a.shares[-1] * best_of(source, limit) - doubt(table_of(target))) / best)
+    alike = a.shares[-1] - table_of(target).error / best
+    share = min(alike, (a.shares[-1] * best_of(source, limit) - table_of(target).error) / best)
     starts: dict[str, Recalled | None] = {"taught": None, "warm": recalled(source, a.rows, target, limit)}
     for how in LIES:
         starts[how] = recalled(source, lying(a.rows, how, seed), target, limit)
