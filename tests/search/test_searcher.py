@@ -237,22 +237,24 @@ def test_a_plan_cut_short_is_never_the_answer() -> None:
     assert searcher.recommend().plan == Plan()
 
 
-def test_what_is_given_is_believed_but_neither_proposed_nor_counted() -> None:
-    table = Table(0)
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_what_is_given_is_exact_and_neither_proposed_nor_counted(noise: float) -> None:
+    table, rng = Table(0), np.random.default_rng(0)
     original = measure(table, Plan())
-    searcher = Searcher(table.space, BEST_WITHIN, budget=3, given=[original])
+    variance = {"value": noise**2, "cost": noise**2}
+    searcher = Searcher(table.space, BEST_WITHIN, budget=14, noise=variance, given=[original])
     assert searcher.settled == 0 and not searcher.observations
     assert searcher.recommend().plan == Plan() and searcher.recommend().feasible
+    asked = []
+    while (proposal := searcher.ask()) is not None:
+        asked.append(proposal.plan)
+        searcher.tell(measure(table, proposal.plan, noise, rng))
+    assert len(asked) == 14 and Plan() not in asked
+    assert [outcome.plan for outcome in searcher.observations] == asked
     told = searcher.predict([Plan()])[0]
     assert {metric: (one.mean, one.std) for metric, one in told.items()} == {
         metric: (values[0], 0.0) for metric, values in original.samples.items()
     }
-    asked = []
-    while (proposal := searcher.ask()) is not None:
-        asked.append(proposal.plan)
-        searcher.tell(measure(table, proposal.plan))
-    assert len(set(asked)) == 3 and Plan() not in asked
-    assert [outcome.plan for outcome in searcher.observations] == asked
 
 
 def test_repeats_are_averaged_and_unknown_noise_is_learnt() -> None:

@@ -34,12 +34,13 @@ class Evidence:
 @dataclass
 class Record:
     """One plan that was tried. `attempts` counts its outcomes; it is measured once it has any sample, and `whole`
-    once a measurement was not cut short. `means` are those of the samples."""
+    once a measurement was not cut short. `means` are those of the samples, without noise where `exact`."""
 
     plan: Plan
     codes: NDArray[np.int16]
     attempts: int = 0
     whole: bool = False
+    exact: bool = False
     samples: dict[str, tuple[float, ...]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
 
@@ -116,14 +117,15 @@ class Ledger:
         self.outcomes: list[Outcome] = []
         self.records: dict[str, Record] = {}
 
-    def add(self, outcome: Outcome) -> None:
-        """Settles one outcome; samples that are not finite are dropped."""
+    def add(self, outcome: Outcome, *, exact: bool = False) -> None:
+        """Settles one outcome; samples that are not finite are dropped. Those of an `exact` one have no noise."""
         plan = outcome.plan
         record = self.records.get(plan.key)
         if record is None:
             record = self.records[plan.key] = Record(plan, self._encoding.encode([plan])[0])
         self.outcomes.append(outcome)
         record.attempts += 1
+        record.exact |= exact
         if isinstance(outcome, Failure):
             return
         record.whole |= not outcome.partial
@@ -184,6 +186,7 @@ class Ledger:
         count = np.array(table.count, dtype=np.float64)
         variance = self.variance(metric) / count
         variance[: len(table.given)] = table.given
+        variance[len(table.given) :][[record.exact for record in table.records]] = 0.0
         repeated = metric in self._repeated
         self._repeated.discard(metric)
         rank = self._rank(table, objective)

@@ -60,11 +60,11 @@ class Searcher:
 
     `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
     before others, after the empty plan. `given` are figures that need no measuring, such as those of the user's model
-    beside itself: believed and recommended like others, but neither proposed nor counted. `prior` weighs (decision,
-    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes` bounds the
-    tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What `ask`
-    answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a plan
-    that the space does not allow.
+    beside itself: taken as exact and recommended like others, but neither proposed nor counted. `prior` weighs
+    (decision, option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes`
+    bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What
+    `ask` answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a
+    plan that the space does not allow.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Searcher:
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
         self._given = len(given)
         for measurement in given:
-            self._ledger.add(measurement)
+            self._ledger.add(measurement, exact=True)
         self._beliefs = Beliefs(self._encoding, self._ledger)
         self._planner = Planner(self._encoding, evaluations=evaluations, nodes=tree_nodes)
         self._prior = self._weights(prior or {})
@@ -246,7 +246,8 @@ class Searcher:
         value = np.where(unsure, np.inf, value)
         flying = {plan.key for plan in believed}
         order = (judged.records[i] for i in np.argsort(-value, kind="stable") if value[i] > -np.inf)
-        return [r.plan for r in order if r.attempts < _REPEATS and r.plan.key not in flying and mine(r.plan)]
+        again = (record for record in order if record.attempts < _REPEATS and not record.exact)
+        return [record.plan for record in again if record.plan.key not in flying and mine(record.plan)]
 
     # telling and answering ------------------------------------------------------------------------------------------
 
