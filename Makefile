@@ -23,7 +23,7 @@ check: $(VENV)/.dev ## Format, lint, types, layers
 	$(BIN)/lint-imports
 
 soak: $(VENV)/.dev ## The long tests: fuzzing, fault schedules, every model
-	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 3600
+	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 14400
 
 servers: $(VENV)/.dev ## Install the servers and the browser that the tests start (Neo4j, Redis, Chromium)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/servers/install.sh
