@@ -19,7 +19,7 @@ from rich.console import Console
 
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
-from model_opt.autotuner.result import CompressionResult
+from model_opt.autotuner.result import CompressionResult, Observed
 from model_opt.cli.explain import print_explanation
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
@@ -31,9 +31,14 @@ ALIKE = 0.95
 """Measured twice, one plan is about this much slower or faster: what comes so near to a figure counts as having it."""
 
 
+def compressed(result: CompressionResult) -> list[Observed]:
+    """What was measured of plans that do something, in order."""
+    return [seen for seen in result.measured if seen.plan.choices]
+
+
 def reached(result: CompressionResult, speedup: float) -> int | None:
     """After how many measured plans one within the limit was about `speedup` times faster, or None."""
-    for number, seen in enumerate(result.observations, 1):
+    for number, seen in enumerate(compressed(result), 1):
         fast = seen.metrics.get("log_speedup", -math.inf) >= math.log(ALIKE * speedup)
         if fast and seen.metrics.get("accuracy_drop", math.inf) <= MOST_LOST:
             return number
@@ -89,7 +94,7 @@ def compare(first: CompressionResult, second: CompressionResult, console: Consol
     """The last lines: after how many measurements each had the first one's final quality."""
     goal = searched(first)
     for name, result in (("the first deployment (A)", first), ("the second deployment (B)", second)):
-        number, measured = reached(result, goal), len(result.observations)
+        number, measured = reached(result, goal), len(compressed(result))
         said = f"had A's final quality after {number} of {measured} measured plans"
         if number is None:
             best = max(

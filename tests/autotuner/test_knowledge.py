@@ -93,6 +93,22 @@ def test_origins_are_merged_by_trust_and_named():
     assert both.sources[0].confidence["log_speedup"] < known.sources[0].confidence["log_speedup"]
 
 
+def test_figures_that_do_not_foretell_one_another_are_not_heeded():
+    one = network(32)
+    plans = PLANS[::4]
+    told = rows(one, plans)
+    order = np.random.default_rng(0).permutation(len(told))
+    mixed = [replace(row, moments=told[place].moments) for row, place in zip(told, order, strict=True)]
+    true, false = (
+        recalled([Neighbour(signature=one, similarity=0.99, rows=tuple(lot))]) for lot in (told, mixed)
+    )  # fmt: skip
+    assert true.sources[0].sound and true.plans and len(true.evidence) == 3 * len(plans)
+    assert not false.sources[0].sound and not false.plans and not false.evidence and false.rows == 0
+    assert "not heeded" in false.describe()
+    few = recalled([Neighbour(signature=one, similarity=0.99, rows=tuple(mixed[:8]))])
+    assert few.sources[0].sound  # too few to tell
+
+
 def test_what_was_not_heard_of_for_long_counts_less():
     one = network(32)
     told = rows(one, PLANS[5:30]) + rows(one, PLANS[5:30], "b", off=0.4)

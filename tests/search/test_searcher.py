@@ -7,6 +7,7 @@ from synthetic import Table
 
 from model_opt.errors import InvalidInput
 from model_opt.search import (
+    Choice,
     Decision,
     Evidence,
     Failure,
@@ -255,6 +256,29 @@ def test_what_is_given_is_exact_and_neither_proposed_nor_counted(noise: float) -
     assert {metric: (one.mean, one.std) for metric, one in told.items()} == {
         metric: (values[0], 0.0) for metric, values in original.samples.items()
     }
+
+
+def test_what_is_given_outside_the_space_is_compared_with_in_the_end() -> None:
+    space = SearchSpace([Decision("a", "01"), Decision("b", "01")], frozen=[Choice(decision="clean", option="fused")])
+    fused, original = space.plan({}), Measurement(plan=Plan(), samples={"cost": (0.0,)})
+    wanted = Objective(metric="cost")
+    searcher = Searcher(space, wanted, budget=4, given=[original])
+    asked = []
+    while (proposal := searcher.ask()) is not None:
+        asked.append(proposal.plan)
+        cost = -1.0 if proposal.plan == fused else 1.0
+        assert searcher.recommend().plan == (fused if fused in asked[:-1] else Plan())
+        searcher.tell(Measurement(plan=proposal.plan, samples={"cost": (cost,)}))
+    assert len(set(asked)) == 4 and fused in asked  # its codes are those of the empty plan
+    assert searcher.recommend().plan == fused
+
+
+def test_later_samples_of_what_is_given_change_nothing() -> None:
+    table = Table(0)
+    searcher = Searcher(table.space, BEST_WITHIN, budget=3, given=[measure(table, Plan())])
+    told = searcher.predict([Plan()])
+    searcher.tell(Measurement(plan=Plan(), samples={"value": (9.0,), "cost": (9.0,)}))
+    assert searcher.predict([Plan()]) == told and searcher.settled == 1
 
 
 def test_repeats_are_averaged_and_unknown_noise_is_learnt() -> None:

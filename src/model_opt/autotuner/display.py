@@ -47,7 +47,7 @@ def as_html(result: CompressionResult) -> str:
     held = "all constraints hold" if result.feasible else "<b>the constraints do not all hold</b>"
     words = (
         f"<div>{escape(str(result.plan))}</div><div style='opacity:.7'>{held}; accuracy by "
-        f"{escape(result.accuracy_source)}; {len(result.observations)} plans measured, {escape(result.method)}</div>"
+        f"{escape(result.accuracy_source)}; {len(result.measured)} plans measured, {escape(result.method)}</div>"
     )
     return (
         "<div style='display:flex;gap:2em;flex-wrap:wrap;align-items:center'>"

@@ -9,7 +9,7 @@ import numpy as np
 
 from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.result import Observed
+from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
 from model_opt.search.beliefs import Estimate
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
@@ -74,7 +74,7 @@ class CompressionTreeSearch:
         """Measures the strategies and returns the best plan that keeps the constraints."""
         rules = () if len(problem.known) >= self.KNOWN_ENOUGH else strategies(problem.signature.family, problem.space)
         ladder = [*problem.first, *problem.known[: self.KNOWN_ENOUGH], *rules]
-        ladder = [plan for plan in dict.fromkeys(ladder) if plan != problem.space.plan({})]
+        ladder = [plan for plan in dict.fromkeys(ladder) if plan != Plan()]
         searcher = Searcher(
             problem.space,
             problem.objective,
@@ -125,7 +125,9 @@ def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> lis
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
     """Asks, measures and tells until the searcher has no more, the time is up, or the user interrupts."""
-    observed: list[Observed] = []
+    observed = [replace(observed_of(problem.original, Purpose.EXPLORE), purpose=GIVEN)]
+    problem.on_outcome(problem.original)
+    problem.callbacks.on_measurement(observed[0], settled=0, budget=budget, best=Plan())
     began = time.monotonic()
     costs: list[float] = []
     try:
@@ -137,12 +139,13 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             if proposal is None:
                 ended = ended if searcher.settled >= budget else "space"
                 break
+            believed = predicted_of(proposal.expected) if costs else {}  # nothing is believed before the first
             started = time.monotonic()
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
             costs.append(time.monotonic() - started)
             searcher.tell(outcome)
             seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
-            observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
+            observed.append(replace(seen, predicted=believed))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(

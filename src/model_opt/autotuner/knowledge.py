@@ -45,6 +45,8 @@ CAREFUL = 0.25
 """The share of an upper limit within which a plan keeps it by far."""
 LEFT_OUT = 80
 """How many plans are left out, each in turn, to see how well the surrogate does without them."""
+FORETOLD, ENOUGH = 0.3, 12
+"""Of `ENOUGH` plans or more each must be foretold by the others: this share of the variance of their figures."""
 FLOOR: Mapping[str, float] = {"log_size_ratio": 1e-6, "log_speedup": 0.05**2, "accuracy_drop": 0.002**2}
 """The variance of one sample: preparations of one plan differ, whatever repeats within one process show."""
 LEAST_UNLIKE, UNLIKE, ELSEWHERE = 0.05, 2.0, 0.2
@@ -55,7 +57,8 @@ LEAST_UNLIKE, UNLIKE, ELSEWHERE = 0.05, 2.0, 0.2
 class Source:
     """What is known of one network: `samples` and `shares` (of the merged figures) by origin, and `confidence` by
     metric, ω²/(ω² + V): V is the variance of what was merged, ω² that of the surrogate's error where it leaves a plan
-    out. `here` says whether some of it was measured in this very context."""
+    out. `here` says whether some of it was measured in this very context. `sound`: its figures foretell one another, as
+    those of a network do; where they do not they are of no use for other plans, and are not heeded."""
 
     signature: str
     similarity: float
@@ -65,6 +68,7 @@ class Source:
     confidence: Mapping[str, float]
     outliers: tuple[str, ...]
     here: bool
+    sound: bool
 
     @property
     def unlike(self) -> float:
@@ -96,7 +100,10 @@ class Recalled:
         """One line for people."""
         if not self.sources:
             return "the knowledge base knows no similar model"
-        others = len(self.sources) - self.exact
+        sound = sum(source.sound for source in self.sources)
+        if not sound:
+            return "what is known of similar models does not hang together, and is not heeded"
+        others = sound - self.exact
         whose = [*(["this very architecture"] if self.exact else []), *([f"{others} similar ones"] if others else [])]
         return f"starting from {self.rows} measured plans ({self.samples} samples) of {' and '.join(whose)}"
 
@@ -152,17 +159,21 @@ def recalled_from(
         by_key = {row.plan.key: row.plan for row in rows}
         means = _means(merged, by_key)
         chosen = _chosen(means, objective, MOST_PLANS - len(taken))
-        source = _source(one, rows, merged, by_key, space, here)
+        errors = {metric: _error(table, by_key, space) for metric, table in merged.items()}
+        sound = all(_sound(merged[m], errors[m], FLOOR[m]) for m in objective.metrics if m in merged)
+        source = _source(one, rows, merged, errors, here, sound=sound)
+        sources.append(source)
+        if not sound:
+            continue
         taken |= {(one.signature.key, plan) for plan in chosen}
         evidence += _evidence(merged, by_key, chosen, source)
         best += [plan for plan in _best(means, objective) if plan not in best]
-        sources.append(source)
     return Recalled(
         evidence=tuple(evidence),
         plans=tuple(best[:BEST_PLANS]),
         sources=tuple(sources),
         rows=len(taken),
-        exact=any(source.similarity == 1.0 for source in sources),
+        exact=any(source.similarity == 1.0 and source.sound for source in sources),
     )
 
 
@@ -220,9 +231,10 @@ def _source(
     one: Neighbour,
     rows: Sequence[Row],
     merged: Mapping[str, Merged],
-    by_key: Mapping[str, Plan],
-    space: SearchSpace,
+    errors: Mapping[str, float],
     here: Collection[str],
+    *,
+    sound: bool,
 ) -> Source:
     samples: dict[str, int] = defaultdict(int)
     weight: dict[str, float] = defaultdict(float)
@@ -239,18 +251,27 @@ def _source(
         plans=max(map(len, merged.values())),
         samples={origin: samples[origin] for origin in sorted(weight)},
         shares={origin: weight[origin] / total for origin in sorted(weight)},
-        confidence={metric: _confidence(table, by_key, space, FLOOR[metric]) for metric, table in merged.items()},
+        confidence={
+            metric: float(np.mean(table.confidence(max(errors[metric], FLOOR[metric]))))
+            for metric, table in merged.items()
+        },
         outliers=tuple(sorted({name for table in merged.values() for names in table.outliers for name in names})),
         here=any(row.context in here for row in rows),
+        sound=sound,
     )
 
 
-def _confidence(merged: Merged, by_key: Mapping[str, Plan], space: SearchSpace, floor: float) -> float:
-    """The mean confidence in the merged figures of one metric; the surrogate's error is never taken below `floor`."""
+def _error(merged: Merged, by_key: Mapping[str, Plan], space: SearchSpace) -> float:
+    """The variance of the surrogate's error at a plan that is left out, of one metric."""
     some = np.linspace(0, len(merged) - 1, min(len(merged), LEFT_OUT)).astype(int)
     plans = [by_key[merged.subjects[place].plan] for place in some]
-    error = leave_one_out(Encoding(space), plans, merged.mean[some], merged.variance[some])
-    return float(np.mean(merged.confidence(max(error, floor))))
+    return leave_one_out(Encoding(space), plans, merged.mean[some], merged.variance[some])
+
+
+def _sound(merged: Merged, error: float, floor: float) -> bool:
+    """Whether the figures foretell one another, or are too few or too much alike for that to be told."""
+    variance = float(np.var(merged.mean))
+    return len(merged) < ENOUGH or error <= max((1 - FORETOLD) * variance, 4 * floor)
 
 
 def _evidence(

@@ -33,9 +33,14 @@ class Figure:
         return cls(value=value, low=value, high=value)
 
 
+GIVEN = "given"
+"""The purpose of what needed no measuring: the original, beside itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start.
+    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start; `purpose` is
+    "explore", "verify" or `GIVEN`.
 
     `predicted` is what was believed of each metric before it was measured, as (mean, standard deviation); empty where
     nothing was known. `worker` is who measured it on a cluster.
@@ -113,6 +118,11 @@ class CompressionResult:
     importance: Mapping[str, float] = field(default_factory=dict)
     tree: tuple[Mapping[str, Any], ...] = ()
     fleet: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> tuple[Observed, ...]:
+        """The observations that were measured, failures included."""
+        return tuple(seen for seen in self.observations if seen.purpose != GIVEN)
 
     @property
     def speedup(self) -> float:

@@ -76,8 +76,8 @@ class TensorBoardCallbacks(Callbacks):
     def on_end(self, result: CompressionResult) -> None:
         """Writes the figures and closes the file."""
         for name, figure in result.figures.items():
-            self._writer.add_scalar(f"final/{name}", figure.value, len(result.observations))
-        self._writer.add_text("answer", str(result.plan), len(result.observations))
+            self._writer.add_scalar(f"final/{name}", figure.value, len(result.measured))
+        self._writer.add_text("answer", str(result.plan), len(result.measured))
         self._writer.close()
 
 

@@ -36,7 +36,7 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
     one of the best that were known from elsewhere.
     """
     known = result.knowledge
-    first = [_tried(expected, result.observations) for expected in known.get("expected", ())]
+    first = [_tried(expected, result.measured) for expected in known.get("expected", ())]
     answer = {choice.decision: choice.option for choice in result.plan.choices}
     return {
         "started_from": {name: known.get(name, 0) for name in ("rows", "samples", "exact")},
@@ -45,9 +45,9 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
         "first_plans": [plan for plan in first if plan["measured_at"] is not None],
         "heeded": dict(known.get("heeded", {})),
         "answer": answer,
-        "settled_after": _place(answer, result.observations),
+        "settled_after": _place(answer, result.measured),
         "from_knowledge": any(plan["plan"] == answer for plan in first),
-        "measured": len(result.observations),
+        "measured": len(result.measured),
     }
 
 
@@ -108,7 +108,8 @@ def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, An
             f"{name}: confidence {value:.0%}" + (f", borne out here {borne[name]:.0%}" if name in borne else "")
             for name, value in source["confidence"].items()
         )
-        console.print(f"{source['signature'][:12]}  {said}", highlight=False, soft_wrap=True)
+        doubt = "" if source.get("sound", True) else "not heeded, its plans' figures do not foretell one another; "
+        console.print(f"{source['signature'][:12]}  {doubt}{said}", highlight=False, soft_wrap=True)
 
 
 def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None:

@@ -26,9 +26,7 @@ def print_result(result: CompressionResult, console: Console) -> None:
 
 def figures_table(result: CompressionResult) -> Table:
     """Accuracy, size and latency of the original and of the optimised model, with 95 % intervals."""
-    table = Table(
-        title=f"{result.method}: {len(result.observations)} plans measured in {result.seconds['total']:.0f} s"
-    )
+    table = Table(title=f"{result.method}: {len(result.measured)} plans measured in {result.seconds['total']:.0f} s")
     for heading in ("", "before", "after", "ratio", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     base, figures = result.baseline, result.figures

@@ -12,13 +12,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+_LEAST = 1e-30  # of a k_d: it is divided by
 
 
 def option_tables(h: Array, o: Array, sizes: NDArray[np.int64], widest: int) -> Array:
     """k_d for every pair of options, `[decisions, widest, widest]`."""
     steps = np.abs(np.arange(widest)[:, None] - np.arange(widest)[None, :])  # [widest, widest]
     reach = np.maximum(sizes - 1, 1)[:, None, None]
-    return np.asarray(np.exp(-h[:, None, None] * (steps > 0) - o[:, None, None] * np.minimum(steps / reach, 1.0)))
+    told = np.exp(-h[:, None, None] * (steps > 0) - o[:, None, None] * np.minimum(steps / reach, 1.0))
+    return np.asarray(np.maximum(told, _LEAST))
 
 
 @njit(cache=True, nogil=True)

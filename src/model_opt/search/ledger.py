@@ -118,14 +118,17 @@ class Ledger:
         self.records: dict[str, Record] = {}
 
     def add(self, outcome: Outcome, *, exact: bool = False) -> None:
-        """Settles one outcome; samples that are not finite are dropped. Those of an `exact` one have no noise."""
+        """Settles one outcome; samples that are not finite are dropped. Those of an `exact` one have no noise, and
+        later ones of its plan add nothing."""
         plan = outcome.plan
         record = self.records.get(plan.key)
         if record is None:
             record = self.records[plan.key] = Record(plan, self._encoding.encode([plan])[0])
         self.outcomes.append(outcome)
         record.attempts += 1
-        record.exact |= exact
+        if record.exact:
+            return
+        record.exact = exact
         if isinstance(outcome, Failure):
             return
         record.whole |= not outcome.partial

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.search.beliefs import Estimate, Judged
+from model_opt.search.evaluator import Measurement
 from model_opt.search.ledger import Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -44,6 +45,22 @@ def recommend(judged: Judged, objective: Objective, ledger: Ledger) -> Recommend
         probability_feasible=float(judged.feasible[best]),
         estimates=estimates,
     )
+
+
+def or_better(found: Recommendation, others: Sequence[Measurement], objective: Objective) -> Recommendation:
+    """`found`, or one of `others`, whose figures are exact, where that is better."""
+    for other in others:
+        means = {metric: float(np.mean(values)) for metric, values in other.samples.items()}
+        believed = {metric: estimate.mean for metric, estimate in found.estimates.items()}
+        holds = objective.violation(means) == 0 and objective.metric in means
+        if holds > found.feasible or (holds == found.feasible and objective.better(means, believed)):
+            found = Recommendation(
+                plan=other.plan,
+                feasible=holds,
+                probability_feasible=float(holds),
+                estimates={metric: Estimate(mean=mean, std=0.0) for metric, mean in means.items()},
+            )
+    return found
 
 
 def _best(judged: Judged, among: NDArray[np.int64], objective: Objective) -> int:

@@ -18,7 +18,7 @@ from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.planner import EVALUATIONS, NODES, Planner, Ranking
-from model_opt.search.recommendation import Recommendation, pareto_front, recommend
+from model_opt.search.recommendation import Recommendation, or_better, pareto_front, recommend
 from model_opt.search.space import SearchSpace
 from model_opt.search.surrogate import Changes
 from model_opt.search.tree import Tree
@@ -45,7 +45,8 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class OptionSummary:
-    """An option as the tree sees it: estimated simulations through it, their mean value in [0, 1], plans measured."""
+    """An option as the tree sees it: estimated simulations through it, their mean value in [0, 1], plans measured (or
+    given)."""
 
     decision: str
     option: str
@@ -60,10 +61,11 @@ class Searcher:
 
     `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
     before others, after the empty plan. `given` are figures that need no measuring, such as those of the user's model
-    beside itself: taken as exact and recommended like others, but neither proposed nor counted. `prior` weighs
-    (decision, option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes`
-    bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What
-    `ask` answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a
+    beside itself: taken as exact and recommended like others, but neither proposed nor counted; a plan that the space
+    does not have (a decision is frozen) is compared with in the end, and teaches nothing. `prior` weighs (decision,
+    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes` bounds the
+    tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What `ask`
+    answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a `first`
     plan that the space does not allow.
     """
 
@@ -93,27 +95,29 @@ class Searcher:
         self._seed = seed
         self._encoding = Encoding(space)
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
-        self._given = len(given)
-        for measurement in given:
+        self._given = [measurement for measurement in given if space.fits(measurement.plan)]
+        self._outside = [measurement for measurement in given if not space.fits(measurement.plan)]
+        for measurement in self._given:
             self._ledger.add(measurement, exact=True)
         self._beliefs = Beliefs(self._encoding, self._ledger)
         self._planner = Planner(self._encoding, evaluations=evaluations, nodes=tree_nodes)
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
         self._verifying = False
-        self._start = self._first_plans(first, len(evidence))
+        known = {measurement.plan for measurement in given}
+        self._start = [plan for plan in self._first_plans(first, len(evidence)) if plan not in known]
 
     # the budget -----------------------------------------------------------------------------------------------------
 
     @property
     def settled(self) -> int:
         """Outcomes told, failures included."""
-        return len(self._ledger.outcomes) - self._given
+        return len(self._ledger.outcomes) - len(self._given)
 
     @property
     def observations(self) -> tuple[Outcome, ...]:
         """Every outcome, in the order in which it was told."""
-        return tuple(self._ledger.outcomes[self._given :])
+        return tuple(self._ledger.outcomes[len(self._given) :])
 
     @property
     def verifications(self) -> int:
@@ -164,7 +168,7 @@ class Searcher:
         if many > 0:
             rng = np.random.default_rng([self._seed])
             plans += [self._encoding.decode(codes) for codes in hypercube(self._encoding, many, self._prior, rng)]
-        return [plan for plan in dict.fromkeys(plans) if plan.key not in self._ledger.records]
+        return list(dict.fromkeys(plans))
 
     def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
         taken = {plan.key for plan in believed} | self._ledger.records.keys()
@@ -276,7 +280,7 @@ class Searcher:
         With another `objective` over metrics that were measured, the answer to that: no new search is needed.
         """
         wanted = objective or self.objective
-        return recommend(self._beliefs.judged(wanted), wanted, self._ledger)
+        return or_better(recommend(self._beliefs.judged(wanted), wanted, self._ledger), self._outside, wanted)
 
     def pareto(self, metrics: Sequence[str | tuple[str, bool]]) -> list[Plan]:
         """The measured plans that no other beats in all of `metrics`, by what is believed of them.

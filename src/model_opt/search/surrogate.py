@@ -15,6 +15,7 @@ Integers = NDArray[np.integer]
 _JITTER = 1e-6
 _LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
 _STD_NUGGET, _STD_NOISE = 1.5, 0.5
+_TAIL = 2.0  # degrees of freedom of the prior on how unlike a source is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Surrogate:
 
     Parameters are logarithms, in one vector: h `[decisions]`, o `[decisions]` (0 where options are not ordered), w
     `[3]`, u `[sources]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~
-    N(log 0.4, 1), log u ~ N(log unlike, 1), log nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider
-    where the noise is a guess.
+    N(log 0.4, 1), log nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider where the noise is a
+    guess; log u - log unlike ~ Student's t of two degrees of freedom: now and then a source misleads altogether.
 
     Rows may come from similar problems, the sources 1, 2, …; 0 is the problem itself. Between source s and it the
     covariance of two plans is exp(-u_s) times the usual, between two sources exp(-u_s - u_t): intrinsic
@@ -101,14 +102,17 @@ class Surrogate:
         alpha = inverse @ z
         spread = self._spread(guessed)
         offset = (parameters - self._centre) / spread
-        value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset)
+        d = self._dims
+        unlike = slice(2 * d + 3, -2)
+        tail = 0.5 * (_TAIL + 1) * np.log1p(offset[unlike] ** 2 / _TAIL) - 0.5 * offset[unlike] ** 2
+        value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset) + float(tail.sum())
         sensitivity = 0.5 * (inverse - np.outer(alpha, alpha))
         parts = gram_gradient(rows, tables, weights, sensitivity if kin is None else sensitivity * kin)
-        d = self._dims
         diagonal = np.diag(sensitivity)
         gradient = offset / spread
+        gradient[unlike] *= (_TAIL + 1) / (_TAIL + offset[unlike] ** 2)
         if kin is not None and source is not None:
-            gradient[2 * d + 3 : -2] += _by_unlike(sensitivity * plans * kin, source, parameters[2 * d + 3 : -2])
+            gradient[unlike] += _by_unlike(sensitivity * plans * kin, source, parameters[unlike])
         gradient[:d] += parts[0, :d] * np.exp(parameters[:d])
         gradient[d : 2 * d] += (
             parts[1, :d] * np.exp(parameters[d : 2 * d]) * self._ordered / np.maximum(self._sizes - 1, 1)
