@@ -6,8 +6,8 @@
 
 `measure` goes on where it stopped, and ends after `--seconds`; give it one processor and one thread. Plans whose
 timings were disturbed are measured again, up to three times; the steadiest counts. `repeat` measures 30 plans once
-more in another process: how far two figures of one plan are apart is more than the blocks of one show, and the table
-keeps it as its `error`. `pack` writes `benchmarks/data/NAME.npz`, which `plan_tables.py` reads.
+more in another process: a figure is less sure than the blocks of one process show, and the table keeps its standard
+deviation from one to another as its `error`. `pack` writes `benchmarks/data/NAME.npz`, which `plan_tables.py` reads.
 
 The space is the product's own for the network, with layer fusion always on and without what takes minutes to prepare
 (compilers, distillation); for convolutional networks with pruning per stage in place of one ratio for the whole model,

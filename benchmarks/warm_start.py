@@ -7,8 +7,8 @@ On tables of measured compression plans (`compression_tables.py`). Deployment A 
 for) and searches with A's knowledge (warm), as the product does without any (taught: the family's strategies come
 first, options have prior weights), and with nothing at all (cold). A's final quality is the speed-up of its answer
 (within the limit of accuracy lost); where B's network cannot be made so fast, the same share of what is attainable. B
-is there once its own answer has that, to within the error of the table's figures: how far apart two measurements of
-one plan are from process to process.
+is there once its own answer has that, to within the error of the table's figures: the standard deviation of one from
+process to process.
 
 `warm_start_ratio`: measured plans until then, warm ÷ cold, medians over seeds, the median over pairs and limits.
 `warm_to_taught_ratio`: warm ÷ taught. Strategies are knowledge that comes with the product: where the first of them

@@ -1,6 +1,7 @@
 """A model goes in, a measured model comes out: through the real measuring process, on this machine."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,7 +49,12 @@ def run(tmp_path_factory):
 
 def test_the_result_says_what_was_measured(run):
     result = run["result"]
-    assert len(result.observations) == 6 == len(run["notes"].settled)
+    assert len(result.measured) == 6 == len(run["notes"].settled) - 1
+    first = result.observations[0]
+    assert result.observations[1:] == result.measured and first.purpose == "given" and first.plan.choices == ()
+    assert (first.metrics["log_speedup"], first.metrics["accuracy_drop"]) == (0.0, 0.0)
+    assert all(seen.plan.choices for seen in result.measured)
+    assert not any(math.log(p.speedup) < 0 and p.compression_ratio < 1 for p in result.pareto)
     assert result.feasible and result.accuracy_drop <= 0.5
     assert result.accuracy_source == "fidelity"
     assert set(result.figures) >= {"speedup", "compression_ratio", "accuracy_drop"}
@@ -98,7 +104,7 @@ def test_a_second_run_starts_from_the_knowledge_base_and_says_so(run):
     )  # fmt: skip
     assert result.knowledge["exact"] and result.knowledge["rows"] >= 4
     assert any("starting from" in note and "this very architecture" in note for note in notes.notes)
-    assert len(result.observations) <= 5
+    assert len(result.measured) <= 4
 
 
 def test_a_plan_that_kills_its_process_costs_one_measurement(tmp_path):
@@ -113,7 +119,7 @@ def test_a_plan_that_kills_its_process_costs_one_measurement(tmp_path):
     )  # fmt: skip
     failed = [seen for seen in result.observations if seen.failure]
     assert failed and "crash" in failed[0].failure
-    assert len(result.observations) == 3
+    assert len(result.measured) == 3
 
 
 def test_an_eval_fn_that_never_returns_ends_with_the_time(tmp_path):
