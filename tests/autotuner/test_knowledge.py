@@ -104,7 +104,7 @@ def test_figures_that_do_not_foretell_one_another_are_not_heeded():
     )  # fmt: skip
     assert true.sources[0].sound and true.plans and len(true.evidence) == 3 * len(plans)
     assert not false.sources[0].sound and not false.plans and not false.evidence and false.rows == 0
-    assert "not heeded" in false.describe()
+    assert "not heeded" in false.describe() and false.origins == () and false.samples == 0
     few = recalled([Neighbour(signature=one, similarity=0.99, rows=tuple(mixed[:8]))])
     assert few.sources[0].sound  # too few to tell
 

@@ -24,7 +24,8 @@ class Callbacks:
         """`name` ("prepare", "time", "accuracy", "save", "fresh processes") begins, for `plan` or for the whole."""
 
     def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
-        """A plan is settled: `settled` of `budget`. `best` is the best known that keeps the constraints."""
+        """A plan is settled: `settled` of `budget`, nought where it is the original, which needs no measuring. `best`
+        is the best known that keeps the constraints."""
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
         """A cluster's coordinator has merged new measurements: its counts, `measured_by` of them by worker."""

@@ -12,7 +12,7 @@ from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
 from model_opt.search.beliefs import Estimate
-from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
+from model_opt.search.evaluator import Failure, Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Recommendation, Searcher
@@ -125,7 +125,7 @@ def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> lis
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
     """Asks, measures and tells until the searcher has no more, the time is up, or the user interrupts."""
-    observed = [replace(observed_of(problem.original, Purpose.EXPLORE), purpose=GIVEN)]
+    observed = [observed_of(problem.original, GIVEN)]
     problem.on_outcome(problem.original)
     problem.callbacks.on_measurement(observed[0], settled=0, budget=budget, best=Plan())
     began = time.monotonic()
@@ -139,7 +139,8 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             if proposal is None:
                 ended = ended if searcher.settled >= budget else "space"
                 break
-            believed = predicted_of(proposal.expected) if costs else {}  # nothing is believed before the first
+            taught = costs or problem.evidence  # the original alone foretells nothing
+            believed = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
             costs.append(time.monotonic() - started)
@@ -164,7 +165,7 @@ def _time_is_up(problem: Problem, costs: Sequence[float]) -> bool:
     return time.monotonic() + float(np.median(costs)) > problem.explore_until
 
 
-def observed_of(outcome: Outcome, purpose: Purpose) -> Observed:
+def observed_of(outcome: Outcome, purpose: str) -> Observed:
     """An outcome as the result keeps it; `at_s` is still nought."""
     seen = Observed(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
     if isinstance(outcome, Failure):

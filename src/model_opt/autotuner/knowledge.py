@@ -89,12 +89,12 @@ class Recalled:
     @property
     def origins(self) -> tuple[str, ...]:
         """Every origin that was heeded."""
-        return tuple(sorted({origin for source in self.sources for origin in source.samples}))
+        return tuple(sorted({origin for source in self.sources if source.sound for origin in source.samples}))
 
     @property
     def samples(self) -> int:
         """How many samples the figures rest on."""
-        return sum(count for source in self.sources for count in source.samples.values())
+        return sum(count for source in self.sources if source.sound for count in source.samples.values())
 
     def describe(self) -> str:
         """One line for people."""
@@ -157,14 +157,14 @@ def recalled_from(
         if not merged:
             continue
         by_key = {row.plan.key: row.plan for row in rows}
-        means = _means(merged, by_key)
-        chosen = _chosen(means, objective, MOST_PLANS - len(taken))
         errors = {metric: _error(table, by_key, space) for metric, table in merged.items()}
         sound = all(_sound(merged[m], errors[m], FLOOR[m]) for m in objective.metrics if m in merged)
         source = _source(one, rows, merged, errors, here, sound=sound)
         sources.append(source)
         if not sound:
             continue
+        means = _means(merged, by_key)
+        chosen = _chosen(means, objective, MOST_PLANS - len(taken))
         taken |= {(one.signature.key, plan) for plan in chosen}
         evidence += _evidence(merged, by_key, chosen, source)
         best += [plan for plan in _best(means, objective) if plan not in best]
