@@ -124,6 +124,11 @@ def wanting(tries: Sequence[Mapping[str, Any]]) -> bool:
     return len(tries) < TRIES and all(spread(row) > STEADY for row in tries)
 
 
+def steady(row: Mapping[str, Any]) -> bool:
+    """Whether a plan was timed, and its blocks agree."""
+    return 0 < spread(row) <= STEADY
+
+
 def told(row: Mapping[str, Any]) -> str:
     """What came of a measurement, in a few words."""
     return row.get("failure") or f"{np.exp(np.median(row['log_speedup'])):.2f}x, {row['accuracy_drop'][0]:+.3f}"
@@ -158,11 +163,11 @@ def repeat(name: str, work: Path) -> None:
     path = work / f"{name}.again.jsonl"
     model, evaluator = evaluator_of(name, work)
     plans = {_key(_chosen(plan)): plan for plan in every_plan(space_of(model))}
-    steady = [rows for rows in by_plan(read_rows(work / f"{name}.jsonl")).values() if 0 < spread(rows[0]) <= STEADY]
+    firsts = [rows[0] for rows in by_plan(read_rows(work / f"{name}.jsonl")).values() if steady(rows[0])]
     done = by_plan(read_rows(path))
     with path.open("a") as file:
-        for place in np.random.default_rng(0).permutation(len(steady))[:REPEATED]:
-            first = steady[place][0]
+        for place in np.random.default_rng(0).permutation(len(firsts))[:REPEATED]:
+            first = firsts[place]
             if _key(first["plan"]) not in done:
                 row = measured(evaluator, plans[_key(first["plan"])])
                 file.write(json.dumps(row) + "\n")
@@ -172,7 +177,7 @@ def repeat(name: str, work: Path) -> None:
 
 def error_of(rows: Mapping[str, list[dict[str, Any]]], again: Iterable[dict[str, Any]]) -> float:
     """The standard deviation of a plan's log_speedup from one process to another, beyond what all plans share."""
-    pairs = [(rows[_key(row["plan"])][0], row) for row in again if 0 < spread(row) <= STEADY]
+    pairs = [(rows[_key(row["plan"])][0], row) for row in again if steady(row)]
     if len(pairs) < 2:
         raise SystemExit("nothing was measured twice: run `compression_tables.py repeat` first")
     apart = [np.mean(first["log_speedup"]) - np.mean(second["log_speedup"]) for first, second in pairs]

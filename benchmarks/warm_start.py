@@ -31,7 +31,7 @@ from functools import cache
 import numpy as np
 from plan_tables import DATA, NAMES, PlanTable, load
 
-from model_opt.autotuner.engine import start_with
+from model_opt.autotuner.engine import original_of, start_with
 from model_opt.autotuner.knowledge import LEAST_SIMILARITY, RATIOS, Recalled, recalled_from
 from model_opt.autotuner.rules import prior
 from model_opt.federation.moments import Moments
@@ -72,11 +72,6 @@ def best_of(name: str, limit: float) -> float:
     return max(truth["log_speedup"] for truth in truths if truth["accuracy_drop"] <= limit)
 
 
-def original(table: PlanTable) -> Measurement:
-    """The network beside itself: known without measuring a plan."""
-    return Measurement(plan=Plan(), samples={name: (value,) for name, value in (table.truth(Plan()) or {}).items()})
-
-
 def search(
     name: str, limit: float, seed: int, budget: int, known: Recalled | None = None, *, taught: bool = True
 ) -> Found:
@@ -91,7 +86,7 @@ def search(
         seed=seed,
         noise={"log_speedup": table.noise["log_speedup"], "latency_ms": table.noise["latency_ms"]},
         first=start_with(known.plans, table.signature.family, table.space) if taught else (),
-        given=(original(table),),
+        given=(original_of(table.baseline),),
         prior=prior(table.space) if taught else None,
         evidence=known.evidence,
     )
