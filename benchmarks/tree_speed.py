@@ -26,7 +26,7 @@ PEERS: Mapping[str, tuple[str, ...]] = {"open_spiel": ("open_spiel==2.0.2",), "m
 """Peer → what its environment is pinned to."""
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)  # as the product's
 def leaves(tree, prior, many, nodes, options, depths):
     """Selects and expands `many` leaves, whose paths are written to `nodes` and `options`, `[many, depths]`."""
     for i in range(many):
@@ -35,13 +35,13 @@ def leaves(tree, prior, many, nodes, options, depths):
             expand(tree, nodes[i, depths[i] - 1], options[i, depths[i] - 1], depths[i])
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)  # as the product's
 def values_back(tree, many, nodes, options, depths, values):
     for i in range(many):
         back_up(tree, nodes[i], options[i], depths[i], values[i])
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)  # as the product's
 def fused(tree, prior, rewards, many, nodes, options):
     for _ in range(many):
         depth = select(tree, prior, nodes, options)

@@ -4,7 +4,8 @@ A node at depth t decides `order[t]`; an edge is one option of it. All functions
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,6 +17,9 @@ EXPLORATION = 0.5
 
 _HALF, _ONE, _MASKED = np.float32(0.5), np.float32(1.0), np.float32(-np.inf)
 _QUICK = {"nnan", "nsz", "reassoc", "contract", "arcp"}  # what lets LLVM use vectors; infinities keep their meaning
+_LEAN: Mapping[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+"""For functions that make no arrays: without counting references to those that they read, which took over half of the
+time."""
 
 
 class Tree(NamedTuple):
@@ -65,7 +69,7 @@ def new_tree(order: NDArray[np.int64], sizes: NDArray[np.int64], capacity: int) 
     return tree
 
 
-@njit(cache=True, nogil=True, fastmath=_QUICK)
+@njit(**_LEAN, fastmath=_QUICK)
 def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     """Descends by PUCT from the root to an edge without a child; returns the length of the path, 0 if all is masked.
 
@@ -97,7 +101,7 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     return depth
 
 
-@njit(cache=True, nogil=True)
+@njit(**_LEAN)
 def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     """Adds the child below an edge whose node is at `depth` - 1; returns it, or -1 where the tree is full or ends."""
     if tree.used[0] >= len(tree.parent) or depth >= len(tree.sizes):
@@ -111,7 +115,7 @@ def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     return child
 
 
-@njit(cache=True, nogil=True)
+@njit(**_LEAN)
 def back_up(tree, nodes, options, depth, value):  # type: ignore[no-untyped-def]
     """Adds `value` to every edge of a path that `select` has counted; one that was masked meanwhile stays so."""
     for i in range(depth):
