@@ -8,8 +8,9 @@ compression plans. A measurement is one of the table's repeats; the truth is the
 much as the median feasible plan. Optuna and the others recommend the best plan they saw, ours the best it believes in.
 
 Ratios are (our mean regret + ε) / (TPE's + ε), ε = 2 % of random search's mean regret at 100 evaluations there.
-`ratio_to_tpe` is their geometric mean at 100, `within_ratio` that over the reverse problems. Raw runs are kept in
-benchmarks/data/search; without --resume nothing is run, the kept ones are read.
+`ratio_to_tpe` is their geometric mean at 100, `within_ratio` that over the reverse problems, `held_out_ratio_to_tpe`
+that over tables which nothing was chosen on, `others_tables_…` and `compression_…` those over the two kinds of tables.
+Raw runs are kept in benchmarks/data/search; without --resume nothing is run, the kept ones are read.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import plan_tables
 from searching.methods import METHODS, SLOW
 from searching.problems import names
 from searching.ratios import Ratio, floor, geometric, ratio
@@ -94,9 +96,14 @@ def figures(runs: Runs, problems: Sequence[str]) -> dict[str, object]:
         if found is not None:
             out |= {key: round(found.value, 4), f"{key}_interval": [round(found.low, 4), round(found.high, 4)]}
     held_out = [name for name in problems if name.partition(":")[0] not in TUNED_ON]
-    found = overall(runs, held_out, "tpe", AT)
-    if found is not None:
-        out["held_out_ratio_to_tpe"] = round(found.value, 4)
+    compression = [name for name in problems if name.partition(":")[0] in plan_tables.NAMES]
+    for key, some in (
+        ("held_out_ratio_to_tpe", held_out),
+        ("compression_ratio_to_tpe", compression),
+        ("others_tables_ratio_to_tpe", [name for name in problems if name not in compression]),
+    ):
+        if (found := overall(runs, some, "tpe", AT)) is not None:
+            out[key] = round(found.value, 4)
     for other in METHODS:
         if other not in ("ours", "tpe") and (found := overall(runs, problems, other, AT)) is not None:
             out[f"ratio_to_{other}"] = round(found.value, 4)

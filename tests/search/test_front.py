@@ -72,6 +72,40 @@ def test_cheap_metrics_first_and_hopeless_plans_are_closed() -> None:
     assert result.best == {"op": "conv3x3", "width": "32", "fixed": "only"}
 
 
+def test_a_plan_that_breaks_a_limit_with_its_last_metric_is_measured_whole() -> None:
+    """Another limit, or a metric that came before the plan was closed, then finds it among the answers."""
+
+    def evaluate(plan: Mapping[str, str]) -> Iterator[Mapping[str, float]]:
+        yield {"size": float(plan["width"])}
+        yield {"latency_ms": cost(plan)["latency_ms"]}
+        yield {"error": cost(plan)["error"]}
+
+    result = search(SPACE, evaluate, budget=9, minimize="latency_ms", constraints={"error": 0.6, "size": 40.0})
+    assert [o.dropped for o in result.observations] == [o.plan["width"] == "64" for o in result.observations]
+    assert any(o.metrics.get("error", 0.0) > 0.6 for o in result.observations)
+    assert result.answer(constraints={"error": 10.0}).best == {"op": "none", "width": "16", "fixed": "only"}
+    assert result.answer(maximize="size").best["width"] == "64"
+
+
+def test_a_first_look_closes_a_plan_only_where_its_error_leaves_no_doubt() -> None:
+    def evaluate(plan: Mapping[str, str]) -> Iterator[Mapping[str, float | tuple[float, float]]]:
+        error = cost(plan)["error"]
+        yield {"error": (error + 0.3, 0.1)}
+        yield {"error": error, "latency_ms": cost(plan)["latency_ms"]}
+
+    result = search(SPACE, evaluate, budget=9, minimize="latency_ms", constraints={"error": 0.6})
+    for one in result.observations:
+        assert one.dropped == (cost(one.plan)["error"] > 0.61 and one.plan != result.observations[0].plan)
+    assert result.best == {"op": "conv5x5", "width": "32", "fixed": "only"}
+    assert not {"none", "conv3x3"} & {plan["op"] for plan in result.pareto if plan["width"] == "32"}
+
+
+def test_a_limit_beyond_reach_does_not_end_the_search() -> None:
+    result = search(SPACE, cost, budget=9, minimize="error", constraints={"latency_ms": -1e300})
+    assert len(result.observations) == 9
+    assert not result.feasible
+
+
 def test_an_evaluation_that_raises_or_returns_nonsense_costs_one_measurement() -> None:
     def evaluate(plan: Mapping[str, str]) -> dict[str, float]:
         if plan["op"] == "conv5x5":
@@ -125,6 +159,9 @@ def test_noise_brings_verification_and_users_plans_come_first() -> None:
         ({"constraints": {"error": ("<", 3.0)}}, "constraint on 'error'"),
         ({"constraints": {"error": float("nan")}}, "constraint on 'error'"),
         ({"noise": {"error": -1.0}}, "noise of 'error'"),
+        ({"noise": {"error": "little"}}, "noise of 'error'"),
+        ({"seed": -1}, "seed"),
+        ({"tree_nodes": 1.5}, "tree_nodes"),
     ],
 )
 def test_impossible_values_are_refused(wrong: dict[str, object], error: str) -> None:

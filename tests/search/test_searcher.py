@@ -385,6 +385,28 @@ def test_what_makes_no_sense_is_refused() -> None:
         Searcher(space, Objective(metric="m"), budget=5, prior={("a", "1"): -1.0})
     with pytest.raises(InvalidInput, match="tree_nodes"):
         Searcher(space, Objective(metric="m"), budget=5, tree_nodes=0)
+    searcher = Searcher(space, Objective(metric="m"), budget=5)
+    for plan in (space.plan({"a": "1", "b": "1"}), Plan((Choice(decision="a", option="1", version=9),))):
+        with pytest.raises(InvalidInput, match="which the space lacks"):
+            searcher.tell(Measurement(plan=plan, samples={"m": (1.0,)}))
+    assert searcher.settled == 0
+    with pytest.raises(InvalidInput, match="at least one plan"):
+        searcher.ask_many(-1)
+    with pytest.raises(InvalidInput, match="at least one metric"):
+        searcher.pareto([])
+    for wrong in ({"mean": float("nan")}, {"variance": -1.0}, {"unlike": 0.0}):
+        with pytest.raises(InvalidInput, match="evidence on 'm'"):
+            Evidence(**{"plan": Plan(), "metric": "m", "mean": 0.0, "variance": 1.0} | wrong)  # type: ignore[arg-type]
+
+
+def test_a_rule_that_needs_another_option_of_a_settled_decision_never_holds() -> None:
+    space = SearchSpace([Decision("a", ["0", "1"]), Decision("f", ["0"])], [Forbid({"a": ["1"], "f": []})])
+    searcher = Searcher(space, Objective(metric="m"), budget=5)
+    asked = []
+    while (proposal := searcher.ask()) is not None:
+        asked.append(proposal.plan)
+        searcher.tell(Measurement(plan=proposal.plan, samples={"m": (float(len(asked)),)}))
+    assert asked == [Plan(), space.plan({"a": "1"})]
 
 
 def test_a_tree_bounded_to_a_few_nodes_still_proposes() -> None:

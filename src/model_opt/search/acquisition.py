@@ -6,6 +6,8 @@ from scipy.special import erfcx, log_ndtr
 
 Array = NDArray[np.float64]
 
+_LEAST = -1e300
+
 
 def log_expected_improvement(mean: Array, std: Array, incumbent: float) -> Array:
     """Log of E[max(0, incumbent - f)], f ~ N(mean, std^2), to minimise; finite arbitrarily far from improvement.
@@ -30,6 +32,6 @@ def _log_h(z: Array) -> Array:
 
 
 def log_feasible(mean: Array, std: Array, bound: float, at_most: bool) -> Array:
-    """Log of P(f <= bound), or >= where not `at_most`."""
+    """Log of P(f <= bound), or >= where not `at_most`; finite, for a plan is worth measuring however unlikely."""
     z = (bound - mean) / np.maximum(std, 1e-12)
-    return np.asarray(log_ndtr(z if at_most else -z))
+    return np.asarray(np.maximum(log_ndtr(z if at_most else -z), _LEAST))

@@ -31,7 +31,9 @@ class Encoding:
         self.options = [tuple(decision.options) for decision in decisions]
         self.ordered = np.array([d.ordered and len(d.options) > 2 for d in decisions], dtype=np.bool_)
         self.widest = int(self.sizes.max()) if len(self.sizes) else 1
-        self.rules = np.ascontiguousarray(space.rules[:, self.columns, : self.widest])
+        fixed = np.flatnonzero(space.sizes == 1)
+        may_hold = space.rules[:, fixed, 0].all(axis=1)  # those that need another option there never do
+        self.rules = np.ascontiguousarray(space.rules[may_hold][:, self.columns, : self.widest])
         within = np.arange(self.widest) < self.sizes[:, None]  # [decisions, widest]
         self.named = np.ascontiguousarray((~self.rules & within).any(axis=2))
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
@@ -12,20 +13,24 @@ from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.planner import NODES
 from model_opt.search.recommendation import Recommendation
-from model_opt.search.searcher import Searcher
+from model_opt.search.searcher import Searcher, is_whole
 from model_opt.search.space import SearchSpace
 
 Constraint = float | tuple[str, float]
 """An upper limit, or ("<=" or ">=", limit)."""
-Evaluation = Mapping[str, float] | Iterator[Mapping[str, float]]
+Part = Mapping[str, float | tuple[float, float]]
+"""Metrics by name; a first look is (value, standard error), and the value is yielded again once it is final."""
+Evaluation = Part | Iterator[Part]
 Evaluate = Callable[[Mapping[str, str]], Evaluation]
 """Measures a plan (every decision's option by name), at once or by yielding metrics as they come, cheap ones first."""
+
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One call of `evaluate`: the full plan, what came back, and why it failed if it did. `dropped`: it was closed
-    early, because a limit was certainly broken."""
+    """One call of `evaluate`: the full plan, what came back, and why it failed if it did. `dropped`: a limit was
+    certainly broken before all that the objective needs had come, and the rest was not measured."""
 
     plan: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -139,21 +144,24 @@ def make_objective(minimize: str | None, maximize: str | None, constraints: Mapp
 
 def _limit(metric: str, constraint: Constraint) -> Limit:
     sign, bound = constraint if isinstance(constraint, tuple) and len(constraint) == 2 else ("<=", constraint)
-    number = isinstance(bound, int | float) and not isinstance(bound, bool)
-    if sign not in ("<=", ">=") or not number or not math.isfinite(bound):
+    if sign not in ("<=", ">=") or not _is_number(bound):
         raise InvalidInput(f'constraint on {metric!r}: a number or ("<=" or ">=", number), not {constraint!r}')
     return Limit(metric=metric, bound=float(bound), at_most=sign == "<=")
 
 
-def _whole(budget: object) -> int:
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def _whole(budget: int) -> int:
+    if not is_whole(budget) or budget < 1:
         raise InvalidInput(f"budget must be a whole number of at least 1, not {budget!r}")
-    return budget
+    return int(budget)
 
 
 def _checked_noise(noise: Mapping[str, float | None]) -> Mapping[str, float | None]:
     for metric, variance in noise.items():
-        if variance is not None and not (math.isfinite(variance) and variance >= 0):
+        if variance is not None and not (_is_number(variance) and variance >= 0):
             raise InvalidInput(f"noise of {metric!r} is a variance, or None where it is unknown, not {variance!r}")
     return noise
 
@@ -167,13 +175,14 @@ def _checked_prior(space: SearchSpace, prior: Mapping[tuple[str, str], float]) -
 def _measure(searcher: Searcher, evaluate: Evaluate, plan: Plan) -> tuple[Outcome, bool]:
     """Evaluates one plan; every error of `evaluate` becomes a failure."""
     metrics: dict[str, float] = {}
+    errors: dict[str, float] = {}
     dropped = False
     try:
         with contextlib.closing(_Parts(evaluate(searcher.space.assignment(plan)))) as parts:
             for part in parts:
-                metrics.update((str(name), float(value)) for name, value in part.items())
-                if plan.choices and searcher.hopeless({name: (value,) for name, value in metrics.items()}):
-                    dropped = parts.unfinished
+                _take(part, metrics, errors)
+                if plan.choices and searcher.hopeless({name: (value,) for name, value in metrics.items()}, errors):
+                    dropped = parts.unfinished and not _complete(searcher.objective, metrics, errors)
                     break
     except TechniqueError as error:
         return Failure(plan=plan, reason=Reason.ILLEGAL, message=str(error)), False
@@ -185,12 +194,27 @@ def _measure(searcher: Searcher, evaluate: Evaluate, plan: Plan) -> tuple[Outcom
     if wrong is not None:
         return Failure(plan=plan, reason=Reason.WRONG_OUTPUT, message=wrong), False
     samples = {name: (value,) for name, value in metrics.items()}
-    return Measurement(plan=plan, samples=samples, partial=dropped), dropped
+    return Measurement(plan=plan, samples=samples, partial=dropped and bool(errors)), dropped
+
+
+def _take(part: Part, metrics: dict[str, float], errors: dict[str, float]) -> None:
+    """Adds what an evaluation yielded: a first look has a standard error, which a final value takes away."""
+    for name, given in part.items():
+        value, error = given if isinstance(given, tuple) else (given, None)
+        metrics[str(name)] = float(value)
+        errors.pop(str(name), None)
+        if error is not None:
+            errors[str(name)] = float(error)
+
+
+def _complete(objective: Objective, metrics: Mapping[str, float], errors: Mapping[str, float]) -> bool:
+    """Whether all that the objective needs is there, and final."""
+    return all(metric in metrics and metric not in errors for metric in objective.metrics)
 
 
 def _what_is_wrong(metrics: Mapping[str, float], objective: Objective, dropped: bool) -> str | None:
     for name, value in metrics.items():
-        if not math.isfinite(value):
+        if not abs(value) <= _LARGEST:  # nor NaN
             return f"{name} is {value}"
     missing = [metric for metric in objective.metrics if metric not in metrics]
     return f"evaluate returned no {', '.join(missing)}" if missing and not dropped else None
@@ -201,14 +225,14 @@ class _Parts:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._whole = isinstance(evaluation, Mapping)
-        self._parts = iter((evaluation,)) if isinstance(evaluation, Mapping) else evaluation
+        self._parts: Iterator[Part] = iter((evaluation,)) if isinstance(evaluation, Mapping) else evaluation
 
     @property
     def unfinished(self) -> bool:
         """Whether stopping now leaves something out."""
         return not self._whole
 
-    def __iter__(self) -> Iterator[Mapping[str, float]]:
+    def __iter__(self) -> Iterator[Part]:
         return iter(self._parts)
 
     def close(self) -> None:

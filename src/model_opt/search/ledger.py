@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from model_opt.errors import InvalidInput
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Failure, Measurement, Outcome
 from model_opt.search.metric_model import LARGEST, Rows, pooled_variance
@@ -21,6 +22,7 @@ class Evidence:
 
     `source` names the similar problem that it is knowledge of, and `unlike` > 0 how unlike this one that is expected to
     be; without them it is knowledge of this very problem. How far a source tells is learnt from what is measured here.
+    Raises `InvalidInput` for figures that mean nothing.
     """
 
     plan: Plan
@@ -29,6 +31,13 @@ class Evidence:
     variance: float
     source: str | None = None
     unlike: float = 0.1
+
+    def __post_init__(self) -> None:
+        about = f"evidence on {self.metric!r} of {self.plan}"
+        if not math.isfinite(self.mean):
+            raise InvalidInput(f"{about}: a mean must be finite, not {self.mean}")
+        if not (math.isfinite(self.variance) and self.variance >= 0 and math.isfinite(self.unlike) and self.unlike > 0):
+            raise InvalidInput(f"{about}: variance {self.variance} must be at least 0, unlike {self.unlike} above it")
 
 
 @dataclass

@@ -177,7 +177,8 @@ class MetricModel:
         """P(limit holds) of every row given, `[rows]`; nought or one where there is no noise."""
         mean, std = self.at_rows()
         sign = 1.0 if limit.at_most else -1.0
-        noisy = ndtr(sign * (self.score(limit) - mean) / np.maximum(std, 1e-12))
+        with np.errstate(over="ignore"):  # a limit far beyond reach
+            noisy = ndtr(sign * (self.score(limit) - mean) / np.maximum(std, 1e-12))
         holds = sign * (limit.bound - self._rows.mean) >= 0
         return np.where(self._rows.variance == 0, holds, noisy)
 

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_opt.search.climbing import CHUNK, Archive, Batch, Walkers, enlist_all, new_archive, new_walkers, step
 from model_opt.search.encoding import Encoding
 from model_opt.search.surrogate import Changes
-from model_opt.search.tree import Rules, Tree, mask_options, new_tree
+from model_opt.search.tree import (
+    CHUNK,
+    Archive,
+    Batch,
+    Rules,
+    Tree,
+    Walkers,
+    enlist_all,
+    mask_options,
+    new_archive,
+    new_tree,
+    new_walkers,
+    step,
+)
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int16]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,8 @@ class Searcher:
     does not have (a decision is frozen) is compared with in the end, and teaches nothing. `prior` weighs (decision,
     option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes` bounds the
     tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What `ask`
-    answers depends on the seed and on what was told, in order, and on nothing else. Raises `InvalidInput` for a `first`
-    plan that the space does not allow.
+    answers depends on the seed and on what was told and asked before, in order, and on nothing else. Raises
+    `InvalidInput` for a `first` plan that the space does not allow.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Searcher:
                 raise InvalidInput(f"the space does not allow the plan {plan}: {_why_not(space, plan)}")
         if budget < 1:
             raise InvalidInput(f"budget must be at least 1, not {budget}")
-        if tree_nodes < 1:
-            raise InvalidInput(f"tree_nodes must be at least 1, not {tree_nodes}")
+        if not is_whole(tree_nodes) or tree_nodes < 1:
+            raise InvalidInput(f"tree_nodes must be a whole number of at least 1, not {tree_nodes!r}")
+        if not is_whole(seed) or seed < 0:
+            raise InvalidInput(f"seed must be a whole number of at least 0, not {seed!r}")
         self.space, self.objective, self.budget = space, objective, budget
         self._seed = seed
         self._encoding = Encoding(space)
@@ -140,6 +143,8 @@ class Searcher:
 
     def ask_many(self, many: int, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> list[Proposal]:
         """Up to `many` distinct plans, best first, each chosen as if those before it were in flight."""
+        if many < 1:
+            raise InvalidInput(f"at least one plan must be asked for, not {many}")
         if self.settled + len(believed) >= self.budget:
             return []
         mine = owned or (lambda _: True)
@@ -256,20 +261,26 @@ class Searcher:
     # telling and answering ------------------------------------------------------------------------------------------
 
     def tell(self, outcome: Outcome) -> None:
-        """Settles one outcome. A measurement may lack metrics; without any finite sample it counts as failed."""
+        """Settles one outcome. A measurement may lack metrics; without any finite sample it counts as failed. Raises
+        `InvalidInput` or `UnknownName` for a plan that the space does not have."""
+        if outcome.plan.choices and not self.space.fits(outcome.plan):
+            raise InvalidInput(f"told of {outcome.plan}, which the space lacks: {_why_not(self.space, outcome.plan)}")
         self._ledger.add(outcome)
 
-    def hopeless(self, samples: Mapping[str, Sequence[float]]) -> bool:
+    def hopeless(self, samples: Mapping[str, Sequence[float]], errors: Mapping[str, float] | None = None) -> bool:
         """Whether what is known of a plan so far rules out that it is feasible (P < 0.001): the rest need not be
         measured. The noise of a metric whose noise is unknown is taken from repeats; without those nothing is ruled
-        out."""
+        out. `errors` are standard errors of metrics that had only a first look, in place of their noise."""
         for limit in self.objective.limits:
             values = samples.get(limit.metric)
-            variance = self._ledger.variance(limit.metric)
-            if not values or math.isnan(variance):
+            if not values:
+                continue
+            error = (errors or {}).get(limit.metric)
+            variance = self._ledger.variance(limit.metric) / len(values) if error is None else error**2
+            if math.isnan(variance):
                 continue
             distance = (limit.bound - float(np.mean(values))) * (1 if limit.at_most else -1)
-            std = math.sqrt(variance / len(values))
+            std = math.sqrt(variance)
             if distance < 0 and (std == 0 or ndtr(distance / std) < _HOPELESS):
                 return True
         return False
@@ -286,8 +297,10 @@ class Searcher:
         """The measured plans that no other beats in all of `metrics`, by what is believed of them.
 
         A metric's direction is the objective's (limits and tie included; otherwise small is better), or is given:
-        (name, maximize).
+        (name, maximize). Raises `InvalidInput` where none is named, or nothing is known of one.
         """
+        if not metrics:
+            raise InvalidInput("a Pareto set needs at least one metric")
         pairs = [(m, self.objective.maximizes(m)) if isinstance(m, str) else m for m in metrics]
         objective = Objective(metric=pairs[0][0])
         judged = self._beliefs.judged(objective)
@@ -341,6 +354,11 @@ class Searcher:
             if table[d].sum() == 0:
                 table[d, : len(options)] = 1.0
         return np.asarray(table / table.sum(axis=1, keepdims=True))
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number, Python's or NumPy's; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _incumbent(judged: Judged) -> float | None:
