@@ -1,6 +1,7 @@
 """Applying, timing and judging plans."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,27 @@ def test_measuring_a_plan_says_everything_and_keeps_its_model(evaluator, tmp_pat
         measured.samples["log_size_ratio"][0], abs=0.02
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left_out"),
+    [
+        ({"least": {"log_size_ratio": math.log(2)}}, {"log_speedup", "latency_ms", "accuracy_drop", "accuracy_error"}),
+        ({"least": {"log_speedup": math.log(1e3)}}, {"accuracy_drop", "accuracy_error"}),
+        ({"most_latency_ms": 1e-6}, {"accuracy_drop", "accuracy_error"}),
+    ],
+)
+def test_what_clearly_breaks_a_limit_is_measured_no_further_once_a_plan_holds_all(evaluator, wanted, left_out):
+    small, large = plan(clean="fused", prune="0.5"), plan(prune="0.25")
+    every = evaluator.measure(small, Purpose.EXPLORE, lambda name: None).samples.keys()
+    evaluator._task = replace(evaluator._task, **wanted)
+    dropped = evaluator.measure(large, Purpose.EXPLORE, lambda name: None)
+    assert dropped.partial and dropped.samples.keys() == every - left_out
+    assert any("judged" in note for note in dropped.notes)
+    evaluator._held = False  # the least bad may be the answer
+    assert evaluator.measure(large, Purpose.EXPLORE, lambda name: None).samples.keys() == every
+    evaluator._held = True
+    assert evaluator.measure(large, Purpose.VERIFY, lambda name: None).samples.keys() == every
 
 
 def test_only_the_fastest_models_are_kept(evaluator, tmp_path):

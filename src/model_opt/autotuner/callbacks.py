@@ -124,4 +124,6 @@ def describe_observed(observed: Observed) -> str:
         parts.append(f"{math.exp(figures['log_size_ratio']):.2f}x smaller")
     if "accuracy_drop" in figures:
         parts.append(f"{figures['accuracy_drop']:.2%} lost")
+    elif observed.notes:
+        parts.append(observed.notes[0])
     return f"{observed.plan}: {', '.join(parts)}"

@@ -60,6 +60,12 @@ class Constraints:
             limits.append(Limit(metric="log_size_ratio", bound=math.log(size), at_most=False))
         return Objective(metric="log_speedup", maximize=True, limits=tuple(limits), tie=("log_size_ratio", True))
 
+    def least(self, size_bytes: float) -> Mapping[str, float]:
+        """The least log ratios that are known before anything is timed, by metric; `size_bytes` of the original."""
+        size = max(self._ratios("min_compression_ratio", self.max_size_mb, size_bytes / 1e6), default=None)
+        wanted = {"log_size_ratio": size, "log_speedup": self.min_speedup}
+        return {metric: math.log(ratio) for metric, ratio in wanted.items() if ratio is not None}
+
     def _ratios(self, name: str, most: float | None, baseline: float) -> list[float]:
         """The lower bounds on baseline ÷ plan: the one given as a ratio, and the one given as an absolute value."""
         ratio = getattr(self, name)

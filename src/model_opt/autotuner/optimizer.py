@@ -101,6 +101,7 @@ class IntelligentOptimizer:
             seed=self._seed,
             device=self._device,
             timing_lock=TimingLock(),
+            constraints=wanted,
         )
         limits = Limits(
             method=method,

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model_opt.autotuner.constraints import Constraints
 from model_opt.compression.evaluate import Task
 from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, output, rows, shapes, tensors
+from model_opt.compression.shipping import size_bytes
 from model_opt.errors import InvalidInput
 
 MOST_ROWS = 1024
@@ -41,10 +43,12 @@ def make_task(
     seed: int,
     device: str = "cpu",
     timing_lock: Any = None,
+    constraints: Constraints | None = None,
 ) -> Task:
     """The task for a measuring process. Raises `InvalidInput`, with the argument to mend, before anything is started.
 
-    The model is copied; the user's own is never touched.
+    The model is copied; the user's own is never touched. What clearly breaks one of `constraints` on size or speed is
+    not measured whole.
     """
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -80,6 +84,8 @@ def make_task(
         eval_fn=eval_fn,
         train_data=pairs,
         accuracy_limit=max_accuracy_drop,
+        least={} if constraints is None else constraints.least(size_bytes(ours)),
+        most_latency_ms=None if constraints is None else constraints.max_latency_ms,
         threads=torch.get_num_threads(),
         seed=seed,
         device=device,

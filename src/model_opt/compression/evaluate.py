@@ -33,6 +33,8 @@ PREPARATION_NOISE = 0.02
 
 
 KEPT_MODELS = 4
+_SURE = 3.0
+"""Standard errors beyond which a limit on the speed is clearly broken, or held."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class Task:
 
     `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
     `judged_on` is the source that the result names when there is neither `eval_fn` nor labels. `accuracy_limit` is the
-    largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data.
+    largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data. `least` are the
+    smallest `log_size_ratio` and `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds
+    everything is known, one that clearly breaks these is not measured further.
     """
 
     model: nn.Module
@@ -53,6 +57,8 @@ class Task:
     eval_fn: Callable[[nn.Module], float] | None = None
     train_data: Any = None
     accuracy_limit: float | None = None
+    least: Mapping[str, float] = field(default_factory=dict)
+    most_latency_ms: float | None = None
     threads: int = 1
     seed: int = 0
     device: str = "cpu"
@@ -93,6 +99,7 @@ class CompressionEvaluator:
         )
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
+        self._held = False
 
     def describe(self) -> Mapping[str, object]:
         """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
@@ -126,23 +133,29 @@ class CompressionEvaluator:
         )
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
-        """Applies `plan`, weighs it, times it in turn with the original, and judges it: a first look, then the rest."""
+        """Applies `plan`, weighs it, times it in turn with the original, and judges it: a first look, then the rest.
+
+        A plan that is explored and clearly breaks a limit on size or speed is measured no further, once one that holds
+        all limits is known (until then the least bad may be the answer).
+        """
         clock = _Phases(phase)
         clock("prepare")
         model = self._made(plan, clock)
+        samples: dict[str, tuple[float, ...]] = {"log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),)}
+        may_drop = self._held and purpose is Purpose.EXPLORE
+        if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
+            return _dropped(plan, samples, clock, "too large: neither timed nor judged")
         clock("wait")
         paired = self._time(model, purpose, clock)
+        samples |= {"log_speedup": tuple(paired.log_ratios.tolist()), "latency_ms": tuple(paired.plan_ms.tolist())}
+        if may_drop and self._too_slow(paired, _SURE):
+            return _dropped(plan, samples, clock, "clearly too slow: not judged", *_doubts(paired))
         clock("accuracy")
         drop, notes = self._drop(model)
         self._keep(plan, model, float(np.median(paired.log_ratios)), drop, clock)
         clock("")
-        samples = {
-            "log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),),
-            "log_speedup": tuple(paired.log_ratios.tolist()),
-            "latency_ms": tuple(paired.plan_ms.tolist()),
-            "accuracy_drop": (drop.value,),
-            "accuracy_error": (drop.error,),
-        }
+        samples |= {"accuracy_drop": (drop.value,), "accuracy_error": (drop.error,)}
+        self._held = self._held or self._holds(samples, paired, drop)
         return Measurement(
             plan=plan,
             samples=samples,
@@ -150,6 +163,26 @@ class CompressionEvaluator:
             partial=not drop.whole,
             notes=(*notes, *_doubts(paired)),
         )
+
+    def _least(self, metric: str) -> float:
+        return self._task.least.get(metric, -math.inf)
+
+    def _too_slow(self, paired: Paired, errors: float) -> bool:
+        """Whether the mean of a timing is below what is wanted by more than `errors` standard errors."""
+        least, most_ms = self._least("log_speedup"), self._task.most_latency_ms
+        if most_ms is not None:
+            least = max(least, math.log(float(np.median(paired.baseline_ms)) / most_ms))
+        ratios = paired.log_ratios
+        variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
+        error = math.sqrt(variance + PREPARATION_NOISE**2)
+        return float(np.mean(ratios)) + errors * error < least
+
+    def _holds(self, samples: Mapping[str, Sequence[float]], paired: Paired, drop: Drop) -> bool:
+        """Whether a plan measured whole holds every limit for certain."""
+        limit = self._task.accuracy_limit
+        accurate = drop.whole and (limit is None or drop.value <= limit)
+        small = samples["log_size_ratio"][0] >= self._least("log_size_ratio")
+        return accurate and small and not self._too_slow(paired, -_SURE)
 
     def save(self, plan: Plan, path: Path) -> None:
         """Makes `plan`'s model and writes it to `path`."""
@@ -213,6 +246,12 @@ def kept_model(folder: Path, plan: Plan) -> Path:
 def recipe_of(plan: Plan) -> dict[str, object]:
     """What a saved model says of itself."""
     return {"plan": {choice.decision: choice.option for choice in plan.choices}, "key": plan.key}
+
+
+def _dropped(plan: Plan, samples: Mapping[str, tuple[float, ...]], clock: "_Phases", *notes: str) -> Measurement:
+    """What is known of a plan that is measured no further."""
+    clock("")
+    return Measurement(plan=plan, samples=samples, seconds=clock.seconds, partial=True, notes=notes)
 
 
 class _Unlocked:
