@@ -2,13 +2,13 @@
 
 python benchmarks/federated_search.py [--resume] [--seeds 30] [--quick] [--plot FILE] [--json]
 
-Workers see one another's measurements a round late, believe what is in flight, and propose only plans that they own
-(rendezvous hashing); nothing else keeps them apart. A score is scaled so that random search's mean is 0 and the optimum
-is 1. `loss_8` is how much lower the score of 8 workers with B / 8 measurements each is than that of one worker with B,
-and `loss_8_upper` the upper end of the paired 95 % interval over seeds and problems; likewise `loss_32`.
-`distinct_share` is the least share of explored plans that were not repeated. `regret_to_apart` is regret of 8 workers
-as a share of that of 8 searches that know nothing of one another. Also: unequal speeds, and a worker that ends for good
-half-way.
+Workers see one another's measurements a round late, believe what is in flight, and explore only plans that they own
+(rendezvous hashing); nothing else keeps them apart, but for leases where leaders are measured again. A score is scaled
+so that random search's mean is 0 and the optimum is 1. `loss_8` is how much lower the score of 8 workers with B / 8
+measurements each is than that of one worker with B, and `loss_8_upper` the upper end of the paired 95 % interval over
+seeds and problems; likewise `loss_32`. `distinct_share` is the least share of explored plans that were not repeated.
+`regret_to_apart` is regret of 8 workers as a share of that of 8 searches that know nothing of one another. Also:
+unequal speeds, and a worker that ends for good half-way.
 """
 
 import argparse

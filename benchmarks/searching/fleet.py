@@ -12,6 +12,8 @@ from searching.problems import Problem
 
 LAG = 1.0
 """How late a worker sees what another has done, in measurements of a worker of speed 1."""
+LEADERS = 16
+"""Leaders that a worker offers to measure again: a lease is for one worker, whatever another has seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def description(problem: Problem, seed: int) -> Search:
 
 
 class Simulation:
-    """One search of a fleet. The coordinator only counts the budget; nothing but ownership keeps workers apart."""
+    """One search of a fleet. The coordinator counts the budget and leases a leader to one worker at a time; nothing but
+    ownership keeps workers apart that explore."""
 
     def __init__(self, problem: Problem, fleet: Fleet, budget: int, seed: int) -> None:
         self.problem, self.fleet, self.budget = problem, fleet, budget
@@ -94,6 +97,10 @@ class Simulation:
             f"w{w}": speed for w, speed in enumerate(self.fleet.speeds) if not self._dead(w, now - LAG) or w == worker
         }
         proposals = proposer.propose(1, flying=flying, roster=roster, budget=self.budget)
+        leased = {f.plan for f in self.flights if f.purpose is Purpose.VERIFY and f.end > now}
+        if proposals and proposals[0][1] is Purpose.VERIFY and proposals[0][0] in leased:
+            proposals = proposer.propose(LEADERS, flying=flying, roster=roster, budget=self.budget)
+            proposals = [one for one in proposals if one[0] not in leased][:1]
         if not proposals:
             return None
         (plan, purpose), end = proposals[0], now + 1 / self.fleet.speeds[worker]

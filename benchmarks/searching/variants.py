@@ -94,7 +94,7 @@ class LocalSearch(Planner):
 
 def _without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
     """Takes parts of the kernel away: their weights are nought."""
-    kept = np.array([part not in parts for part in range(3)], dtype=np.float64)
+    kept = np.array([part not in parts for part in range(2)], dtype=np.float64)
     unpack = surrogate.Surrogate._unpack
 
     def less(self: surrogate.Surrogate, parameters: Array) -> tuple[Array, Array, float, float]:
@@ -120,7 +120,7 @@ def _observed_answer() -> AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def _flat_prior() -> Iterator[None]:
+def flat_prior() -> Iterator[None]:
     """The tree is not told which one-option changes of the incumbent look good."""
     policy = Planner._policy
 
@@ -136,12 +136,11 @@ def _flat_prior() -> Iterator[None]:
 _PATCHES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
     "whole": contextlib.nullcontext,
     "no_tree": lambda: patch.object(searcher, "Planner", LocalSearch),
-    "flat_prior": _flat_prior,
+    "flat_prior": flat_prior,
     "quarter_of_estimates": lambda: patch.object(searcher.Searcher.__init__, "__kwdefaults__", _fewer()),
     "no_rank_warp": lambda: patch.object(metric_model, "RankWarp", Standardised),
-    "no_pairs": _without_kernel(1),
-    "no_product": _without_kernel(2),
-    "only_sums": _without_kernel(1, 2),
+    "only_product": _without_kernel(0),
+    "only_sums": _without_kernel(1),
     "no_verification": _no_verification,
     "observed_answer": _observed_answer,
     "random_start": lambda: patch.object(searcher, "hypercube", draw),

@@ -72,10 +72,11 @@ class TreeProposer:
         """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart."""
         searcher = self._searcher
         searcher.budget = budget
-        self.explores_until = budget - searcher.verifications
-        left = budget - searcher.settled - len(flying)
+        verifies = searcher.verifies(flying)
+        late = not verifies and budget - searcher.settled - len(flying) <= searcher.verifications
+        self.explores_until = budget if late else budget - searcher.verifications
         found = []
-        if self._worker in roster and left > searcher.verifications:
+        if self._worker in roster and not verifies:
             found = searcher.ask_many(many, owned=owned_by(self._worker, roster), believed=flying)
         found = found or searcher.ask_many(many, believed=flying)
         return [(proposal.plan, proposal.purpose) for proposal in found]

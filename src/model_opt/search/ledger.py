@@ -168,6 +168,10 @@ class Ledger:
         """Every metric measured so far."""
         return [metric for metric, table in self._tables.items() if table.records]
 
+    def figures(self, metric: str) -> int:
+        """Plans of which a figure of `metric` is known, measured or from elsewhere."""
+        return len(self._tables[metric].mean) if metric in self._tables else 0
+
     def measured(self, metric: str) -> Sequence[Record]:
         """The plans that have samples of `metric`, in the order of their rows."""
         return self._tables[metric].records if metric in self._tables else ()

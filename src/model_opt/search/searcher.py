@@ -30,6 +30,8 @@ Owned = Callable[[Plan], bool]
 FIRST_PLANS = 10
 """Plans before the model takes over, in budgets of 40 and more."""
 _REPEATS = 4  # measurements of a leader, verification included
+_ENOUGH = 5  # figures of the objective from which a model tells more than distance does
+_DRAWN = 512
 _HOPELESS = 1e-3
 _BELIEVED = 64
 _SHORTLIST = 64
@@ -128,6 +130,13 @@ class Searcher:
         noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
         return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
 
+    def verifies(self, believed: Sequence[Plan] = ()) -> bool:
+        """Whether leaders are to be measured again now. Not yet where twice as many new plans are in flight as budget
+        is left (many workers near the end): the leaders are not known then, and one more plan tells more."""
+        left = self.budget - self.settled - len(believed)
+        unseen = sum(plan.key not in self._ledger.records for plan in believed)
+        return self._verifying or (left <= self.verifications and unseen <= 2 * left)
+
     def begin_verification(self) -> None:
         """From now on only leaders are measured again (time is running out)."""
         self._verifying = True
@@ -149,7 +158,7 @@ class Searcher:
             return []
         mine = owned or (lambda _: True)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
-        if self._verifying or self.settled + len(believed) >= self.budget - self.verifications:
+        if self.verifies(believed):
             leaders = self._leaders(mine, believed)[:many]
             if leaders or self._verifying:
                 return self._proposals(leaders, Purpose.VERIFY)
@@ -185,6 +194,10 @@ class Searcher:
         known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(believed)]), axis=0)
         if self._planner.every is not None and len(known) >= len(self._planner.every):
             return []
+        if self._ledger.figures(self.objective.metric) < _ENOUGH:  # many workers begin at once
+            far = self._far_apart(many, mine, known, rng)
+            if far:
+                return [self._encoding.decode(codes) for codes in far]
         self._beliefs.refresh(self.objective)
         self._beliefs.believe(self.objective, flying)
         judged = self._beliefs.judged(self.objective)
@@ -202,6 +215,20 @@ class Searcher:
         chosen = self._spread(shortlist, many, judged)
         self._beliefs.forget()
         return [self._encoding.decode(codes) for codes in chosen]
+
+    def _far_apart(self, many: int, mine: Owned, known: Codes, rng: np.random.Generator) -> list[NDArray[np.int16]]:
+        """Up to `many` plans drawn at random, each as far as any from those known and those before it: by how many
+        decisions it differs from the nearest."""
+        drawn = np.unique(draw(self._encoding, _DRAWN, self._prior, rng), axis=0)
+        drawn = rng.permutation(drawn[[mine(self._encoding.decode(codes)) for codes in drawn]])
+        nearest = np.full(len(drawn), len(self._encoding.sizes))
+        for codes in known:
+            nearest = np.minimum(nearest, (drawn != codes).sum(axis=1))
+        chosen: list[NDArray[np.int16]] = []
+        while len(chosen) < many and nearest.max(initial=0) > 0:
+            chosen.append(drawn[int(np.argmax(nearest))])
+            nearest = np.minimum(nearest, (drawn != chosen[-1]).sum(axis=1))
+        return chosen
 
     def _incumbents(self, judged: Judged) -> Codes:
         """The five plans to search from, best first, `[plans, decisions]`: feasible ones by score, then by

@@ -40,7 +40,7 @@ class Surrogate:
     """One metric's process on warped targets with zero mean.
 
     Parameters are logarithms, in one vector: h `[decisions]`, o `[decisions]` (0 where options are not ordered), w
-    `[3]`, u `[sources]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~
+    `[2]`, u `[sources]`, nugget, and the factor on the known noise. Priors: log h, log o ~ N(log(2/D), 1), log w ~
     N(log 0.4, 1), log nugget ~ N(log 0.01, 1.5), log noise factor ~ N(0, 0.5), the last wider where the noise is a
     guess; log u - log unlike ~ Student's t of two degrees of freedom: now and then a source misleads altogether.
 
@@ -56,7 +56,7 @@ class Surrogate:
         centre = math.log(2 / self._dims)
         far = np.zeros(0) if unlike is None else np.log(unlike)
         self._centre = np.concatenate(
-            [np.full(2 * self._dims, centre), np.full(3, _LOG_WEIGHT), far, [_LOG_NUGGET, 0.0]]
+            [np.full(2 * self._dims, centre), np.full(2, _LOG_WEIGHT), far, [_LOG_NUGGET, 0.0]]
         )
         self.parameters: Array = self._centre.copy()
         self.size = 0
@@ -71,11 +71,11 @@ class Surrogate:
     # hyperparameters ------------------------------------------------------------------------------------------------
 
     def _unpack(self, parameters: Array) -> tuple[Array, Array, float, float]:
-        """Tables `[decisions, widest, widest]`, weights `[3]`, nugget, noise factor."""
+        """Tables `[decisions, widest, widest]`, weights `[2]`, nugget, noise factor."""
         d = self._dims
         h, o = np.exp(parameters[:d]), np.exp(parameters[d : 2 * d]) * self._ordered
         tables = option_tables(h, o, self._sizes, self._widest)
-        return tables, np.exp(parameters[2 * d : 2 * d + 3]), math.exp(parameters[-2]), math.exp(parameters[-1])
+        return tables, np.exp(parameters[2 * d : 2 * d + 2]), math.exp(parameters[-2]), math.exp(parameters[-1])
 
     def _spread(self, guessed: bool) -> Array:
         """Standard deviations of the priors, `[parameters]`."""
@@ -83,7 +83,7 @@ class Surrogate:
 
     def _kinship(self, parameters: Array) -> Array:
         """How far two sources are alike, `[1 + sources, 1 + sources]`."""
-        alike = np.exp(-np.concatenate([[0.0], np.exp(parameters[2 * self._dims + 3 : -2])]))
+        alike = np.exp(-np.concatenate([[0.0], np.exp(parameters[2 * self._dims + 2 : -2])]))
         kin = np.outer(alike, alike)
         np.fill_diagonal(kin, 1.0)
         return kin
@@ -103,7 +103,7 @@ class Surrogate:
         spread = self._spread(guessed)
         offset = (parameters - self._centre) / spread
         d = self._dims
-        unlike = slice(2 * d + 3, -2)
+        unlike = slice(2 * d + 2, -2)
         tail = 0.5 * (_TAIL + 1) * np.log1p(offset[unlike] ** 2 / _TAIL) - 0.5 * offset[unlike] ** 2
         value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset) + float(tail.sum())
         sensitivity = 0.5 * (inverse - np.outer(alpha, alpha))
@@ -117,7 +117,7 @@ class Surrogate:
         gradient[d : 2 * d] += (
             parts[1, :d] * np.exp(parameters[d : 2 * d]) * self._ordered / np.maximum(self._sizes - 1, 1)
         )
-        gradient[2 * d : 2 * d + 3] += parts[2, :3] * weights
+        gradient[2 * d : 2 * d + 2] += parts[2, :2] * weights
         gradient[-2] += nugget * diagonal.sum()
         gradient[-1] += factor * float(diagonal @ noise)
         return value, gradient
@@ -239,8 +239,7 @@ class Surrogate:
     @property
     def _prior(self) -> float:
         """Variance of an unseen plan before any data."""
-        pairs = self._weights[1] if self._dims > 1 else 0.0
-        return float(self._weights[0] + pairs + self._weights[2]) + self._nugget
+        return float(self._weights.sum()) + self._nugget
 
     def _reserve(self, size: int) -> None:
         if size <= self._capacity:
