@@ -30,7 +30,7 @@ Owned = Callable[[Plan], bool]
 FIRST_PLANS = 10
 """Plans before the model takes over, in budgets of 40 and more."""
 _REPEATS = 4  # measurements of a leader, verification included
-_ENOUGH = 5  # figures of the objective from which a model tells more than distance does
+_ENOUGH = 5  # figures of the objective from which a model tells more than distance does, to many workers that begin
 _DRAWN = 512
 _HOPELESS = 1e-3
 _BELIEVED = 64
@@ -194,7 +194,7 @@ class Searcher:
         known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(believed)]), axis=0)
         if self._planner.every is not None and len(known) >= len(self._planner.every):
             return []
-        if self._ledger.figures(self.objective.metric) < _ENOUGH:  # many workers begin at once
+        if self.settled < FIRST_PLANS and self._ledger.figures(self.objective.metric) < _ENOUGH:
             far = self._far_apart(many, mine, known, rng)
             if far:
                 return [self._encoding.decode(codes) for codes in far]
