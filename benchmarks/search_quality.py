@@ -158,7 +158,7 @@ def plot(runs: Runs, problems: Sequence[str], path: Path) -> None:
             label = f"{method} (some problems)" if method in SLOW else method
             axes.plot(*zip(*line, strict=True), marker="o", label=label)
     axes.set(xlabel="evaluations", ylabel="regret, share of random's at 100", yscale="log")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, bbox_inches="tight")
 
 
