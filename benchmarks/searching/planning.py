@@ -10,14 +10,14 @@ from model_opt.search.planner import Planner
 from model_opt.search.searcher import _incumbent
 from model_opt.search.surrogate import Changes
 from searching.problems import Problem
-from searching.variants import LocalSearch, flat_prior
+from searching.variants import LocalSearch, no_look_around
 
 ESTIMATES = (60, 125, 250, 500)
 AFTER = (30, 55, 80)
 """Measurements after which a suggestion is planned."""
-PLANNERS: Mapping[str, tuple[type[Planner], Callable[[], AbstractContextManager[None]]]] = {
+PLANNERS: Mapping[str, tuple[type[Planner], Callable[[], AbstractContextManager[object]]]] = {
     "tree": (Planner, nullcontext),
-    "tree without a prior": (Planner, flat_prior),
+    "tree that does not look around": (Planner, no_look_around),
     "local search": (LocalSearch, nullcontext),
 }
 

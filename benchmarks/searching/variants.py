@@ -1,7 +1,7 @@
 """Our search with one part taken away, to see what the part earns."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from unittest.mock import patch
@@ -119,24 +119,15 @@ def _observed_answer() -> AbstractContextManager[object]:
     return patch.object(searcher.Searcher, "recommend", recommend)
 
 
-@contextlib.contextmanager
-def flat_prior() -> Iterator[None]:
-    """The tree is not told which one-option changes of the incumbent look good."""
-    policy = Planner._policy
-
-    def flat(self: Planner, *given: object) -> Array:
-        told = policy(self, *given)  # type: ignore[arg-type]
-        within = np.arange(told.shape[1]) < self._encoding.sizes[:, None]
-        return np.asarray(within / self._encoding.sizes[:, None], dtype=told.dtype)
-
-    with patch.object(Planner, "_policy", flat):
-        yield
+def no_look_around() -> AbstractContextManager[object]:
+    """The one-option changes of the incumbent are not estimated before the tree begins."""
+    return patch.object(Planner, "_look_around", lambda *_: None)
 
 
 _PATCHES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
     "whole": contextlib.nullcontext,
     "no_tree": lambda: patch.object(searcher, "Planner", LocalSearch),
-    "flat_prior": flat_prior,
+    "no_look_around": no_look_around,
     "quarter_of_estimates": lambda: patch.object(searcher.Searcher.__init__, "__kwdefaults__", _fewer()),
     "no_rank_warp": lambda: patch.object(metric_model, "RankWarp", Standardised),
     "only_product": _without_kernel(0),

@@ -33,7 +33,7 @@ EVALUATIONS = 500
 """Plans estimated for one suggestion, by default."""
 NODES = 4096
 """Nodes that the tree of one suggestion may have, by default."""
-_WALKERS = 8
+_WALKERS = 4
 _IDLE_ROUNDS = 64
 _UNIFORM = 0.1
 
@@ -80,10 +80,10 @@ class Planner:
         )
         enlist_all(archive, known, -np.inf)
         first = len(known)
-        policy = self._policy(score, archive, rules, incumbents[0], prior)
+        self._look_around(score, archive, rules, incumbents[0])
         tree = new_tree(np.argsort(-importance, kind="stable"), encoding.sizes, self._nodes)
         mask_options(tree, 0, 0, incumbents[0], rules)
-        self._explore(score, tree, rules, archive, incumbents, policy, limit, rng)
+        self._explore(score, tree, rules, archive, incumbents, self._policy(prior), limit, rng)
         codes, values = archive.codes[first : archive.used[0]], archive.values[first : archive.used[0]]
         if self.every is not None:
             rest = _without(self.every, np.concatenate([known, codes]))
@@ -93,42 +93,32 @@ class Planner:
         order = np.argsort(-values, kind="stable")
         return Ranking(codes=codes[order], values=values[order], tree=tree)
 
-    def _policy(
-        self, score: Score, archive: Archive, rules: Rules, incumbent: Codes, prior: Array
-    ) -> NDArray[np.float32]:
-        """P of PUCT, `[decisions, widest]`: a softmax over one-option changes of the incumbent, times the prior, mixed
-        with a little of the uniform. Keeping an option counts as much as the best change elsewhere."""
+    def _look_around(self, score: Score, archive: Archive, rules: Rules, incumbent: Codes) -> None:
+        """Estimates every one-option change of the incumbent that may be proposed."""
         sizes = self._encoding.sizes
-        pairs = np.array(
-            [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]], dtype=np.int16
-        )
-        within = np.arange(self._encoding.widest) < sizes[:, None]
-        uniform = np.asarray(within / sizes[:, None], dtype=np.float32)
-        pairs = pairs.reshape(-1, 2)
-        codes = np.tile(incumbent, (len(pairs), 1))
-        codes[np.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
+        pairs = [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]]
+        changed = np.array(pairs, dtype=np.int16).reshape(-1, 2)
+        codes = np.tile(incumbent, (len(changed), 1))
+        codes[np.arange(len(changed)), changed[:, 0]] = changed[:, 1]
         fresh = np.flatnonzero(self._encoding.allowed(codes))
         fresh = fresh[_is_new(codes[fresh], rules.known)]
         if not len(fresh):
-            return uniform
+            return
         changes = Changes(
             bases=incumbent[None],
             base_of=np.zeros(len(fresh), dtype=np.int32),
-            decision=pairs[fresh, 0],
-            option=pairs[fresh, 1],
+            decision=changed[fresh, 0],
+            option=changed[fresh, 1],
         )
-        values = score(changes, codes[fresh])
         place = archive.used[0]
         enlist_all(archive, codes[fresh], -np.inf)
-        archive.values[place : archive.used[0]] = values
-        if values.max() == -np.inf:
-            return uniform
-        logits = np.full(uniform.shape, -np.inf)
-        logits[pairs[fresh, 0], pairs[fresh, 1]] = values
-        logits[np.arange(len(sizes)), incumbent] = values.max()
-        weights = np.exp(logits - logits.max()) * np.maximum(prior, 1e-3)
-        weights /= weights.sum(axis=1, keepdims=True)
-        return np.asarray((1 - _UNIFORM) * weights + _UNIFORM * uniform, dtype=np.float32)
+        archive.values[place : archive.used[0]] = score(changes, codes[fresh])
+
+    def _policy(self, prior: Array) -> NDArray[np.float32]:
+        """P of PUCT, `[decisions, widest]`: the prior, mixed with a little of the uniform."""
+        sizes = self._encoding.sizes
+        uniform = (np.arange(self._encoding.widest) < sizes[:, None]) / sizes[:, None]
+        return np.asarray((1 - _UNIFORM) * prior + _UNIFORM * uniform, dtype=np.float32)
 
     def _explore(
         self,
