@@ -53,9 +53,13 @@ class Runs:
 
     def regrets(self, method: str, name: str, evaluations: int) -> np.ndarray:
         """Regret of every run of a method on a problem, `[seeds]`, by seed."""
+        return problem(name).regrets[self.rows(method, name, evaluations)]
+
+    def rows(self, method: str, name: str, evaluations: int) -> np.ndarray:
+        """The recommended row of every run of a method on a problem, `[seeds]`, by seed."""
         jobs = sorted((j for j in self._lines if j.method == method and j.problem == name), key=lambda job: job.seed)
         rows = [self._lines[job][evaluations] for job in jobs if evaluations in self._lines[job]]
-        return problem(name).regrets[np.array(rows, dtype=np.int64)]
+        return np.array(rows, dtype=np.int64)
 
 
 def in_turn(methods: Iterable[str], problems: Sequence[str], seeds: Iterable[int]) -> Iterator[Job]:

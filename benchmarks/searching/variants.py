@@ -92,7 +92,7 @@ class LocalSearch(Planner):
                     (value, here), moves = best, rng.permutation(pairs)
 
 
-def _without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
+def without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
     """Takes parts of the kernel away: their weights are nought."""
     kept = np.array([part not in parts for part in range(2)], dtype=np.float64)
     unpack = surrogate.Surrogate._unpack
@@ -130,8 +130,8 @@ _PATCHES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
     "no_look_around": no_look_around,
     "quarter_of_estimates": lambda: patch.object(searcher.Searcher.__init__, "__kwdefaults__", _fewer()),
     "no_rank_warp": lambda: patch.object(metric_model, "RankWarp", Standardised),
-    "only_product": _without_kernel(0),
-    "only_sums": _without_kernel(1),
+    "only_product": without_kernel(0),
+    "only_sums": without_kernel(1),
     "no_verification": _no_verification,
     "observed_answer": _observed_answer,
     "random_start": lambda: patch.object(searcher, "hypercube", draw),
