@@ -15,12 +15,13 @@ from model_opt.actors.service import CoordinatorService
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
+from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 
 SEARCH = Search(space=SPACE, objective=OBJECTIVE)
 
 
-def loop(name: str, link: object, *, seconds: float = 0.0, life: str = "1") -> WorkerLoop:
+def loop(name: str, link: object, *, seconds: float = 0.0, life: str = "1", search: Search = SEARCH) -> WorkerLoop:
     evaluator = Sleeping(seconds)
 
     def measure(plan: Plan, purpose: Purpose) -> Outcome:
@@ -30,7 +31,7 @@ def loop(name: str, link: object, *, seconds: float = 0.0, life: str = "1") -> W
         WorkerState(Holder(worker=name, incarnation=life), "c"),
         link,  # type: ignore[arg-type]
         measure,
-        lambda budget: TreeProposer(name, SEARCH, budget, {}),
+        lambda budget: TreeProposer(name, search, budget, {}),
         beat_s=0.2,
     )
 
@@ -56,6 +57,29 @@ def test_workers_settle_the_budget_and_repeat_nothing(tmp_path: Path, workers: i
     assert service.status()["settled"] == 60
     best = min(o.samples["latency_ms"][0] for o in outcomes if isinstance(o, Measurement))
     assert best < 50.0
+    service.close()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_no_plan_holds_the_limit_what_is_left_explores(tmp_path: Path, workers: int) -> None:
+    """Nobody but the answer is worth another measurement then."""
+    impossible = Objective(metric="latency_ms", limits=(Limit(metric="accuracy_drop", bound=-1.0),))
+    search = Search(space=SPACE, objective=impossible, noise={"latency_ms": 1.0})
+    service = CoordinatorService.at(tmp_path, Rules(budget=24, objective=impossible))
+    assert set(run_all([loop(f"w{i}", service, search=search) for i in range(workers)])) == {"budget"}
+    assert service.status()["settled"] == 24
+    service.close()
+
+
+@pytest.mark.parametrize(("workers", "least"), [(1, 3), (4, 1), (12, 0)])
+def test_leaders_are_measured_again_where_a_worker_has_a_few_plans(tmp_path: Path, workers: int, least: int) -> None:
+    """Of a budget of 24; with fewer than four plans a worker everything explores."""
+    search = Search(space=SPACE, objective=OBJECTIVE, noise={"latency_ms": 1.0})
+    service = CoordinatorService.at(tmp_path, Rules(budget=24, objective=OBJECTIVE))
+    run_all([loop(f"w{i}", service, seconds=0.02, search=search) for i in range(workers)])
+    keys = [outcome.plan.key for _, outcome in service.outcomes()]
+    again = len(keys) - len(set(keys))
+    assert again >= least and (again == 0) == (least == 0)
     service.close()
 
 

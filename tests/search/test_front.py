@@ -100,6 +100,17 @@ def test_a_first_look_closes_a_plan_only_where_its_error_leaves_no_doubt() -> No
     assert not {"none", "conv3x3"} & {plan["op"] for plan in result.pareto if plan["width"] == "32"}
 
 
+@pytest.mark.parametrize(
+    ("look", "reason"),
+    [((0.5, 0.1), "no final value"), ((0.5, -0.1), "standard error"), ((0.5, float("nan")), "standard error")],
+)
+def test_a_first_look_is_not_a_figure(look: tuple[float, float], reason: str) -> None:
+    result = search(SPACE, lambda plan: {"error": look, "size": (1.0, 0.1)}, budget=9, minimize="error")
+    assert all(reason in (one.failure or "") for one in result.observations)
+    final = search(SPACE, lambda plan: {"error": 0.5, "size": (1.0, 0.1)}, budget=9, minimize="error")
+    assert all(one.failure is None and one.metrics == {"error": 0.5} for one in final.observations)
+
+
 def test_a_limit_beyond_reach_does_not_end_the_search() -> None:
     result = search(SPACE, cost, budget=9, minimize="error", constraints={"latency_ms": -1e300})
     assert len(result.observations) == 9

@@ -124,23 +124,6 @@ def test_workers_that_know_nothing_yet_begin_far_apart() -> None:
     assert apart.mean() > 0.7 * 8
 
 
-def test_leaders_are_not_verified_while_most_of_what_is_left_to_see_is_in_flight() -> None:
-    table = Table(0, decisions=8)
-    searcher = Searcher(table.space, BEST_WITHIN, budget=40, seed=0, noise={"value": 0.01})
-    while searcher.settled < 20:
-        proposal = searcher.ask()
-        assert proposal is not None
-        searcher.tell(measure(table, proposal.plan))
-    flying = [proposal.plan for proposal in searcher.ask_many(18)]
-    assert len(flying) == 18 and searcher.verifications == 4
-    late = searcher.ask(believed=flying)
-    assert late is not None and late.purpose is Purpose.EXPLORE and late.plan not in flying
-    for plan in flying[:16]:
-        searcher.tell(measure(table, plan))
-    seen = searcher.ask(believed=flying[16:])
-    assert seen is not None and seen.purpose is Purpose.VERIFY
-
-
 def test_many_are_distinct_and_begin_with_the_one() -> None:
     searcher = run(Table(0), 20, 0)
     searcher.budget = 60

@@ -13,6 +13,8 @@ from model_opt.search.space import Decision, SearchSpace
 
 Proposals = list[tuple[Plan, Purpose]]
 
+_ROUNDS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -69,16 +71,20 @@ class TreeProposer:
         self._searcher.tell(outcome)
 
     def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
-        """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart."""
+        """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart.
+
+        With fewer than `_ROUNDS` plans a worker none is: the leaders are not known before the budget is used up.
+        """
         searcher = self._searcher
-        searcher.budget = budget
-        verifies = searcher.verifies(flying)
-        late = not verifies and budget - searcher.settled - len(flying) <= searcher.verifications
-        self.explores_until = budget if late else budget - searcher.verifications
+        searcher.budget, searcher.verify = budget, budget >= _ROUNDS * len(roster)
+        left = budget - searcher.settled - len(flying)
         found = []
-        if self._worker in roster and not verifies:
+        if self._worker in roster and left > searcher.verifications:
             found = searcher.ask_many(many, owned=owned_by(self._worker, roster), believed=flying)
         found = found or searcher.ask_many(many, believed=flying)
+        leaders = any(proposal.purpose is Purpose.VERIFY for proposal in found)
+        over = left > searcher.verifications or leaders  # where there is no leader the rest explores too
+        self.explores_until = budget - searcher.verifications if over else budget
         return [(proposal.plan, proposal.purpose) for proposal in found]
 
 

@@ -100,6 +100,7 @@ class CompressionEvaluator:
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
         self._held = False
+        self._baseline_ms: float | None = None
 
     def describe(self) -> Mapping[str, object]:
         """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
@@ -107,10 +108,11 @@ class CompressionEvaluator:
         """
         paired = self._time(self._task.model, Purpose.VERIFY)
         ratios = paired.log_ratios
+        self._baseline_ms = float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms])))
         return {
             "context": self.context(),
             "baseline": {
-                "latency_ms": float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms]))),
+                "latency_ms": self._baseline_ms,
                 "size_bytes": float(self._size_bytes),
                 "accuracy": self._judge.baseline,
             },
@@ -142,7 +144,7 @@ class CompressionEvaluator:
         clock("prepare")
         model = self._made(plan, clock)
         samples: dict[str, tuple[float, ...]] = {"log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),)}
-        may_drop = self._held and purpose is Purpose.EXPLORE
+        may_drop = self._held and purpose is Purpose.EXPLORE and bool(plan.choices)
         if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
             return _dropped(plan, samples, clock, "too large: neither timed nor judged")
         clock("wait")
@@ -170,8 +172,8 @@ class CompressionEvaluator:
     def _too_slow(self, paired: Paired, errors: float) -> bool:
         """Whether the mean of a timing is below what is wanted by more than `errors` standard errors."""
         least, most_ms = self._least("log_speedup"), self._task.most_latency_ms
-        if most_ms is not None:
-            least = max(least, math.log(float(np.median(paired.baseline_ms)) / most_ms))
+        if most_ms is not None and self._baseline_ms is not None:  # a ratio, as the objective has it
+            least = max(least, math.log(self._baseline_ms / most_ms))
         ratios = paired.log_ratios
         variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
         error = math.sqrt(variance + PREPARATION_NOISE**2)

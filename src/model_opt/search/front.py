@@ -190,10 +190,10 @@ def _measure(searcher: Searcher, evaluate: Evaluate, plan: Plan) -> tuple[Outcom
         return Failure(plan=plan, reason=Reason.WRONG_OUTPUT, message=str(error)), False
     except Exception as error:  # the user's code may raise anything
         return Failure(plan=plan, reason=Reason.ERROR, message=f"{type(error).__name__}: {error}"), False
-    wrong = _what_is_wrong(metrics, searcher.objective, dropped)
+    wrong = _what_is_wrong(metrics, errors, searcher.objective, dropped)
     if wrong is not None:
         return Failure(plan=plan, reason=Reason.WRONG_OUTPUT, message=wrong), False
-    samples = {name: (value,) for name, value in metrics.items()}
+    samples = {name: (value,) for name, value in metrics.items() if dropped or name not in errors}
     return Measurement(plan=plan, samples=samples, partial=dropped and bool(errors)), dropped
 
 
@@ -212,10 +212,17 @@ def _complete(objective: Objective, metrics: Mapping[str, float], errors: Mappin
     return all(metric in metrics and metric not in errors for metric in objective.metrics)
 
 
-def _what_is_wrong(metrics: Mapping[str, float], objective: Objective, dropped: bool) -> str | None:
+def _what_is_wrong(
+    metrics: Mapping[str, float], errors: Mapping[str, float], objective: Objective, dropped: bool
+) -> str | None:
     for name, value in metrics.items():
         if not abs(value) <= _LARGEST:  # nor NaN
             return f"{name} is {value}"
+    for name, error in errors.items():
+        if not 0 <= error <= _LARGEST:
+            return f"the standard error of {name} is {error}"
+        if name in objective.metrics and not dropped:
+            return f"evaluate yielded a first look at {name}, and no final value"
     missing = [metric for metric in objective.metrics if metric not in metrics]
     return f"evaluate returned no {', '.join(missing)}" if missing and not dropped else None
 

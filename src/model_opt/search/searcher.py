@@ -96,7 +96,7 @@ class Searcher:
             raise InvalidInput(f"tree_nodes must be a whole number of at least 1, not {tree_nodes!r}")
         if not is_whole(seed) or seed < 0:
             raise InvalidInput(f"seed must be a whole number of at least 0, not {seed!r}")
-        self.space, self.objective, self.budget = space, objective, budget
+        self.space, self.objective, self.budget, self.verify = space, objective, budget, True
         self._seed = seed
         self._encoding = Encoding(space)
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
@@ -126,16 +126,11 @@ class Searcher:
 
     @property
     def verifications(self) -> int:
-        """How many of the budget are kept for measuring the leaders again."""
+        """How many of the budget are kept for measuring the leaders again; none unless `verify`."""
+        if not self.verify:
+            return 0
         noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
         return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
-
-    def verifies(self, believed: Sequence[Plan] = ()) -> bool:
-        """Whether leaders are to be measured again now. Not yet where twice as many new plans are in flight as budget
-        is left (many workers near the end): the leaders are not known then, and one more plan tells more."""
-        left = self.budget - self.settled - len(believed)
-        unseen = sum(plan.key not in self._ledger.records for plan in believed)
-        return self._verifying or (left <= self.verifications and unseen <= 2 * left)
 
     def begin_verification(self) -> None:
         """From now on only leaders are measured again (time is running out)."""
@@ -158,7 +153,7 @@ class Searcher:
             return []
         mine = owned or (lambda _: True)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
-        if self.verifies(believed):
+        if self._verifying or self.settled + len(believed) >= self.budget - self.verifications:
             leaders = self._leaders(mine, believed)[:many]
             if leaders or self._verifying:
                 return self._proposals(leaders, Purpose.VERIFY)
@@ -194,7 +189,7 @@ class Searcher:
         known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(believed)]), axis=0)
         if self._planner.every is not None and len(known) >= len(self._planner.every):
             return []
-        if self.settled < FIRST_PLANS and self._ledger.figures(self.objective.metric) < _ENOUGH:
+        if self.settled < len(self._start) and self._ledger.figures(self.objective.metric) < _ENOUGH:
             far = self._far_apart(many, mine, known, rng)
             if far:
                 return [self._encoding.decode(codes) for codes in far]
