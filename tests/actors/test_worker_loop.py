@@ -66,7 +66,7 @@ def test_where_no_plan_holds_the_limit_what_is_left_explores(tmp_path: Path, wor
     impossible = Objective(metric="latency_ms", limits=(Limit(metric="accuracy_drop", bound=-1.0),))
     search = Search(space=SPACE, objective=impossible, noise={"latency_ms": 1.0})
     service = CoordinatorService.at(tmp_path, Rules(budget=24, objective=impossible))
-    assert set(run_all([loop(f"w{i}", service, search=search) for i in range(workers)])) == {"budget"}
+    assert set(run_all([loop(f"w{i}", service, seconds=0.05, search=search) for i in range(workers)])) == {"budget"}
     assert service.status()["settled"] == 24
     service.close()
 
