@@ -150,6 +150,7 @@ def main() -> None:
         runs_of = min(len(runs.regrets(name, of, AT)) for of in problems)
         told = f"{part.value:.2f} [{part.low:.2f}, {part.high:.2f}]"
         print(f"{name:32}{told:>22}{found['infeasible'].get(name, 0):>12.1%}  ({runs_of} seeds)")
+    print(f"{'(whole)':32}{'':>22}{found['infeasible'].get('whole', 0):>12.1%}")
     print(f"\n{'nats below the best, estimates:':32}" + "".join(f"{estimates:>14}" for estimates in ESTIMATES))
     for name, row in found["planning"].items():
         print(f"{name:32}" + "".join(f"{mean:>7.2f} ({best:4.0%})" for mean, best in row.values()))

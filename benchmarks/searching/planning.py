@@ -51,10 +51,12 @@ def _gaps(searcher: Searcher, every: np.ndarray, rng: np.random.Generator) -> di
     parts: Sequence[np.ndarray] = np.array_split(fresh, max(1, len(fresh) // 4096))
     best = max(float(score(Changes.whole(part), part).max()) for part in parts)
     gaps = {}
+    around = int((searcher._encoding.sizes - 1).sum())  # what looking around costs
     for name, (kind, patched) in PLANNERS.items():
         for estimates in ESTIMATES:
             with patched():
-                ranking = kind(searcher._encoding, evaluations=estimates).rank(
+                spared = around if name == "tree" else 0
+                ranking = kind(searcher._encoding, evaluations=estimates - spared).rank(
                     score,
                     known=known,
                     incumbents=searcher._incumbents(judged),
