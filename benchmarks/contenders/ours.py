@@ -13,6 +13,7 @@ from torch import nn
 from contenders.contender import Material, Run, main, torch_run
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
+from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.evaluate import CompressionEvaluator
@@ -38,7 +39,9 @@ def prepare(material: Material, out: Path, threads: int) -> None:
         output=out / "answer0",
         **data,
     )
-    task = make_task(material.network(), train_data=None, max_accuracy_drop=1.0, seed=0, **data)
+    task = make_task(
+        material.network(), train_data=None, constraints=Constraints(max_accuracy_drop=1.0), seed=0, **data
+    )
     evaluator = CompressionEvaluator(task)
     for number, plan in enumerate(others(result, material.row["limit"]), 1):
         folder = out / f"answer{number}"

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from model_opt.search import Measurement, Searcher
+from model_opt.search import Searcher
 from model_opt.search.planner import Planner
 from model_opt.search.searcher import _incumbent
 from model_opt.search.surrogate import Changes
+from searching.fleet import description, measured
 from searching.problems import Problem
 from searching.variants import LocalSearch, no_look_around
 
@@ -26,14 +27,11 @@ def below_best(problem: Problem, seed: int) -> dict[tuple[str, int], list[float]
     """(planner, estimates) → how far its first plan's log acquisition lies below the best of all plans that are not
     measured, in nats, after each of `AFTER`; all plan from the same search, on a table that can be enumerated."""
     rng = np.random.default_rng([seed, 14])
-    noise = {metric: None if problem.table.noisy(metric) else 0.0 for metric in problem.objective.metrics}
-    searcher = Searcher(problem.table.space, problem.objective, budget=200, seed=seed, noise=noise)
+    searcher = description(problem, seed).searcher(200, {})
     every = np.array([problem.table.codes(int(row)) for row in problem.table.rows], dtype=np.int16)
     found: dict[tuple[str, int], list[float]] = {}
     for settled in range(1, max(AFTER) + 1):
-        plan = searcher.ask().plan
-        metrics = problem.measure(problem.table.row(problem.table.space.encode(plan)), rng)
-        searcher.tell(Measurement(plan=plan, samples={name: (value,) for name, value in metrics.items()}))
+        searcher.tell(measured(problem, searcher.ask().plan, rng))
         if settled in AFTER:
             for key, gap in _gaps(searcher, every, np.random.default_rng([seed, settled])).items():
                 found.setdefault(key, []).append(gap)

@@ -4,6 +4,7 @@ from networks import NotANumber, Raises, TwoInputs, small_cnn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import FIT_ROWS, NOISE_ROWS, make_task
 from model_opt.compression.inputs import batch_size, join
 from model_opt.errors import InvalidInput
@@ -13,7 +14,7 @@ EXAMPLE = torch.randn(4, 3, 32, 32)
 
 def task(model=None, **given):
     arguments = {"example_input": EXAMPLE, "calibration_data": None, "eval_fn": None, "train_data": None}
-    return make_task(model or small_cnn(), **arguments | given, max_accuracy_drop=0.01, seed=0)
+    return make_task(model or small_cnn(), **arguments | given, constraints=Constraints(max_accuracy_drop=0.01), seed=0)
 
 
 def test_the_users_model_is_neither_changed_nor_shared():

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.search.checks import is_number
 from model_opt.search.objective import Limit, Objective
 
 DEFAULT_MAX_ACCURACY_DROP = 0.01
@@ -38,7 +37,7 @@ class Constraints:
             if name not in RANGES:
                 raise UnknownName("constraint", name, RANGES)
             low, high, meaning = RANGES[name]
-            if not _is_number(value):
+            if not is_number(value):
                 raise InvalidInput(f"constraint {name!r} must be a number ({meaning}), not {value!r}")
             positive = name != "max_accuracy_drop"
             if not low <= value <= high or (positive and value == 0):
@@ -50,27 +49,21 @@ class Constraints:
 
         Latency and size bounds become bounds on ratios to the baseline, which drift less than absolute times.
         """
-        speedup = max(self._ratios("min_speedup", self.max_latency_ms, baseline["latency_ms"]), default=None)
-        size_mb = baseline["size_bytes"] / 1e6
-        size = max(self._ratios("min_compression_ratio", self.max_size_mb, size_mb), default=None)
+        least = self.least(size_mb=baseline["size_bytes"] / 1e6, latency_ms=baseline["latency_ms"])
         limits = [Limit(metric="accuracy_drop", bound=self.max_accuracy_drop, at_most=True)]
-        if speedup is not None:
-            limits.append(Limit(metric="log_speedup", bound=math.log(speedup), at_most=False))
-        if size is not None:
-            limits.append(Limit(metric="log_size_ratio", bound=math.log(size), at_most=False))
+        limits += [Limit(metric=metric, bound=bound, at_most=False) for metric, bound in least.items()]
         return Objective(metric="log_speedup", maximize=True, limits=tuple(limits), tie=("log_size_ratio", True))
 
-    def least(self, size_bytes: float) -> Mapping[str, float]:
-        """The least log ratios that are known before anything is timed, by metric; `size_bytes` of the original."""
-        size = max(self._ratios("min_compression_ratio", self.max_size_mb, size_bytes / 1e6), default=None)
-        wanted = {"log_size_ratio": size, "log_speedup": self.min_speedup}
-        return {metric: math.log(ratio) for metric, ratio in wanted.items() if ratio is not None}
+    def least(self, *, size_mb: float | None = None, latency_ms: float | None = None) -> Mapping[str, float]:
+        """The least log ratios of the original's figures to a plan's, by metric; without a figure of the original its
+        absolute bound is left out."""
+        ratios = {
+            "log_speedup": (self.min_speedup, _ratio(latency_ms, self.max_latency_ms)),
+            "log_size_ratio": (self.min_compression_ratio, _ratio(size_mb, self.max_size_mb)),
+        }
+        bounds = {metric: [math.log(bound) for bound in of if bound is not None] for metric, of in ratios.items()}
+        return {metric: max(found) for metric, found in bounds.items() if found}
 
-    def _ratios(self, name: str, most: float | None, baseline: float) -> list[float]:
-        """The lower bounds on baseline ÷ plan: the one given as a ratio, and the one given as an absolute value."""
-        ratio = getattr(self, name)
-        return [*([ratio] if ratio is not None else []), *([baseline / most] if most is not None else [])]
 
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+def _ratio(baseline: float | None, most: float | None) -> float | None:
+    return None if baseline is None or most is None else baseline / most

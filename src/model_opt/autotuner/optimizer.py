@@ -97,11 +97,10 @@ class IntelligentOptimizer:
             calibration_data=calibration_data,
             eval_fn=eval_fn,
             train_data=train_data,
-            max_accuracy_drop=wanted.max_accuracy_drop,
+            constraints=wanted,
             seed=self._seed,
             device=self._device,
             timing_lock=TimingLock(),
-            constraints=wanted,
         )
         limits = Limits(
             method=method,

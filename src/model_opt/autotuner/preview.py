@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.sources import Source
 from model_opt.compression.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
@@ -21,6 +22,7 @@ PREPARE_CALLS = 60
 """Preparing a plan costs about as much as this many calls of the original, and `PREPARE_S` at least."""
 PREPARE_S = 3.0
 START_S = 10.0
+_ANY = Constraints(max_accuracy_drop=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def preview(
         calibration_data=None,
         eval_fn=lambda made: 1.0,
         train_data=None,
-        max_accuracy_drop=1.0,
+        constraints=_ANY,
         seed=0,
     )
     signature = sign_model(task.model)
@@ -71,5 +73,5 @@ def sensitivities_of(source: Source, *, seed: int = 0) -> list[Sensitivity]:
     """Which layers of `source` cost accuracy under which technique, most harmful first. Raises `InvalidInput`."""
     nothing = dict.fromkeys(("example_input", "calibration_data", "eval_fn", "train_data"))
     given: dict[str, Any] = {**nothing, **source.arguments}
-    task = make_task(source.model, max_accuracy_drop=1.0, seed=seed, **given)
+    task = make_task(source.model, constraints=_ANY, seed=seed, **given)
     return CompressionEvaluator(task).sensitivities()

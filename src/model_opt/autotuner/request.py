@@ -39,11 +39,10 @@ def make_task(
     calibration_data: Iterable[Any] | None,
     eval_fn: Callable[[nn.Module], float] | None,
     train_data: Iterable[Any] | None,
-    max_accuracy_drop: float,
+    constraints: Constraints,
     seed: int,
     device: str = "cpu",
     timing_lock: Any = None,
-    constraints: Constraints | None = None,
 ) -> Task:
     """The task for a measuring process. Raises `InvalidInput`, with the argument to mend, before anything is started.
 
@@ -83,9 +82,9 @@ def make_task(
         judged_on=source,
         eval_fn=eval_fn,
         train_data=pairs,
-        accuracy_limit=max_accuracy_drop,
-        least={} if constraints is None else constraints.least(size_bytes(ours)),
-        most_latency_ms=None if constraints is None else constraints.max_latency_ms,
+        accuracy_limit=constraints.max_accuracy_drop,
+        least=constraints.least(size_mb=size_bytes(ours) / 1e6 if constraints.max_size_mb else None),
+        most_latency_ms=constraints.max_latency_ms,
         threads=torch.get_num_threads(),
         seed=seed,
         device=device,

@@ -181,10 +181,12 @@ class CompressionEvaluator:
 
     def _holds(self, samples: Mapping[str, Sequence[float]], paired: Paired, drop: Drop) -> bool:
         """Whether a plan measured whole holds every limit for certain."""
-        limit = self._task.accuracy_limit
-        accurate = drop.whole and (limit is None or drop.value <= limit)
         small = samples["log_size_ratio"][0] >= self._least("log_size_ratio")
-        return accurate and small and not self._too_slow(paired, -_SURE)
+        return self._accurate(drop) and small and not self._too_slow(paired, -_SURE)
+
+    def _accurate(self, drop: Drop) -> bool:
+        limit = self._task.accuracy_limit
+        return drop.whole and (limit is None or drop.value <= limit)
 
     def save(self, plan: Plan, path: Path) -> None:
         """Makes `plan`'s model and writes it to `path`."""
@@ -202,9 +204,8 @@ class CompressionEvaluator:
 
     def _keep(self, plan: Plan, model: nn.Module, log_speedup: float, drop: Drop, phase: Phase) -> None:
         """Keeps the model of a plan that may be the answer; beyond `KEPT_MODELS` the slowest goes."""
-        folder, limit = self._task.keep, self._task.accuracy_limit
-        within = drop.whole and (limit is None or drop.value <= limit)
-        if folder is None or not folder.is_dir() or not within or not plan.choices or plan in self._kept:
+        folder = self._task.keep
+        if folder is None or not folder.is_dir() or not self._accurate(drop) or not plan.choices or plan in self._kept:
             return
         slowest = min(self._kept, key=lambda kept: self._kept[kept], default=None)
         if slowest is not None and len(self._kept) >= KEPT_MODELS:

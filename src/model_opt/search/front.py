@@ -1,19 +1,18 @@
 """The front door for any problem: a space, a function to evaluate, a budget."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
+from model_opt.search.checks import is_number, is_whole
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.ledger import Evidence
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.planner import NODES
 from model_opt.search.recommendation import Recommendation
-from model_opt.search.searcher import Searcher, is_whole
+from model_opt.search.searcher import Searcher
 from model_opt.search.space import SearchSpace
 
 Constraint = float | tuple[str, float]
@@ -144,13 +143,9 @@ def make_objective(minimize: str | None, maximize: str | None, constraints: Mapp
 
 def _limit(metric: str, constraint: Constraint) -> Limit:
     sign, bound = constraint if isinstance(constraint, tuple) and len(constraint) == 2 else ("<=", constraint)
-    if sign not in ("<=", ">=") or not _is_number(bound):
+    if sign not in ("<=", ">=") or not is_number(bound):
         raise InvalidInput(f'constraint on {metric!r}: a number or ("<=" or ">=", number), not {constraint!r}')
     return Limit(metric=metric, bound=float(bound), at_most=sign == "<=")
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _whole(budget: int) -> int:
@@ -161,7 +156,7 @@ def _whole(budget: int) -> int:
 
 def _checked_noise(noise: Mapping[str, float | None]) -> Mapping[str, float | None]:
     for metric, variance in noise.items():
-        if variance is not None and not (_is_number(variance) and variance >= 0):
+        if variance is not None and not (is_number(variance) and variance >= 0):
             raise InvalidInput(f"noise of {metric!r} is a variance, or None where it is unknown, not {variance!r}")
     return noise
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from scipy.special import ndtr
 from model_opt.errors import InvalidInput
 from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.beliefs import Beliefs, Estimate, Judged
+from model_opt.search.checks import is_whole
 from model_opt.search.design import draw, hypercube
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
@@ -376,11 +376,6 @@ class Searcher:
             if table[d].sum() == 0:
                 table[d, : len(options)] = 1.0
         return np.asarray(table / table.sum(axis=1, keepdims=True))
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number, Python's or NumPy's; True and False are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _incumbent(judged: Judged) -> float | None:
