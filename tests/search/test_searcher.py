@@ -327,16 +327,18 @@ def test_the_answer_is_measured_again_before_others_are() -> None:
     assert sum(outcome.plan == searcher.recommend().plan for outcome in searcher.observations) > 1
 
 
-def test_verification_can_be_called_for_early() -> None:
+def test_a_budget_that_is_cut_short_still_ends_in_verification() -> None:
     table = Table(0)
     searcher = Searcher(table.space, BEST_WITHIN, budget=60, noise={"value": 0.01})
     for _ in range(15):
         proposal = searcher.ask()
         assert proposal is not None and proposal.purpose is Purpose.EXPLORE
         searcher.tell(measure(table, proposal.plan))
-    searcher.begin_verification()
-    proposal = searcher.ask()
-    assert proposal is not None and proposal.purpose is Purpose.VERIFY
+    searcher.budget = 18
+    while (proposal := searcher.ask()) is not None:
+        assert proposal.purpose is Purpose.VERIFY
+        searcher.tell(measure(table, proposal.plan))
+    assert searcher.settled == 18
 
 
 def test_evidence_guides_but_is_neither_counted_nor_recommended() -> None:

@@ -1,5 +1,6 @@
 """Plans are proposed, measured and learnt from until the budget, the time or the space is used up."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,9 +133,11 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
     costs: list[float] = []
     try:
         while True:
-            if _time_is_up(problem, costs):
+            left = _plans_left(problem, costs)
+            if left < 1:
                 ended = "time"
                 break
+            searcher.budget = int(min(budget, searcher.settled + left))  # leaders are verified before the time is up
             proposal = searcher.ask() if searcher.settled < budget else None
             if proposal is None:
                 ended = ended if searcher.settled >= budget else "space"
@@ -158,11 +161,11 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
     return Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended=ended)
 
 
-def _time_is_up(problem: Problem, costs: Sequence[float]) -> bool:
-    """Whether another plan of the usual length would not end in time. The first is always tried."""
+def _plans_left(problem: Problem, costs: Sequence[float]) -> float:
+    """How many more plans of the usual length would end in time. The first is always tried."""
     if problem.explore_until is None or not costs:
-        return False
-    return time.monotonic() + float(np.median(costs)) > problem.explore_until
+        return math.inf
+    return (problem.explore_until - time.monotonic()) / max(float(np.median(costs)), 1e-9)
 
 
 def observed_of(outcome: Outcome, purpose: str) -> Observed:

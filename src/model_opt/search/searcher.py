@@ -66,10 +66,10 @@ class Searcher:
     before others, after the empty plan. `given` are figures that need no measuring, such as those of the user's model
     beside itself: taken as exact and recommended like others, but neither proposed nor counted; a plan that the space
     does not have (a decision is frozen) is compared with in the end, and teaches nothing. `prior` weighs (decision,
-    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included. `tree_nodes` bounds the
-    tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing. What `ask`
-    answers depends on the seed and on what was told and asked before, in order, and on nothing else. Raises
-    `InvalidInput` for a `first` plan that the space does not allow.
+    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included; it may be set anew at
+    any time. `tree_nodes` bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched
+    on without growing. What `ask` answers depends on the seed and on what was told and asked before, in order, and on
+    nothing else. Raises `InvalidInput` for a `first` plan that the space does not allow.
     """
 
     def __init__(
@@ -108,7 +108,6 @@ class Searcher:
         self._planner = Planner(self._encoding, evaluations=evaluations, nodes=tree_nodes)
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
-        self._verifying = False
         known = {measurement.plan for measurement in given}
         self._start = [plan for plan in self._first_plans(first, len(evidence)) if plan not in known]
 
@@ -132,10 +131,6 @@ class Searcher:
         noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
         return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
 
-    def begin_verification(self) -> None:
-        """From now on only leaders are measured again (time is running out)."""
-        self._verifying = True
-
     # asking ---------------------------------------------------------------------------------------------------------
 
     def ask(self, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> Proposal | None:
@@ -153,9 +148,9 @@ class Searcher:
             return []
         mine = owned or (lambda _: True)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
-        if self._verifying or self.settled + len(believed) >= self.budget - self.verifications:
+        if self.settled + len(believed) >= self.budget - self.verifications:
             leaders = self._leaders(mine, believed)[:many]
-            if leaders or self._verifying:
+            if leaders:
                 return self._proposals(leaders, Purpose.VERIFY)
         plans = [plan for plan in self._waiting_first_plans(believed) if mine(plan)][:many]
         if len(plans) < many and not (plans and self.settled < len(self._start)):

@@ -1,0 +1,68 @@
+"""The search on one machine, through the real measuring process, over plans that take a known time."""
+
+import random
+import time
+from dataclasses import dataclass
+
+import pytest
+from networks import small_cnn
+
+from model_opt.actors.child import MeasuringChild
+from model_opt.actors.proposer import warm_up
+from model_opt.autotuner.engine import MCTSEngine, Problem
+from model_opt.compression.signature import sign_model
+from model_opt.search import Decision, Objective, SearchSpace
+from model_opt.search.evaluator import Measurement
+from model_opt.search.plan import Plan
+
+SPACE = SearchSpace([Decision(f"d{i}", "0123", ordered=True) for i in range(5)])
+
+
+@dataclass
+class Sleepy:
+    """Takes `seconds` for any plan; the more is chosen, the faster, give or take some noise."""
+
+    seconds: float
+
+    def describe(self):
+        return {}
+
+    def measure(self, plan, purpose, phase):
+        time.sleep(self.seconds)
+        speed = sum(int(choice.option) for choice in plan.choices) + random.gauss(0, 0.1)
+        return Measurement(plan=plan, samples={"log_speedup": (speed,)})
+
+
+@pytest.fixture(scope="module")
+def child():
+    warm_up()
+    with MeasuringChild(lambda: Sleepy(0.1)) as child:
+        child.describe()
+        yield child
+
+
+def found_within(seconds, child):
+    problem = Problem(
+        child=child,
+        space=SPACE,
+        signature=sign_model(small_cnn()),
+        objective=Objective(metric="log_speedup", maximize=True),
+        noise={"log_speedup": 0.01},
+        original=Measurement(plan=Plan(), samples={"log_speedup": (0.0,)}),
+        explore_until=time.monotonic() + seconds,
+    )
+    return MCTSEngine(10_000).run(problem)
+
+
+def test_the_leaders_are_measured_again_before_the_time_is_up(child):
+    found = found_within(6.0, child)
+    purposes = [seen.purpose for seen in found.observed[1:]]
+    assert found.ended == "time" and 12 <= len(purposes) < 60
+    assert purposes[:8] == ["explore"] * 8 and purposes[-1] == "verify"
+    assert found.best.plan in {seen.plan for seen in found.observed if seen.purpose == "verify"}
+
+
+def test_where_there_is_time_for_few_plans_they_all_differ(child):
+    found = found_within(0.8, child)
+    assert found.ended == "time" and 1 <= len(found.observed[1:]) < 12
+    assert {seen.purpose for seen in found.observed[1:]} == {"explore"}
