@@ -46,7 +46,8 @@ def command(contender: str, what: str, material: Path, out: Path, threads: int, 
 
 
 def variables(threads: int) -> dict[str, str]:
-    return {**os.environ, **ALLOCATOR, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": str(threads)}
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, **ALLOCATOR, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
 
 
 def prepare(contender: str, material: Path, out: Path, threads: int, cache: Path, limit_s: float) -> str | None:
@@ -205,7 +206,9 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     closeness = quality(folder, outs)
     figures = {name: speeds[name] | closeness[name] for name in outs}
     plans = {name: json.loads((out / "plan.json").read_text()) for name, out in outs.items() if "ours" in name}
-    seconds = {n: json.loads((folder / n / "prepared.json").read_text())["seconds"] for n in ("ours", *wanted)}
+    seconds = {n: json.loads((folder / n / "prepared.json").read_text())["seconds"] for n in wanted}
+    if "ours" not in failures:
+        seconds["ours"] = json.loads((folder / "ours" / "search.json").read_text())["seconds"]
     result = {"row": row.name, "judged": row.judged, "threads": threads, "figures": figures, "failures": failures}
     result |= {"plans": plans, "seconds": seconds} | verdict(row, figures)
     kept.write_text(json.dumps(result, indent=1))
@@ -236,6 +239,8 @@ def show(result: Mapping[str, Any]) -> None:
         f"  ours / {result['best_peer']} at equal or better {result['judged']}: {result['best_peer_ratio']:.2f}; "
         f"loss at equal speed: {result['loss_ratio_at_equal_speed']}"
     )
+    if "ours" in result["seconds"]:
+        print(f"  our search took {result['seconds']['ours']:.0f} s")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Each answer has a folder of its own, answer0 (what `optimize_auto` hands back), 
 """
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from model_opt.compression.evaluate import CompressionEvaluator
 from model_opt.compression.shipping import load_model
 from model_opt.search.plan import Plan
 
-ANSWERS = 4
+ANSWERS = 6
 
 
 def prepare(material: Material, out: Path, threads: int) -> None:
@@ -30,6 +31,7 @@ def prepare(material: Material, out: Path, threads: int) -> None:
         "calibration_data": list(fit.split(8)),
         "eval_fn": Fidelity(material) if material.row["judged"] == "sqnr" else None,
     }
+    began = time.monotonic()
     _, result = IntelligentOptimizer(out / "knowledge.json", callbacks=LineProgress()).optimize_auto(
         material.network(),
         method="mcts",
@@ -39,6 +41,7 @@ def prepare(material: Material, out: Path, threads: int) -> None:
         output=out / "answer0",
         **data,
     )
+    (out / "search.json").write_text(json.dumps({"seconds": time.monotonic() - began}))
     task = make_task(
         material.network(), train_data=None, constraints=Constraints(max_accuracy_drop=1.0), seed=0, **data
     )
@@ -68,11 +71,14 @@ class Fidelity:
 
 
 def others(result: CompressionResult, limit: float) -> list[Plan]:
-    """Plans of the Pareto set within the limit that are faster, or closer to the original, than the answer."""
-    points = [p for p in result.pareto if p.accuracy_drop <= limit and p.plan.choices and p.plan != result.plan]
-    fast = sorted(points, key=lambda point: -point.speedup)[:1]
-    close = sorted(points, key=lambda point: point.accuracy_drop - 1e-3 * np.log(point.speedup))
-    return list(dict.fromkeys(point.plan for point in (*fast, *close)))[: ANSWERS - 1]
+    """Plans of the Pareto set within the limit that trade speed for closeness, from the fastest to the closest."""
+    points = [p for p in result.pareto if p.accuracy_drop <= limit and p.plan.choices]
+    points.sort(key=lambda point: (-point.speedup, point.accuracy_drop))
+    front = [p for i, p in enumerate(points) if all(p.accuracy_drop < q.accuracy_drop for q in points[:i])]
+    plans = [point.plan for point in front if point.plan != result.plan]
+    return [
+        plans[i] for i in np.unique(np.linspace(0, len(plans) - 1, min(ANSWERS - 1, len(plans))).round().astype(int))
+    ]
 
 
 def load(material: Material, out: Path, threads: int) -> Run:
