@@ -31,7 +31,7 @@ from searching.ratios import Ratio, floor, geometric
 from searching.runs import DATA, Runs, in_turn
 from searching.variants import VARIANTS
 
-AT, PLANNED, FORETOLD = 100, 6, 10
+AT, PLANNED, FORETOLD = 100, 6, 60
 PROBLEMS = (
     "cifar100:free",
     "cifar10:fast10",

@@ -11,17 +11,19 @@ from model_opt.search.design import draw, hypercube
 from model_opt.search.surrogate import Changes
 from searching.fleet import description, measured
 from searching.problems import Problem
-from searching.variants import without_kernel
+from searching.variants import unordered, without_kernel
 
 AFTER = 30
 """Plans measured, drawn at random."""
 STARTED = 10
 UNSEEN = 400
-MODELS: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
-    "whole": nullcontext,
-    "only_product": without_kernel(0),
-    "only_sums": without_kernel(1),
+MODELS: Mapping[str, tuple[Callable[[Problem], Problem], Callable[[], AbstractContextManager[object]]]] = {
+    "whole": (lambda problem: problem, nullcontext),
+    "only_product": (lambda problem: problem, without_kernel(0)),
+    "only_sums": (lambda problem: problem, without_kernel(1)),
+    "unordered": (unordered, nullcontext),
 }
+"""Name → what is known of the problem, and what is taken away from the model."""
 
 
 def foretold(problem: Problem, seed: int) -> dict[str, tuple[float, float]]:
@@ -32,10 +34,10 @@ def foretold(problem: Problem, seed: int) -> dict[str, tuple[float, float]]:
     rows = rng.permutation(problem.table.rows)
     rows = rows[np.isfinite(problem.table.means[problem.objective.metric][rows])]
     found = {}
-    for name, patched in MODELS.items():
+    for name, (known, patched) in MODELS.items():
         with patched():
-            searcher = description(problem, seed).searcher(200, {})
-            found[name] = _score(problem, searcher, rows[:AFTER], rows[AFTER : AFTER + UNSEEN])
+            searcher = description(known(problem), seed).searcher(200, {})
+            found[name] = _score(known(problem), searcher, rows[:AFTER], rows[AFTER : AFTER + UNSEEN])
     for name, start in (("hypercube", hypercube), ("random", draw)):
         searcher = description(problem, seed).searcher(200, {})
         codes = start(searcher._encoding, STARTED, searcher._prior, rng)

@@ -151,15 +151,15 @@ def _variant(name: str) -> Callable[[Problem, int, Sequence[int]], Answers]:
     return run
 
 
-def _unordered(problem: Problem, seed: int, checkpoints: Sequence[int]) -> Answers:
+def unordered(problem: Problem) -> Problem:
     """Nothing is known of which options are neighbours."""
     decisions = [Decision(d.name, d.options) for d in problem.table.space.decisions]
     space = SearchSpace(decisions, problem.table.space.forbidden)
-    return ours(replace(problem, table=replace(problem.table, space=space)), seed, checkpoints)
+    return replace(problem, table=replace(problem.table, space=space))
 
 
 VARIANTS: Mapping[str, Callable[[Problem, int, Sequence[int]], Answers]] = {
     **{name: _variant(name) for name in _PATCHES},
-    "unordered": _unordered,
+    "unordered": lambda problem, seed, checkpoints: ours(unordered(problem), seed, checkpoints),
 }
 """By what is missing."""
