@@ -1,6 +1,7 @@
 """Applying, timing and judging plans."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +103,27 @@ def test_a_model_against_itself_is_as_fast_as_itself(model):
     paired = time_pair(model, model, IMAGES[:4], blocks=5, at_most_s=5)
     assert len(paired.log_ratios) == 5 and abs(float(np.median(paired.log_ratios))) < 1.0
     assert paired.baseline_ms.min() > 0
+
+
+class Sleeper(nn.Module):
+    """Takes `seconds` a call, and counts calls."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.calls = seconds, 0
+
+    def forward(self, x):
+        self.calls += 1
+        time.sleep(self.seconds)
+        return x
+
+
+def test_a_call_that_is_long_is_not_made_more_often_than_it_must(monkeypatch):
+    monkeypatch.setattr("model_opt.compression.timing.LONG_S", 0.15)
+    slow, quick = Sleeper(0.32), Sleeper(0.016)
+    paired = time_pair(slow, quick, IMAGES[:4], blocks=7, at_most_s=0.1)
+    assert (slow.calls, quick.calls) == (5, 6)  # three blocks of one turn each, and two or three to be warm
+    assert np.exp(paired.log_ratios.mean()) == pytest.approx(20, rel=0.5)
 
 
 def test_drift_is_told():

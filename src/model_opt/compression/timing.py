@@ -14,6 +14,8 @@ from torch import nn
 from model_opt.compression.inputs import Inputs, call
 
 WARM_CALLS = 3
+LONG_S = 0.5
+"""Two calls that each take longer are warm enough."""
 TURN_S = 0.008
 """One model's turn lasts about this long: far more than the clock's resolution, less than most disturbances."""
 TURNS = 5
@@ -48,8 +50,8 @@ class Paired:
 def time_pair(baseline: nn.Module, plan: nn.Module, inputs: Inputs, *, blocks: int, at_most_s: float) -> Paired:
     """Times both in turn for `blocks` blocks, or fewer (at least 3) once `at_most_s` seconds are spent."""
     with torch.inference_mode():
-        calls = [_calls_per_turn(model, inputs) for model in (baseline, plan)]
-        turns = _turns([_turn_ms(m, inputs, n) * n / 1000 for m, n in zip((baseline, plan), calls, strict=True)])
+        (many, baseline_s), (plan_many, plan_s) = _warmed(baseline, inputs), _warmed(plan, inputs)
+        calls, turns = (many, plan_many), _turns(baseline_s + plan_s)
         started, other = time.perf_counter(), OtherPrograms()
         times: list[NDArray[np.float64]] = []
         while len(times) < blocks and (len(times) < 3 or time.perf_counter() - started < at_most_s):
@@ -62,16 +64,18 @@ def time_pair(baseline: nn.Module, plan: nn.Module, inputs: Inputs, *, blocks: i
     return Paired(baseline_ms=table[:, 0], plan_ms=table[:, 1], busy=other.share())
 
 
-def _calls_per_turn(model: nn.Module, inputs: Inputs) -> int:
-    for _ in range(WARM_CALLS - 1):
-        call(model, inputs)
-    once_s = _turn_ms(model, inputs, 1) / 1000
-    return max(1, min(1000, round(TURN_S / max(once_s, 1e-6))))
+def _warmed(model: nn.Module, inputs: Inputs) -> tuple[int, float]:
+    """Calls of a model that is now warm that make a turn, and what a turn takes in seconds."""
+    for number in range(WARM_CALLS):
+        once_s = _turn_ms(model, inputs, 1) / 1000
+        if number and once_s > LONG_S:
+            break
+    calls = max(1, min(1000, round(TURN_S / max(once_s, 1e-6))))
+    return calls, once_s if calls == 1 else _turn_ms(model, inputs, calls) * calls / 1000
 
 
-def _turns(turn_s: list[float]) -> int:
+def _turns(pair_s: float) -> int:
     """How many turns make a block: `TURNS`, three where a pair of turns takes over 50 ms, one where it takes 300."""
-    pair_s = sum(turn_s)
     return TURNS if pair_s < 0.05 else 3 if pair_s < 0.3 else 1
 
 
