@@ -1,5 +1,6 @@
 """Applying, timing and judging plans."""
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from models import ResidualCNN
 from torch import nn
+from torchvision.models import resnet18
 
 from model_opt.compression.accuracy import FidelityJudge, FunctionJudge, LabelJudge
 from model_opt.compression.apply import steps
@@ -228,3 +230,17 @@ def test_techniques_are_listed_in_the_order_of_application():
         Technique.INT8,
         Technique.OPENVINO,
     )
+
+
+def test_every_choice_for_stages_can_be_said_and_few_in_two_ways():
+    model = resnet18()
+    every = space(model)
+    names = [d.name for d in every.decisions if d.name.startswith("prune")]
+    assert len(names) == 4
+    plans = itertools.product(*(every.decision(name).options for name in names))
+    allowed = [p for p in plans if every.why_not(every.plan(dict(zip(names, p, strict=True)))) is None]
+    said = [tuple(whole if own == "same" else own for own in stages) for whole, *stages in allowed]
+    assert set(said) == set(itertools.product(every.decision("prune").options, repeat=3))
+    assert len(said) < 2 * len(set(said))
+    alone = space(model, freeze={"prune": "0.5"})
+    assert alone.why_not(alone.plan({f"prune/stage{i}": "0" for i in (1, 2, 3)})) is None

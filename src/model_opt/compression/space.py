@@ -1,5 +1,6 @@
 """Builds the search space of a model: every registered technique that can be used on it, on this machine."""
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
@@ -53,8 +54,8 @@ def build_space(
             *([distil.FINETUNE] if trains and name == "distil" else []),
         ]
         options = [option for option in offered if handler.technique(option) not in exclude]
-        made, own = _decisions(handler, options, model)
-        rules += own
+        made = _decisions(handler, options, model)
+        rules += _once(made, frozen)
         for decision in made:
             if decision.name in frozen:
                 choices += _frozen(decision, frozen.pop(decision.name), handler)
@@ -72,17 +73,35 @@ def _check_names(exclude: Collection[str]) -> None:
             raise UnknownName("technique or decision to exclude:", name, known)
 
 
-def _decisions(handler: Handler, options: Sequence[str], model: nn.Module) -> tuple[list[Decision], list[Forbid]]:
-    """The decision of a technique, and one for each stage; a stage may not repeat the whole model's option."""
+def _decisions(handler: Handler, options: Sequence[str], model: nn.Module) -> list[Decision]:
+    """The decision of a technique, and one for each stage."""
     name, every = handler.decision, (handler.leave_alone, *options)
-    whole = Decision(name, every, handler.ordered, version=handler.version)
-    if not options or not handler.per_stage or len(weighted_layers(model)) < STAGED_LAYERS:
-        return [whole], []
-    made, rules = [whole], []
-    for stage in stages(model):
-        made.append(Decision(f"{name}/{stage}", (SAME, *every), version=handler.version))
-        rules += [Forbid({name: {o}, f"{name}/{stage}": {o}}, "the stage has the whole model's option") for o in every]
-    return made, rules
+    made = [Decision(name, every, handler.ordered, version=handler.version)]
+    if options and handler.per_stage and len(weighted_layers(model)) >= STAGED_LAYERS:
+        made += [Decision(f"{name}/{stage}", (SAME, *every), version=handler.version) for stage in stages(model)]
+    return made
+
+
+def _once(made: Sequence[Decision], frozen: Collection[str]) -> list[Forbid]:
+    """Rules that leave one way to say the same: what most stages have, or one where all differ, is the whole model's.
+
+    Where one of the decisions is frozen there may be no other way to say it.
+    """
+    whole, staged = made[0], [decision.name for decision in made[1:]]
+    rules = [
+        Forbid({whole.name: {option}, stage: {option}}, "the stage has the whole model's option")
+        for stage in staged
+        for option in whole.options
+    ]
+    if staged and not any(decision.name in frozen for decision in made):
+        rules += [
+            Forbid(dict.fromkeys(some, (option,)), "most stages have the same option: it should be the whole model's")
+            for some in itertools.combinations(staged, len(staged) // 2 + 1)
+            for option in whole.options
+        ]
+        every = dict.fromkeys(staged, tuple(whole.options))
+        rules.append(Forbid(every, "each stage has an option of its own: one should be the whole model's"))
+    return rules
 
 
 def _frozen(decision: Decision, option: str, handler: Handler) -> list[Choice]:
