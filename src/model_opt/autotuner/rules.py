@@ -62,7 +62,7 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("prune", "0"): 3.0,
     ("prune", "0.7"): 0.5,
     ("low_rank", "0"): 6.0,
-    ("distil", "none"): 8.0,
+    ("distil", "none"): 4.0,
     ("token_merging", "0"): 3.0,
 }
 """Prior weights of options; what is not named weighs 1. What costs accuracy or minutes of preparation weighs less."""
