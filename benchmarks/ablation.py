@@ -2,7 +2,9 @@
 
 python benchmarks/ablation.py [--resume] [--seeds 20] [--quick] [--plot FILE] [--json]
 
-A ratio above 1 is what the part earns; one whose 95 % interval holds 1 shows nothing of it in the regret. Beside it:
+A ratio above 1 is what the part earns; one whose 95 % interval holds 1 shows nothing of it in the regret. The mean
+regret is ruled by the rare answer that breaks a limit; `typical` is the geometric mean of the ratios run by run, with
+the same seeds. Beside them:
 
 - `infeasible`: the share of answers, where there is a limit, that do not hold it in truth;
 - `planning`: by planner and by estimates of the model that it may take, how far its suggestion lies below the best of
@@ -12,7 +14,7 @@ A ratio above 1 is what the part earns; one whose 95 % interval holds 1 shows no
   hypercube less ten drawn at random.
 
 Runs are kept in benchmarks/data/search/ablation; without --resume the kept ones are read (`planning` and `prediction`
-are made anew, five minutes).
+are made anew, two minutes).
 """
 
 import argparse
@@ -42,18 +44,35 @@ PROBLEMS = (
 )
 
 
-def compare(runs: Runs, problems: Sequence[str]) -> dict[str, Ratio]:
-    """Regret without each part over regret of the whole, geometric mean over problems."""
-    found = {}
-    for name in VARIANTS:
-        parts = []
-        for of in problems:
-            less, whole = runs.regrets(name, of, AT), runs.regrets("whole", of, AT)
-            if name != "whole" and len(less) and len(whole):
-                parts.append((less, whole, floor(_by_chance(of))))
-        if parts:
-            found[name] = geometric(parts)
+def pairs(runs: Runs, name: str, problems: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Of each problem: regrets without a part, of the whole with the same seeds, and ε; nothing where a run lacks."""
+    found = []
+    for of in problems:
+        less, whole = runs.regrets(name, of, AT), runs.regrets("whole", of, AT)
+        both = min(len(less), len(whole))  # seeds count from 0
+        if both:
+            found.append((less[:both], whole[:both], floor(_by_chance(of))))
     return found
+
+
+def compare(runs: Runs, problems: Sequence[str]) -> dict[str, Ratio]:
+    """Mean regret without each part over that of the whole, geometric mean over problems."""
+    parts = {name: pairs(runs, name, problems) for name in VARIANTS if name != "whole"}
+    return {name: geometric(found) for name, found in parts.items() if found}
+
+
+def typical(runs: Runs, problems: Sequence[str]) -> dict[str, Ratio]:
+    """Geometric mean over seeds and problems of the ratio of two runs with one seed; normal interval."""
+    table = {}
+    for name in VARIANTS:
+        logs = [np.log((less + e) / (whole + e)) for less, whole, e in pairs(runs, name, problems)]
+        if name == "whole" or not logs or len(logs[0]) < 2:
+            continue
+        mean = float(np.mean([each.mean() for each in logs]))
+        error = float(np.sqrt(np.sum([each.var(ddof=1) / len(each) for each in logs]))) / len(logs)
+        value, low, high = np.exp([mean, mean - 1.96 * error, mean + 1.96 * error])
+        table[name] = Ratio(value=float(value), low=float(low), high=float(high))
+    return table
 
 
 def infeasible(runs: Runs, problems: Sequence[str]) -> dict[str, float]:
@@ -136,7 +155,9 @@ def main() -> None:
         sys.exit(f"no runs are kept in {arguments.data}: --resume makes them")
     if arguments.plot:
         plot(ratios, arguments.plot)
+    usual = typical(runs, problems)
     found = {
+        "typical": {name: (r.value, r.low, r.high) for name, r in usual.items()},
         "infeasible": infeasible(runs, problems),
         "planning": planning(problems, 1 if arguments.quick else PLANNED),
         "prediction": prediction(problems, 2 if arguments.quick else FORETOLD),
@@ -145,12 +166,12 @@ def main() -> None:
         figures = {name: [round(x, 4) for x in (r.value, r.low, r.high)] for name, r in ratios.items()}
         print(json.dumps(json.loads(json.dumps(figures | found), parse_float=lambda text: round(float(text), 4))))
         return
-    print(f"{'without':32}{'regret / whole':>22}{'infeasible':>12}")
+    print(f"{'without':22}{'mean regret / whole':>22}{'typical ratio':>22}{'infeasible':>12}{'seeds':>8}")
     for name, part in sorted(ratios.items(), key=lambda item: -item[1].value):
-        runs_of = min(len(runs.regrets(name, of, AT)) for of in problems)
-        told = f"{part.value:.2f} [{part.low:.2f}, {part.high:.2f}]"
-        print(f"{name:32}{told:>22}{found['infeasible'].get(name, 0):>12.1%}  ({runs_of} seeds)")
-    print(f"{'(whole)':32}{'':>22}{found['infeasible'].get('whole', 0):>12.1%}")
+        seeds = min(len(less) for less, _, _ in pairs(runs, name, problems))
+        told = "".join(f"{f'{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]':>22}" for r in (part, usual[name]))
+        print(f"{name:22}{told}{found['infeasible'].get(name, 0):>12.1%}{seeds:>8}")
+    print(f"{'(whole)':66}{found['infeasible'].get('whole', 0):>12.1%}")
     print(f"\n{'nats below the best, estimates:':32}" + "".join(f"{estimates:>14}" for estimates in ESTIMATES))
     for name, row in found["planning"].items():
         print(f"{name:32}" + "".join(f"{mean:>7.2f} ({best:4.0%})" for mean, best in row.values()))
