@@ -4,7 +4,7 @@ python benchmarks/ablation.py [--resume] [--seeds 20] [--quick] [--plot FILE] [-
 
 A ratio above 1 is what the part earns; one whose 95 % interval holds 1 shows nothing of it in the regret. The mean
 regret is ruled by the rare answer that breaks a limit; `typical` is the geometric mean of the ratios run by run, with
-the same seeds. Beside them:
+the same seeds, over all problems and over those that are compression plans. Beside them:
 
 - `infeasible`: the share of answers, where there is a limit, that do not hold it in truth;
 - `planning`: by planner and by estimates of the model that it may take, how far its suggestion lies below the best of
@@ -42,6 +42,8 @@ PROBLEMS = (
     "naval_propulsion:fast40",
     "slice_localization:reverse",
 )
+COMPRESSION = ("residual:reverse", "plain_wide:fast10", "vit_small:reverse", "vit_wide:fast40")
+"""Tables of real compression plans; they are small, so their plans are listed and no planner is needed."""
 
 
 def pairs(runs: Runs, name: str, problems: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray, float]]:
@@ -143,9 +145,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write a picture here")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
-    problems, parts = (PROBLEMS, ["whole", *(part for part in arguments.parts if part != "whole")])
+    problems, others = (*PROBLEMS, *COMPRESSION), PROBLEMS
+    parts = ["whole", *(part for part in arguments.parts if part != "whole")]
     if arguments.quick:
-        problems, parts = PROBLEMS[1:2], ["whole", "no_tree", "no_rank_warp", "observed_answer"]
+        problems, others = (PROBLEMS[1], COMPRESSION[0]), PROBLEMS[1:2]
+        parts = ["whole", "no_tree", "no_rank_warp", "observed_answer"]
     runs = Runs(Path(tempfile.mkdtemp()) if arguments.quick else arguments.data, VARIANTS)
     if arguments.quick or arguments.resume:
         for job in in_turn(parts, problems, range(2 if arguments.quick else arguments.seeds)):
@@ -155,23 +159,26 @@ def main() -> None:
         sys.exit(f"no runs are kept in {arguments.data}: --resume makes them")
     if arguments.plot:
         plot(ratios, arguments.plot)
-    usual = typical(runs, problems)
+    usual, compression = typical(runs, problems), typical(runs, [of for of in problems if of in COMPRESSION])
     found = {
         "typical": {name: (r.value, r.low, r.high) for name, r in usual.items()},
+        "typical_compression": {name: (r.value, r.low, r.high) for name, r in compression.items()},
         "infeasible": infeasible(runs, problems),
-        "planning": planning(problems, 1 if arguments.quick else PLANNED),
-        "prediction": prediction(problems, 2 if arguments.quick else FORETOLD),
+        "planning": planning(others, 1 if arguments.quick else PLANNED),
+        "prediction": prediction(others, 2 if arguments.quick else FORETOLD),
     }
     if arguments.json:
         figures = {name: [round(x, 4) for x in (r.value, r.low, r.high)] for name, r in ratios.items()}
         print(json.dumps(json.loads(json.dumps(figures | found), parse_float=lambda text: round(float(text), 4))))
         return
-    print(f"{'without':22}{'mean regret / whole':>22}{'typical ratio':>22}{'infeasible':>12}{'seeds':>8}")
+    heads = "".join(f"{head:>22}" for head in ("mean regret / whole", "typical ratio", "compression"))
+    print(f"{'without':22}{heads}{'infeasible':>12}{'seeds':>8}")
     for name, part in sorted(ratios.items(), key=lambda item: -item[1].value):
-        seeds = min(len(less) for less, _, _ in pairs(runs, name, problems))
-        told = "".join(f"{f'{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]':>22}" for r in (part, usual[name]))
-        print(f"{name:22}{told}{found['infeasible'].get(name, 0):>12.1%}{seeds:>8}")
-    print(f"{'(whole)':66}{found['infeasible'].get('whole', 0):>12.1%}")
+        seeds = [len(less) for less, _, _ in pairs(runs, name, problems)]
+        three = (part, usual[name], compression[name])
+        told = "".join(f"{f'{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]':>22}" for r in three)
+        print(f"{name:22}{told}{found['infeasible'].get(name, 0):>12.1%}{f'{min(seeds)}-{max(seeds)}':>8}")
+    print(f"{'(whole)':88}{found['infeasible'].get('whole', 0):>12.1%}")
     print(f"\n{'nats below the best, estimates:':32}" + "".join(f"{estimates:>14}" for estimates in ESTIMATES))
     for name, row in found["planning"].items():
         print(f"{name:32}" + "".join(f"{mean:>7.2f} ({best:4.0%})" for mean, best in row.values()))

@@ -55,7 +55,9 @@ class LocalSearch(Planner):
         while len(met) < self._evaluations:
             here = incumbents[0 if rng.random() < 0.5 else int(rng.integers(len(incumbents)))].copy()
             again = rng.random(len(sizes)) < 0.2
-            here[again] = draw(self._encoding, 1, prior, rng)[0][again]
+            redrawn = draw(self._encoding, 1, prior, rng)
+            if len(redrawn):  # it was allowed
+                here[again] = redrawn[0][again]
             before = len(met)
             self._climb(here, pairs, score, seen, met, rng)
             if len(met) == before and rng.random() < 0.02:
