@@ -11,7 +11,8 @@ the same seeds, over all problems and over those that are compression plans. Bes
   all plans, in nats of acquisition (mean over suggestions; the share that is the very best in brackets);
 - `prediction`: log density of unseen plans after 30 drawn at random, in nats a plan, and their rank correlation with
   what is foretold, each less that of the whole model, with standard errors; `hypercube` is ten first plans by Latin
-  hypercube less ten drawn at random.
+  hypercube less ten drawn at random;
+- `telling`: how far what is said of the answer is from the truth without verification, as a ratio to the whole.
 
 Runs are kept in benchmarks/data/search/ablation; without --resume the kept ones are read (`planning` and `prediction`
 are made anew, two minutes).
@@ -23,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from searching.methods import random
@@ -31,9 +33,10 @@ from searching.prediction import MODELS, foretold
 from searching.problems import problem
 from searching.ratios import Ratio, floor, geometric
 from searching.runs import DATA, Runs, in_turn
+from searching.telling import told
 from searching.variants import VARIANTS
 
-AT, PLANNED, FORETOLD = 100, 6, 60
+AT, PLANNED, FORETOLD, TOLD = 100, 6, 60, 12
 PROBLEMS = (
     "cifar100:free",
     "cifar10:fast10",
@@ -88,16 +91,33 @@ def infeasible(runs: Runs, problems: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def prediction(problems: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
+def prediction(problems: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float] | None]]:
     """Part → (difference, standard error) of the log density, and of the rank correlation."""
     found = [foretold(problem(of), seed) for of in problems for seed in range(seeds)]
     pairs = {name: (name, "whole") for name in MODELS if name != "whole"} | {"hypercube": ("hypercube", "random")}
-    table = {}
+    table: dict[str, list[tuple[float, float] | None]] = {}
     for name, (one, other) in pairs.items():
         less = np.array([np.subtract(each[one], each[other]) for each in found])
         error = less.std(axis=0, ddof=1) / len(less) ** 0.5 if len(less) > 1 else np.full(2, np.nan)
         table[name] = [(float(x), float(e)) for x, e in zip(less.mean(axis=0), error, strict=True)]
+    table["no_rank_warp"][0] = None  # its density is in other units
     return table
+
+
+def telling(problems: Sequence[str], seeds: int) -> dict[str, Any]:
+    """What verification does for what is said of the answer: `error`, the ratio of the mean errors without and with it
+    (geometric mean over noisy metrics and problems), and how many 95 % intervals hold the truth."""
+    parts, inside = [], {"whole": [], "no_verification": []}
+    for of in problems:
+        one, other = ([told(problem(of), seed, AT, verify=v) for seed in range(seeds)] for v in (True, False))
+        for metric in one[0]:
+            errors = [np.array([found[metric][0] for found in which]) for which in (other, one)]
+            parts.append((*errors, 0.0))
+            inside["whole"] += [found[metric][1] for found in one]
+            inside["no_verification"] += [found[metric][1] for found in other]
+    error = geometric(parts)
+    shares = {name: float(np.mean(held)) for name, held in inside.items()}
+    return {"error": (error.value, error.low, error.high), "inside": shares}
 
 
 def _by_chance(name: str) -> np.ndarray:
@@ -165,6 +185,7 @@ def main() -> None:
         "typical_compression": {name: (r.value, r.low, r.high) for name, r in compression.items()},
         "infeasible": infeasible(runs, problems),
         "planning": planning(others, 1 if arguments.quick else PLANNED),
+        "telling": telling(others, 2 if arguments.quick else TOLD),
         "prediction": prediction(others, 2 if arguments.quick else FORETOLD),
     }
     if arguments.json:
@@ -184,7 +205,11 @@ def main() -> None:
         print(f"{name:32}" + "".join(f"{mean:>7.2f} ({best:4.0%})" for mean, best in row.values()))
     print(f"\n{'what is foretold, less the whole:':34}{'log density':>20}{'rank correlation':>20}")
     for name, row in found["prediction"].items():
-        print(f"{name:34}" + "".join(f"{mean:>12.3f} ± {error:.3f}" for mean, error in row))
+        print(f"{name:34}" + "".join(f"{cell[0]:>12.3f} ± {cell[1]:.3f}" if cell else 20 * " " for cell in row))
+    error, inside = found["telling"]["error"], found["telling"]["inside"]
+    print("\nwhat is said of the answer:")
+    print(f"error without verification / with it: {error[0]:.2f} [{error[1]:.2f}, {error[2]:.2f}]")
+    print(f"95 % intervals that hold the truth: {inside['whole']:.0%}, without {inside['no_verification']:.0%}")
 
 
 if __name__ == "__main__":

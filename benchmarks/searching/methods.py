@@ -53,20 +53,26 @@ def ours(problem: Problem, seed: int, checkpoints: Sequence[int], **options: Any
         problem.objective,
         budget=max(checkpoints),
         seed=seed,
-        noise={metric: None if problem.table.noisy(metric) else 0.0 for metric in problem.objective.metrics},
+        noise=noise_of(problem),
         **options,
     )
     answers = {}
     for budget in sorted(checkpoints):
         searcher.budget = budget
-        _go_on(searcher, problem, rng, until=budget - searcher.verifications)
+        go_on(searcher, problem, rng, until=budget - searcher.verifications)
         last = copy.deepcopy(searcher)
-        _go_on(last, problem, np.random.default_rng([seed, budget]), until=budget)
+        go_on(last, problem, np.random.default_rng([seed, budget]), until=budget)
         answers[budget] = problem.table.row(problem.table.space.encode(last.recommend().plan))
     return answers
 
 
-def _go_on(searcher: Searcher, problem: Problem, rng: np.random.Generator, until: int) -> None:
+def noise_of(problem: Problem) -> dict[str, float | None]:
+    """What a search is told of the noise: which metrics have none."""
+    return {metric: None if problem.table.noisy(metric) else 0.0 for metric in problem.objective.metrics}
+
+
+def go_on(searcher: Searcher, problem: Problem, rng: np.random.Generator, until: int) -> None:
+    """Measures what the searcher asks for until so many are settled, or it asks for no more."""
     while searcher.settled < until and (proposal := searcher.ask()) is not None:
         metrics = problem.measure(problem.table.row(problem.table.space.encode(proposal.plan)), rng)
         if metrics is None:

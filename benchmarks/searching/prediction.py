@@ -11,7 +11,7 @@ from model_opt.search.design import draw, hypercube
 from model_opt.search.surrogate import Changes
 from searching.fleet import description, measured
 from searching.problems import Problem
-from searching.variants import unordered, without_kernel
+from searching.variants import no_rank_warp, unordered, without_kernel
 
 AFTER = 30
 """Plans measured, drawn at random."""
@@ -22,13 +22,15 @@ MODELS: Mapping[str, tuple[Callable[[Problem], Problem], Callable[[], AbstractCo
     "only_product": (lambda problem: problem, without_kernel(0)),
     "only_sums": (lambda problem: problem, without_kernel(1)),
     "unordered": (unordered, nullcontext),
+    "no_rank_warp": (lambda problem: problem, no_rank_warp),
 }
 """Name → what is known of the problem, and what is taken away from the model."""
 
 
 def foretold(problem: Problem, seed: int) -> dict[str, tuple[float, float]]:
     """Model → log density of the true values of unseen plans (mean, in warped units, in nats) and their rank
-    correlation with what is foretold; `hypercube` and `random` are the whole model after a first ten plans."""
+    correlation with what is foretold; `hypercube` and `random` are the whole model after a first ten plans. Without
+    the warp the units are others, and its density says nothing."""
     problem = replace(problem, objective=Objective(metric=problem.objective.metric))
     rng = np.random.default_rng([seed, 77])
     rows = rng.permutation(problem.table.rows)

@@ -24,7 +24,10 @@ class Standardised:
 
     def __init__(self, values: Array) -> None:
         self._mean, self._std = float(values.mean()), float(values.std()) or 1.0
-        self.targets = (values - self._mean) / self._std
+        self.targets = self.forward(values)
+
+    def forward(self, values: Array) -> Array:
+        return (values - self._mean) / self._std
 
     def limit(self, bound: float, at_most: bool) -> float:
         return (bound - self._mean) / self._std
@@ -121,6 +124,11 @@ def _observed_answer() -> AbstractContextManager[object]:
     return patch.object(searcher.Searcher, "recommend", recommend)
 
 
+def no_rank_warp() -> AbstractContextManager[object]:
+    """Targets are standardised."""
+    return patch.object(metric_model, "RankWarp", Standardised)
+
+
 def no_look_around() -> AbstractContextManager[object]:
     """The one-option changes of the incumbent are not estimated before the tree begins."""
     return patch.object(Planner, "_look_around", lambda *_: None)
@@ -131,7 +139,7 @@ _PATCHES: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
     "no_tree": lambda: patch.object(searcher, "Planner", LocalSearch),
     "no_look_around": no_look_around,
     "quarter_of_estimates": lambda: patch.object(searcher.Searcher.__init__, "__kwdefaults__", _fewer()),
-    "no_rank_warp": lambda: patch.object(metric_model, "RankWarp", Standardised),
+    "no_rank_warp": no_rank_warp,
     "only_product": without_kernel(0),
     "only_sums": without_kernel(1),
     "no_verification": _no_verification,
