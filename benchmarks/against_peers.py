@@ -216,12 +216,17 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limit_of_peers(row: Row, folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
-    """Our search may err as much as the fastest peer: relative error of the outputs, into the row's material."""
-    described = json.loads((folder / "row.json").read_text())
+    """Our search may err as much as the fastest peer, on the rows that it judges by: into the row's material."""
     speeds = timed(outs, folder, threads, cache, starts=1, rounds=3)
     fastest = max((name for name in outs if name in PEERS), key=lambda name: speeds[name]["speedup"])
-    limit = min(1.0, 10 ** (-quality(folder, outs)[fastest]["sqnr_db"] / 20))
-    (folder / "row.json").write_text(json.dumps(described | {"limit": limit}))
+    made = {}
+    with serving({name: outs[name] for name in ("original", fastest)}, folder, threads, cache) as there:
+        for name, served in there.items():
+            served.ask(outputs=str(outs[name] / "judged.npy"), of="judged")
+            made[name] = np.load(outs[name] / "judged.npy")
+    error = np.linalg.norm(made[fastest] - made["original"]) / np.linalg.norm(made["original"])
+    described = json.loads((folder / "row.json").read_text())
+    (folder / "row.json").write_text(json.dumps(described | {"limit": min(1.0, float(error))}))
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@
     python -m contenders.NAME serve MATERIAL OUT --threads 1
 
 A serving process reads one JSON object a line: `{"time_s": 0.3}` is answered with the milliseconds of each call,
-`{"outputs": PATH}` with the outputs on the test rows written to PATH.
+`{"outputs": PATH}` with the outputs on the test rows written to PATH; with `"of": "judged"`, on `Material.judged`.
 """
 
 import argparse
@@ -54,6 +54,11 @@ class Material:
     def test(self) -> np.ndarray:
         return np.load(self.folder / "test.npy")
 
+    @property
+    def judged(self) -> np.ndarray:
+        """The second half of `fit`: what our search judges plans on where outputs are compared, and does not fit."""
+        return self.fit[len(self.fit) // 2 :]
+
     def network(self) -> nn.Module:
         model = NETWORKS[self.row["network"]]()
         model.load_state_dict(torch.load(self.folder / "weights.pt", weights_only=True))
@@ -100,7 +105,8 @@ def _serve(run: Run, material: Material) -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         if "outputs" in wanted:
-            np.save(wanted["outputs"], outputs(run, material, material.test))
+            images = material.judged if wanted.get("of") == "judged" else material.test
+            np.save(wanted["outputs"], outputs(run, material, images))
             print(json.dumps({"done": True}), flush=True)
         else:
             print(json.dumps(_timed(run, example, wanted["time_s"])), flush=True)

@@ -25,11 +25,12 @@ ANSWERS = 6
 
 
 def prepare(material: Material, out: Path, threads: int) -> None:
-    fit = torch.from_numpy(material.fit)
+    by_outputs = material.row["judged"] == "sqnr"
+    fit = torch.from_numpy(material.fit[: len(material.fit) // 2] if by_outputs else material.fit)
     data = {
         "example_input": fit[: material.batch],
         "calibration_data": list(fit.split(8)),
-        "eval_fn": Fidelity(material) if material.row["judged"] == "sqnr" else None,
+        "eval_fn": Fidelity(material) if by_outputs else None,
     }
     began = time.monotonic()
     _, result = IntelligentOptimizer(out / "knowledge.json", callbacks=LineProgress()).optimize_auto(
@@ -55,11 +56,10 @@ def prepare(material: Material, out: Path, threads: int) -> None:
 
 
 class Fidelity:
-    """1 − the relative error of the outputs on the second half of the calibration rows."""
+    """1 − the relative error of the outputs on rows that nothing is fitted on."""
 
     def __init__(self, material: Material) -> None:
-        images = material.fit[len(material.fit) // 2 :]
-        self.batches = [torch.from_numpy(batch) for batch in material.batches(images)]
+        self.batches = [torch.from_numpy(batch) for batch in material.batches(material.judged)]
         model = material.network()
         with torch.inference_mode():
             self.expected = torch.cat([model(batch) for batch in self.batches])
