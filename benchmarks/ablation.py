@@ -14,8 +14,8 @@ the same seeds, over all problems and over those that are compression plans. Bes
   hypercube less ten drawn at random;
 - `telling`: how far what is said of the answer is from the truth without verification, as a ratio to the whole.
 
-Runs are kept in benchmarks/data/search/ablation; without --resume the kept ones are read (`planning` and `prediction`
-are made anew, two minutes).
+Runs are kept in benchmarks/data/search/ablation; without --resume the kept ones are read (`planning`, `prediction` and
+`telling` are made anew, three minutes).
 """
 
 import argparse
@@ -23,6 +23,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,9 @@ def infeasible(runs: Runs, problems: Sequence[str]) -> dict[str, float]:
 def prediction(problems: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float] | None]]:
     """Part → (difference, standard error) of the log density, and of the rank correlation."""
     found = [foretold(problem(of), seed) for of in problems for seed in range(seeds)]
-    pairs = {name: (name, "whole") for name in MODELS if name != "whole"} | {"hypercube": ("hypercube", "random")}
+    compared = {name: (name, "whole") for name in MODELS if name != "whole"} | {"hypercube": ("hypercube", "random")}
     table: dict[str, list[tuple[float, float] | None]] = {}
-    for name, (one, other) in pairs.items():
+    for name, (one, other) in compared.items():
         less = np.array([np.subtract(each[one], each[other]) for each in found])
         error = less.std(axis=0, ddof=1) / len(less) ** 0.5 if len(less) > 1 else np.full(2, np.nan)
         table[name] = [(float(x), float(e)) for x, e in zip(less.mean(axis=0), error, strict=True)]
@@ -120,6 +121,7 @@ def telling(problems: Sequence[str], seeds: int) -> dict[str, Any]:
     return {"error": (error.value, error.low, error.high), "inside": shares}
 
 
+@cache
 def _by_chance(name: str) -> np.ndarray:
     of = problem(name)
     return of.regrets[[random(of, seed, [AT])[AT] for seed in range(100)]]
@@ -197,8 +199,8 @@ def main() -> None:
     for name, part in sorted(ratios.items(), key=lambda item: -item[1].value):
         seeds = [len(less) for less, _, _ in pairs(runs, name, problems)]
         three = (part, usual[name], compression[name])
-        told = "".join(f"{f'{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]':>22}" for r in three)
-        print(f"{name:22}{told}{found['infeasible'].get(name, 0):>12.1%}{f'{min(seeds)}-{max(seeds)}':>8}")
+        cells = "".join(f"{f'{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]':>22}" for r in three)
+        print(f"{name:22}{cells}{found['infeasible'].get(name, 0):>12.1%}{f'{min(seeds)}-{max(seeds)}':>8}")
     print(f"{'(whole)':88}{found['infeasible'].get('whole', 0):>12.1%}")
     print(f"\n{'nats below the best, estimates:':32}" + "".join(f"{estimates:>14}" for estimates in ESTIMATES))
     for name, row in found["planning"].items():

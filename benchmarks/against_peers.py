@@ -194,8 +194,8 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
             failures[contender] = failure
         else:
             outs[contender] = out
-    if row.limit is None:
-        _limit_of_peers(row, folder, outs, threads, cache)
+    if row.limit is None and not (folder / "ours" / "prepared.json").exists():
+        _limit_of_peers(folder, outs, threads, cache)
     if failure := prepare("ours", folder, folder / "ours", threads, cache, arguments.minutes * 60 + 600):
         failures["ours"] = failure
     for answer in sorted((folder / "ours").glob("answer*")):
@@ -215,7 +215,7 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _limit_of_peers(row: Row, folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
+def _limit_of_peers(folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
     """Our search may err as much as the fastest peer, on the rows that it judges by: into the row's material."""
     speeds = timed(outs, folder, threads, cache, starts=1, rounds=3)
     fastest = max((name for name in outs if name in PEERS), key=lambda name: speeds[name]["speedup"])

@@ -76,9 +76,7 @@ def others(result: CompressionResult, limit: float) -> list[Plan]:
     points.sort(key=lambda point: (-point.speedup, point.accuracy_drop))
     front = [p for i, p in enumerate(points) if all(p.accuracy_drop < q.accuracy_drop for q in points[:i])]
     plans = [point.plan for point in front if point.plan != result.plan]
-    return [
-        plans[i] for i in np.unique(np.linspace(0, len(plans) - 1, min(ANSWERS - 1, len(plans))).round().astype(int))
-    ]
+    return [plans[round(place)] for place in np.linspace(0, len(plans) - 1, min(ANSWERS - 1, len(plans)))]
 
 
 def load(material: Material, out: Path, threads: int) -> Run:

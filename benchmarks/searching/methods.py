@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from model_opt.errors import MissingDependency
-from model_opt.search import Failure, Measurement, Reason, Searcher
+from model_opt.search import Searcher
+from searching.fleet import description, measured
 from searching.problems import Problem
 
 Answers = dict[int, int]
@@ -53,7 +54,7 @@ def ours(problem: Problem, seed: int, checkpoints: Sequence[int], **options: Any
         problem.objective,
         budget=max(checkpoints),
         seed=seed,
-        noise=noise_of(problem),
+        noise=description(problem, seed).noise,
         **options,
     )
     answers = {}
@@ -66,20 +67,10 @@ def ours(problem: Problem, seed: int, checkpoints: Sequence[int], **options: Any
     return answers
 
 
-def noise_of(problem: Problem) -> dict[str, float | None]:
-    """What a search is told of the noise: which metrics have none."""
-    return {metric: None if problem.table.noisy(metric) else 0.0 for metric in problem.objective.metrics}
-
-
 def go_on(searcher: Searcher, problem: Problem, rng: np.random.Generator, until: int) -> None:
     """Measures what the searcher asks for until so many are settled, or it asks for no more."""
     while searcher.settled < until and (proposal := searcher.ask()) is not None:
-        metrics = problem.measure(problem.table.row(problem.table.space.encode(proposal.plan)), rng)
-        if metrics is None:
-            searcher.tell(Failure(plan=proposal.plan, reason=Reason.ILLEGAL, message="it cannot be measured"))
-        else:
-            samples = {metric: (value,) for metric, value in metrics.items()}
-            searcher.tell(Measurement(plan=proposal.plan, samples=samples))
+        searcher.tell(measured(problem, proposal.plan, rng))
 
 
 def random(problem: Problem, seed: int, checkpoints: Sequence[int]) -> Answers:

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from model_opt.search import Searcher
-from searching.methods import go_on, noise_of
+from searching.fleet import description
+from searching.methods import go_on
 from searching.problems import Problem
 
 
 def told(problem: Problem, seed: int, budget: int, *, verify: bool) -> dict[str, tuple[float, bool]]:
     """Noisy metric → how far what is said of the answer is from its true mean, and whether the 95 % interval that goes
     with it holds the truth."""
-    searcher = Searcher(problem.table.space, problem.objective, budget=budget, seed=seed, noise=noise_of(problem))
+    searcher = description(problem, seed).searcher(budget, {})
     searcher.verify = verify
     go_on(searcher, problem, np.random.default_rng([seed, 14]), until=budget)
     answer = searcher.recommend()

@@ -1,6 +1,7 @@
 """Runtimes: every one is an `nn.Module` that agrees with torch, copies, and takes other batches."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -76,6 +77,15 @@ def test_int8_in_openvino_is_smaller() -> None:
     float32 = to_openvino(copy.deepcopy(model), "fp32", material(model, x, family))
     int8 = to_openvino(copy.deepcopy(model), "int8_static", material(model, x, family))
     assert size_bytes(int8) < 0.5 * size_bytes(float32)
+
+
+def test_int8_does_not_heed_a_short_last_batch() -> None:
+    pytest.importorskip("openvino")
+    model, x, family = cnn()
+    whole = material(model, x, family)
+    longer = dataclasses.replace(whole, fit=[*whole.fit, whole.fit[0][:1]])
+    one, other = (to_openvino(copy.deepcopy(model), "int8_static", each) for each in (whole, longer))
+    assert torch.equal(one(x), other(x))
 
 
 class Fixed(nn.Module):

@@ -138,7 +138,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
                 ended = "time"
                 break
             searcher.budget = int(min(budget, searcher.settled + left))  # leaders are verified before the time is up
-            proposal = searcher.ask() if searcher.settled < budget else None
+            proposal = searcher.ask()
             if proposal is None:
                 ended = ended if searcher.settled >= budget else "space"
                 break

@@ -178,8 +178,8 @@ def calibration_samples(layout: Layout, material: Material, batch: int) -> list[
 
 
 def _free_batch(layout: Layout, material: Material) -> int:
-    """Rows of a calibration sample where a model takes any number: what every fit batch has."""
-    return min([CALIBRATION_BATCH, *(_rows(example_tensors(inputs, layout), layout) for inputs in material.fit)])
+    """Rows of a calibration sample where a model takes any number; a last fit batch that has fewer is passed over."""
+    return min(CALIBRATION_BATCH, max(_rows(example_tensors(inputs, layout), layout) for inputs in material.fit))
 
 
 def _rows(tensors: Sequence[Tensor], layout: Layout) -> int:
