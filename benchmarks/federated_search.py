@@ -23,7 +23,7 @@ import numpy as np
 from searching.fleet import Fleet, Found, Simulation, apart
 from searching.methods import random
 from searching.problems import Problem, problem
-from searching.runs import DATA, in_turn
+from searching.runs import DATA, in_turn, kept_lines
 
 BUDGET = 104
 PROBLEMS = ("cifar100:fast40", "imagenet:free", "naval_propulsion:fast10", "protein_structure:reverse")
@@ -45,8 +45,8 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.found = {(raw["way"], raw["problem"], raw["seed"]): raw for raw in map(json.loads, lines)}
+        kept = kept_lines(path) if path.exists() else []
+        self.found = {(raw["way"], raw["problem"], raw["seed"]): raw for raw in kept}
 
     def add(self, way: str, name: str, seed: int) -> None:
         if (way, name, seed) in self.found:

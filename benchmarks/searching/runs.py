@@ -1,10 +1,12 @@
 """Raw runs of the comparison, one line a run, kept in the repository and added to."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,15 @@ class Job:
     seed: int
 
 
+def kept_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The runs of a file, one a line; ends the program with what to do where a line was cut off."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            sys.exit(f"{path}, line {number} is no run: delete that line, and --resume does the run again")
+
+
 class Runs:
     """The answers of every run, in a folder of one file a method: `{"problem", "seed", "seconds", "rows"}` a line,
     where `rows` maps evaluations to the row of the recommended plan. What an answer is worth is read from the table."""
@@ -31,8 +42,7 @@ class Runs:
         self.folder, self._methods = folder, methods
         self._lines: dict[Job, dict[int, int]] = {}
         for path in sorted(folder.glob("*.jsonl")):
-            for line in path.read_text().splitlines():
-                raw = json.loads(line)
+            for raw in kept_lines(path):
                 job = Job(method=path.stem, problem=raw["problem"], seed=raw["seed"])
                 self._lines[job] = {int(many): row for many, row in raw["rows"].items()}
 
