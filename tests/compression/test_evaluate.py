@@ -12,7 +12,7 @@ from models import ResidualCNN
 from torch import nn
 from torchvision.models import resnet18
 
-from model_opt.compression.accuracy import FidelityJudge, FunctionJudge, LabelJudge
+from model_opt.compression.accuracy import FidelityJudge, FunctionJudge, LabelJudge, expected_changes
 from model_opt.compression.apply import steps
 from model_opt.compression.evaluate import CompressionEvaluator, Task, kept_model
 from model_opt.compression.machine import inspect
@@ -69,10 +69,46 @@ def test_fidelity_is_the_share_of_rows_that_keep_their_class():
     rows = nn.functional.one_hot(torch.arange(100) % 4 + 1, 6).float()
     judge = FidelityJudge(list(rows.split(20)), Constant(), "fidelity")
     drop = judge.whole(Constant(0, 7))
-    assert (drop.value, drop.rows, drop.whole) == (pytest.approx(0.07), 100, True)
-    assert drop.error == pytest.approx(math.sqrt(100 * 0.07 * 0.93 + 0.5) / 100)
+    assert (drop.value, drop.rows, drop.whole) == (pytest.approx(0.07, abs=0.01), 100, True)
+    assert drop.error == pytest.approx(math.sqrt(100 * drop.value * (1 - drop.value) + 0.5) / 100)
     part = judge.part(Constant(0, 7))
     assert part.rows == 80 and not part.whole  # 64 rows are wanted, batches are not cut
+
+
+def noisy(scores, amount, seed):
+    return scores + amount * torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_share_to_be_expected_varies_less_than_the_share_counted():
+    scores = 3 * torch.randn(40_000, 5, generator=torch.Generator().manual_seed(0))
+    made = noisy(scores, 0.05, 1)
+    truth = float((made.argmax(1) != scores.argmax(1)).double().mean())
+    pairs = list(zip(scores.split(200), made.split(200), strict=True))
+    counted = np.array([float((after.argmax(1) != before.argmax(1)).double().mean()) for before, after in pairs])
+    expected = np.array([expected_changes(before, after) for before, after in pairs])
+    assert expected.mean() == pytest.approx(truth, rel=0.05)
+    assert np.mean((expected - truth) ** 2) < 0.6 * np.mean((counted - truth) ** 2)
+    # and where no row happened to change its class, some are expected to
+    assert (counted == 0).any() and expected[counted == 0].mean() > 0.3 * truth
+    assert expected_changes(scores[:200], scores[:200]) == 0
+
+
+def test_the_drop_is_never_less_than_what_can_be_counted():
+    scores = torch.randn(100, 4, generator=torch.Generator().manual_seed(2))
+    for amount in (0.01, 0.1, 1.0):
+        made = noisy(scores, amount, 3)
+        judge = FidelityJudge([scores], nn.Identity(), "fidelity")
+        counted = float((made.argmax(1) != scores.argmax(1)).double().mean())
+        assert judge.whole(_Answers(made)).value == pytest.approx(max(counted, expected_changes(scores, made)))
+
+
+class _Answers(nn.Module):
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x):
+        return self.answers
 
 
 def test_what_is_no_classifier_is_judged_by_relative_error():
