@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from contenders.environments import environment
 from contenders.rows import QUICK, ROWS, Row, make_material
+
+from model_opt.compression.accuracy import class_changes
 
 PEERS: Mapping[str, tuple[str, ...]] = {
     "openvino_nncf": ("openvino==2026.4.1", "nncf==3.4.0", "torch==2.14.1"),
@@ -194,8 +197,8 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
             failures[contender] = failure
         else:
             outs[contender] = out
-    if row.limit is None and not (folder / "ours" / "prepared.json").exists():
-        _limit_of_peers(folder, outs, threads, cache)
+    if not (folder / "ours" / "prepared.json").exists():
+        _limit_of_peers(row, folder, outs, threads, cache)
     if failure := prepare("ours", folder, folder / "ours", threads, cache, arguments.minutes * 60 + 600):
         failures["ours"] = failure
     for answer in sorted((folder / "ours").glob("answer*")):
@@ -215,18 +218,21 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _limit_of_peers(folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
-    """Our search may err as much as the fastest peer, on the rows that it judges by: into the row's material."""
+def _limit_of_peers(row: Row, folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
+    """Our search may lose as much as the fastest peer, on the rows that it judges by: into the row's material."""
     speeds = timed(outs, folder, threads, cache, starts=1, rounds=3)
     fastest = max((name for name in outs if name in PEERS), key=lambda name: speeds[name]["speedup"])
     made = {}
     with serving({name: outs[name] for name in ("original", fastest)}, folder, threads, cache) as there:
         for name, served in there.items():
             served.ask(outputs=str(outs[name] / "judged.npy"), of="judged")
-            made[name] = np.load(outs[name] / "judged.npy")
-    error = np.linalg.norm(made[fastest] - made["original"]) / np.linalg.norm(made["original"])
+            made[name] = torch.from_numpy(np.load(outs[name] / "judged.npy"))
+    if row.judged == "agreement":
+        loss = class_changes(made["original"], made[fastest], whole=True).value
+    else:
+        loss = float((made[fastest] - made["original"]).norm() / made["original"].norm())
     described = json.loads((folder / "row.json").read_text())
-    (folder / "row.json").write_text(json.dumps(described | {"limit": min(1.0, float(error))}))
+    (folder / "row.json").write_text(json.dumps(described | {"limit": min(1.0, loss)}))
 
 
 def show(result: Mapping[str, Any]) -> None:

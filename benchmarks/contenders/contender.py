@@ -35,7 +35,7 @@ class Material:
 
     @cached_property
     def row(self) -> dict[str, Any]:
-        """`network`, `batch`, `judged` ("agreement" or "sqnr"), `limit`, `minutes`."""
+        """`network`, `batch`, `judged` ("agreement" or "sqnr"), `minutes`, and `limit`: what our search may lose."""
         return json.loads((self.folder / "row.json").read_text())
 
     @property
@@ -56,8 +56,9 @@ class Material:
 
     @property
     def judged(self) -> np.ndarray:
-        """The second half of `fit`: what our search judges plans on where outputs are compared, and does not fit."""
-        return self.fit[len(self.fit) // 2 :]
+        """What our search judges plans on: where outputs are compared the second half of `fit`, which it does not fit;
+        where classes are, a half that it draws from all of `fit`."""
+        return self.fit[len(self.fit) // 2 :] if self.row["judged"] == "sqnr" else self.fit
 
     def network(self) -> nn.Module:
         model = NETWORKS[self.row["network"]]()

@@ -121,7 +121,7 @@ class FidelityJudge:
         made = [_outputs(model, inputs) for inputs in self._batches[:count]]
         whole = count == len(self._batches)
         if self.classifier:
-            return _changes(torch.cat(self._expected[:count]), torch.cat(made), whole=whole)
+            return class_changes(torch.cat(self._expected[:count]), torch.cat(made), whole=whole)
         pairs = zip(made, self._expected[:count], strict=True)
         return _mean_drop(torch.cat([_relative_error(outputs, expected) for outputs, expected in pairs]), whole=whole)
 
@@ -153,12 +153,14 @@ def expected_changes(expected: Tensor, made: Tensor) -> float:
 
 def _margin(scores: Tensor, first: Tensor) -> Tensor:
     """The score of the class `first`, `[rows, 1]`, less the best other's: `[rows]`."""
-    others = scores.scatter(1, first, -torch.inf).amax(1)
-    return scores.gather(1, first).squeeze(1) - others
+    others = scores.scatter(1, first, -torch.inf)
+    margin: Tensor = scores.gather(1, first).squeeze(1) - others.amax(1)
+    return margin
 
 
-def _changes(expected: Tensor, made: Tensor, *, whole: bool) -> Drop:
-    """The larger of the counted and the expected share; the error is that of a count."""
+def class_changes(expected: Tensor, made: Tensor, *, whole: bool) -> Drop:
+    """The share of rows whose top-1 class changed, or can be expected to change where that is more; scores
+    `[rows, classes]` before and after. The error is that of a count."""
     rows = len(made)
     counted = float((made.argmax(1) != expected.argmax(1)).double().mean())
     value = max(counted, expected_changes(expected, made))
