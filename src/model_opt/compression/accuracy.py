@@ -128,7 +128,9 @@ class FidelityJudge:
 
 def _relative_error(made: Tensor, expected: Tensor) -> Tensor:
     """L2 error of each row over the L2 norm of what was expected, `[rows]`."""
-    return (made - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp_min(1e-12)
+    lengths: Tensor = expected.flatten(1).norm(dim=1)
+    errors: Tensor = (made - expected).flatten(1).norm(dim=1)
+    return errors / lengths.clamp_min(1e-12)
 
 
 def expected_changes(expected: Tensor, made: Tensor) -> float:
@@ -153,9 +155,8 @@ def expected_changes(expected: Tensor, made: Tensor) -> float:
 
 def _margin(scores: Tensor, first: Tensor) -> Tensor:
     """The score of the class `first`, `[rows, 1]`, less the best other's: `[rows]`."""
-    others = scores.scatter(1, first, -torch.inf)
-    margin: Tensor = scores.gather(1, first).squeeze(1) - others.amax(1)
-    return margin
+    others = scores.scatter(1, first, -torch.inf).amax(1)
+    return scores.gather(1, first).squeeze(1) - others
 
 
 def class_changes(expected: Tensor, made: Tensor, *, whole: bool) -> Drop:
