@@ -219,14 +219,14 @@ def run_row(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limit_of_peers(row: Row, folder: Path, outs: Mapping[str, Path], threads: int, cache: Path) -> None:
-    """Our search may lose as much as the fastest peer, on the rows that it judges by: into the row's material."""
+    """Our search may lose as much as the fastest peer does on the calibration rows: into the row's material."""
     speeds = timed(outs, folder, threads, cache, starts=1, rounds=3)
     fastest = max((name for name in outs if name in PEERS), key=lambda name: speeds[name]["speedup"])
     made = {}
     with serving({name: outs[name] for name in ("original", fastest)}, folder, threads, cache) as there:
         for name, served in there.items():
-            served.ask(outputs=str(outs[name] / "judged.npy"), of="judged")
-            made[name] = torch.from_numpy(np.load(outs[name] / "judged.npy"))
+            served.ask(outputs=str(outs[name] / "fit.npy"), of="fit")
+            made[name] = torch.from_numpy(np.load(outs[name] / "fit.npy"))
     if row.judged == "agreement":
         loss = class_changes(made["original"], made[fastest], whole=True).value
     else:

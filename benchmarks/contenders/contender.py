@@ -4,7 +4,7 @@
     python -m contenders.NAME serve MATERIAL OUT --threads 1
 
 A serving process reads one JSON object a line: `{"time_s": 0.3}` is answered with the milliseconds of each call,
-`{"outputs": PATH}` with the outputs on the test rows written to PATH; with `"of": "judged"`, on `Material.judged`.
+`{"outputs": PATH}` with the outputs on the test rows written to PATH; with `"of": "fit"`, on the calibration rows.
 """
 
 import argparse
@@ -54,12 +54,6 @@ class Material:
     def test(self) -> np.ndarray:
         return np.load(self.folder / "test.npy")
 
-    @property
-    def judged(self) -> np.ndarray:
-        """What our search judges plans on: where outputs are compared the second half of `fit`, which it does not fit;
-        where classes are, a half that it draws from all of `fit`."""
-        return self.fit[len(self.fit) // 2 :] if self.row["judged"] == "sqnr" else self.fit
-
     def network(self) -> nn.Module:
         model = NETWORKS[self.row["network"]]()
         model.load_state_dict(torch.load(self.folder / "weights.pt", weights_only=True))
@@ -106,7 +100,7 @@ def _serve(run: Run, material: Material) -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         if "outputs" in wanted:
-            images = material.judged if wanted.get("of") == "judged" else material.test
+            images = material.fit if wanted.get("of") == "fit" else material.test
             np.save(wanted["outputs"], outputs(run, material, images))
             print(json.dumps({"done": True}), flush=True)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from contenders.networks import NETWORKS
 
@@ -113,11 +114,14 @@ def _efficientnet(row: Row) -> Made:
 
 
 def _random(row: Row) -> Made:
-    """Random weights; batch norms have the statistics of the photographs, since fresh ones let activations die out."""
+    """Random weights; batch norms have the statistics of the photographs, since fresh ones let activations die out.
+    A vision transformer's last layer, which is fresh all zeros, is random too."""
     photographs = _photographs()
     fit = photographs.crops(photographs.CALIBRATION, each=16, seed=0)
     torch.manual_seed(0)
     model = NETWORKS[row.network]()
+    if isinstance(model, VisionTransformer):
+        nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None

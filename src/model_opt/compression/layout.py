@@ -6,6 +6,7 @@ returns (a tensor, a tuple, a mapping, a dataclass that torch's pytree knows).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,16 +35,28 @@ class Layout:
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call; raises `InvalidInput` where its structure or shapes are not the model's."""
-        leaves, spec = _flatten(args, kwargs)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if spec != self.inputs or len(tensors) != len(self.shapes):
-            raise InvalidInput(f"the model takes {len(self.shapes)} tensor(s) as {self.inputs}, not {spec}")
+        if self._one_input and not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+            tensors = [args[0]]
+        else:
+            leaves, spec = _flatten(args, kwargs)
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            if spec != self.inputs or len(tensors) != len(self.shapes):
+                raise InvalidInput(f"the model takes {len(self.shapes)} tensor(s) as {self.inputs}, not {spec}")
         for tensor, shape, batched in zip(tensors, self.shapes, self.batched, strict=True):
             got = tuple(tensor.shape)
             if got[batched:] != shape[batched:] or len(got) != len(shape):
                 wanted = ("batch", *shape[1:]) if batched else shape
                 raise InvalidInput(f"an input has shape {got}; the optimised model takes {wanted}")
         return tensors
+
+    @cached_property
+    def _one_input(self) -> bool:
+        """Whether the model takes one tensor by position: a tree is then walked for nothing, on every call."""
+        return bool(self.inputs == _flatten((0,), {})[1]) and len(self.shapes) == 1
+
+    @cached_property
+    def _one_output(self) -> bool:
+        return self.outputs.is_leaf() and len(self.output_dtypes) == 1
 
     def call_arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) of the original call, with `tensors` in their places."""
@@ -52,6 +65,8 @@ class Layout:
 
     def rebuild(self, tensors: list[Tensor]) -> Any:
         """The original output's structure around `tensors`."""
+        if self._one_output:
+            return tensors[0]
         return _fill(self.outputs, self.output_constants, tensors)
 
 

@@ -42,7 +42,7 @@ class OpenVinoModule(RuntimeModule):
         self.precision = precision
 
     def open(self, file: bytes) -> Any:
-        """The model as read, and what has been compiled of it, by input shapes."""
+        """The model as read, and requests to what has been compiled of it, by input shapes."""
         return self._read(file), OrderedDict()
 
     def _read(self, file: bytes) -> Any:
@@ -50,16 +50,23 @@ class OpenVinoModule(RuntimeModule):
         return core().read_model(model=io.BytesIO(xml), weights=io.BytesIO(weights))
 
     def run(self, session: Any, tensors: list[Tensor]) -> Sequence[Tensor]:
-        """What the processor's program for these shapes returns, compiled first where it is new."""
-        model, compiled = session
+        """What the processor's program for these shapes returns, compiled first where it is new.
+
+        Calling a compiled model with a list of arrays takes 0.1 ms more than this, an eighth of a small network's time.
+        """
+        import openvino
+
+        model, requests = session
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        if shapes not in compiled:
-            while len(compiled) >= SESSIONS:
-                compiled.popitem(last=False)
-            compiled[shapes] = self._compile(model, shapes)
-        compiled.move_to_end(shapes)
-        result = compiled[shapes]([tensor.cpu().numpy() for tensor in tensors], share_inputs=True, share_outputs=False)
-        return [torch.from_numpy(result[i]) for i in range(len(compiled[shapes].outputs))]
+        if shapes not in requests:
+            while len(requests) >= SESSIONS:
+                requests.popitem(last=False)
+            requests[shapes] = self._compile(model, shapes).create_infer_request()
+        requests.move_to_end(shapes)
+        request = requests[shapes]
+        for position, tensor in enumerate(tensors):
+            request.set_input_tensor(position, openvino.Tensor(tensor.cpu().numpy(), shared_memory=True))
+        return [torch.from_numpy(output) for output in request.infer(share_outputs=False).to_tuple()]
 
     def _compile(self, model: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
         import openvino

@@ -23,7 +23,7 @@ from model_opt.search.plan import Choice
 from model_opt.search.signature import Signature
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
-STAGED_LAYERS = 12
+STAGED_LAYERS = 10
 """Models with fewer weighted layers get no decisions per stage: the whole model's are as fine."""
 
 
