@@ -48,7 +48,7 @@ class Found:
 
 def measured(problem: Problem, plan: Plan, rng: np.random.Generator) -> Outcome:
     """One measurement from the table."""
-    metrics = problem.measure(problem.table.row(problem.table.space.encode(plan)), rng)
+    metrics = problem.measure(problem.table.row_of(plan), rng)
     if metrics is None:
         return Failure(plan=plan, reason=Reason.ILLEGAL, message="it cannot be measured")
     return Measurement(plan=plan, samples={metric: (value,) for metric, value in metrics.items()})
@@ -130,7 +130,7 @@ class Simulation:
             if flight.outcome is not None:
                 searcher.tell(flight.outcome)
         explored = [f.plan.key for f in self.flights if f.purpose is Purpose.EXPLORE and f.outcome is not None]
-        row = self.problem.table.row(self.problem.table.space.encode(searcher.recommend().plan))
+        row = self.problem.table.row_of(searcher.recommend().plan)
         return Found(row=row, distinct=len(set(explored)) / len(explored))
 
 
@@ -150,5 +150,5 @@ def apart(problem: Problem, workers: int, budget: int, seed: int) -> Found:
             believed = {metric: estimate.mean for metric, estimate in answer.estimates.items()}
             answers.append((not answer.feasible, *objective.order(believed), answer.plan))
     plan = min(answers, key=lambda answer: answer[:-1])[-1]
-    row = problem.table.row(problem.table.space.encode(plan))
+    row = problem.table.row_of(plan)
     return Found(row=row, distinct=len(set(explored)) / len(explored))

@@ -63,7 +63,7 @@ def ours(problem: Problem, seed: int, checkpoints: Sequence[int], **options: Any
         go_on(searcher, problem, rng, until=budget - searcher.verifications)
         last = copy.deepcopy(searcher)
         go_on(last, problem, np.random.default_rng([seed, budget]), until=budget)
-        answers[budget] = problem.table.row(problem.table.space.encode(last.recommend().plan))
+        answers[budget] = problem.table.row_of(last.recommend().plan)
     return answers
 
 

@@ -44,7 +44,7 @@ def foretold(problem: Problem, seed: int) -> dict[str, tuple[float, float]]:
         searcher = description(problem, seed).searcher(200, {})
         codes = start(searcher._encoding, STARTED, searcher._prior, rng)
         plans = [searcher._encoding.decode(row) for row in codes]
-        first = np.array([problem.table.row(problem.table.space.encode(plan)) for plan in plans])
+        first = np.array([problem.table.row_of(plan) for plan in plans])
         found[name] = _score(problem, searcher, first, rows[AFTER : AFTER + UNSEEN])
     return found
 

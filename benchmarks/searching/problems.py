@@ -17,7 +17,7 @@ import numpy as np
 import plan_tables
 
 from model_opt.errors import MissingDependency
-from model_opt.search import Decision, Limit, Objective, SearchSpace
+from model_opt.search import Decision, Limit, Objective, Plan, SearchSpace
 from model_opt.search.encoding import Encoding
 
 NAS_TABLES = ("cifar10", "cifar100", "imagenet")
@@ -50,8 +50,8 @@ class _Plain(pickle.Unpickler):
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Every plan of a space, measured several times: `samples[metric]` is `[rows, repeats]`, where a plan's row is its
-    options read as digits; NaN behind the last
-    repeat, which is all of them where there is no such plan or it could not be measured."""
+    options read as digits; NaN behind the last repeat, which is all of them where there is no such plan or it could not
+    be measured."""
 
     name: str
     space: SearchSpace
@@ -65,6 +65,10 @@ class Table:
     def row(self, codes: Sequence[int] | np.ndarray) -> int:
         """The row of a plan given by its options' numbers."""
         return int(np.asarray(codes, dtype=np.int64) @ self.strides)
+
+    def row_of(self, plan: Plan) -> int:
+        """The row of a plan."""
+        return self.row(self.space.encode(plan))
 
     def codes(self, row: int) -> np.ndarray:
         """The options' numbers of a row, `[decisions]`."""

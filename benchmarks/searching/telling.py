@@ -14,7 +14,7 @@ def told(problem: Problem, seed: int, budget: int, *, verify: bool) -> dict[str,
     searcher.verify = verify
     go_on(searcher, problem, np.random.default_rng([seed, 14]), until=budget)
     answer = searcher.recommend()
-    row = problem.table.row(problem.table.space.encode(answer.plan))
+    row = problem.table.row_of(answer.plan)
     found = {}
     for metric in filter(problem.table.noisy, problem.objective.metrics):
         said = answer.estimates[metric]
