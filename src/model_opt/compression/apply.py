@@ -55,6 +55,9 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
     """
     pending = steps(plan, material.teacher)
     structural = [step for step in pending if step.handler.decision not in ("precision", "runtime")]
+    for step in pending:
+        if step.handler.check is not None:
+            step.handler.check(step.option, material)
     resolved = _resolved(pending)
     model = _structure(structural, resolved, material)
     material.cache["structure"] = (model, tuple((s.handler.decision, s.option, s.stage) for s in structural))

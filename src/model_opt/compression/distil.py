@@ -7,6 +7,7 @@ network that was refitted already lost by the divergence of the mixed inputs, wh
 model stays in eval mode throughout: no dropout, no change of statistics.
 """
 
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_opt.compression.clean import ensure
+from model_opt.compression.clean import ensure, reference
 from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output, tensors
 from model_opt.compression.statistics import sample
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
@@ -36,6 +37,8 @@ SAME = 1e-6
 LONGEST_S = 150.0
 """How long gradient steps may take: what would take longer is refused after the first few of them."""
 _TIMED_STEPS = 3
+_SHARE_LEFT = 0.3
+"""Of the original's time, what a compressed model's step takes at the least."""
 _MOST_PARAMETERS = 15_000_000
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -160,6 +163,35 @@ def _supervised(made: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(made, target)
 
 
+def _check_time(option: str, material: Material) -> None:
+    """Refuses at once what would take too long, told from steps of the original: before it is pruned and refitted."""
+    if option == FINETUNE:
+        return
+    if STEP_S not in material.cache:
+        material.cache[STEP_S] = _step_s(material)
+    step_s = material.cache[STEP_S]
+    if _SHARE_LEFT * step_s * int(option) > LONGEST_S:
+        raise TechniqueError(f"{option} gradient steps, of {step_s:.1f} s for the original, take too long here")
+
+
+STEP_S = "distil step"
+
+
+def _step_s(material: Material) -> float:
+    """Seconds of the quicker of two gradient steps of a copy of the original; 0 where it cannot make one."""
+    model = copy.deepcopy(reference(material))
+    pool = sample(material.fit, most=4096, elements=POOL_NUMBERS)
+    taken, began = [], time.monotonic()
+    try:
+        for inputs in _mixed(pool, 2, material.seed):
+            _train(model, [(inputs, _logits(material.teacher, inputs))], squared_error, 1)
+            taken.append(time.monotonic() - began)
+            began = time.monotonic()
+    except (RuntimeError, TypeError, ValueError):
+        return 0.0  # applying it says what is wrong
+    return min(taken)
+
+
 def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
     if option == FINETUNE and material.train_data is None:
         raise TechniqueError("fine-tuning needs train_data: batches of (inputs, target)")
@@ -191,6 +223,7 @@ register(
         technique=lambda option: Technique.FINE_TUNING if option == FINETUNE else Technique.DISTILLATION,
         options=_options,
         apply=_apply,
+        check=_check_time,
         version=2,
     )
 )

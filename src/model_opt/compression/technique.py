@@ -98,6 +98,8 @@ class Handler:
     apply: Apply
     ordered: bool = False
     version: int = 1
+    check: Callable[[str, Material], None] | None = None
+    """`(option, material)`: raises `TechniqueError` where it can be told at once that an option cannot be applied."""
     per_stage: bool = False
     """Whether the decision may be made per stage ("prune/stage2") as well as for the whole model."""
 
