@@ -341,6 +341,21 @@ def test_a_budget_that_is_cut_short_still_ends_in_verification() -> None:
     assert searcher.settled == 18
 
 
+def test_time_that_is_left_after_verification_is_explored_in_and_the_last_plan_is_verified() -> None:
+    table = Table(0)
+    searcher = Searcher(table.space, BEST_WITHIN, budget=60, noise={"value": 0.01})
+    for _ in range(15):
+        searcher.tell(measure(table, searcher.ask().plan))
+    purposes = []
+    for left in (3, 3, 3, 3, 2, 1):  # verifying takes less time than was reckoned with
+        searcher.budget = searcher.settled + left
+        proposal = searcher.ask()
+        purposes.append(proposal.purpose)
+        searcher.tell(measure(table, proposal.plan))
+    assert purposes[0] is purposes[-1] is Purpose.VERIFY
+    assert purposes.count(Purpose.VERIFY) >= 3 and Purpose.EXPLORE in purposes
+
+
 def test_evidence_guides_but_is_neither_counted_nor_recommended() -> None:
     table = Table(5)
     codes = table.all_codes()

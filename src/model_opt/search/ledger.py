@@ -152,6 +152,11 @@ class Ledger:
                 record.add(metric, finite)
                 self._tables.setdefault(metric, _Table(len(self._encoding.sizes))).put(record, metric)
 
+    @property
+    def repeats(self) -> int:
+        """Outcomes of plans that had been tried before."""
+        return len(self.outcomes) - len(self.records)
+
     def noisy(self, metric: str) -> bool:
         """Whether another sample of `metric` may differ."""
         return self._noise.get(metric, 0.0) != 0.0

@@ -125,11 +125,15 @@ class Searcher:
 
     @property
     def verifications(self) -> int:
-        """How many of the budget are kept for measuring the leaders again; none unless `verify`."""
+        """How many of the budget are for measuring the leaders again, those done included; none without `verify`."""
         if not self.verify:
             return 0
         noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
         return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
+
+    def _verifications_left(self) -> int:
+        """Those of `verifications` that are not done yet; one at least, for the plan that leads in the end."""
+        return min(self.verifications, max(1, self.verifications - self._ledger.repeats))
 
     # asking ---------------------------------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class Searcher:
             return []
         mine = owned or (lambda _: True)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
-        if self.settled + len(believed) >= self.budget - self.verifications:
+        if self.settled + len(believed) >= self.budget - self._verifications_left():
             leaders = self._leaders(mine, believed)[:many]
             if leaders:
                 return self._proposals(leaders, Purpose.VERIFY)
