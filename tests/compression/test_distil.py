@@ -4,8 +4,10 @@ import pytest
 import torch
 from recipes import accuracy, applied, digits, state, trained, unchanged
 
+from model_opt.compression.apply import apply_plan
 from model_opt.compression.distil import FINETUNE, divergence
 from model_opt.errors import TechniqueDidNothing, TechniqueError
+from model_opt.search.plan import Choice, Plan
 
 
 def test_distillation_helps_a_pruned_network() -> None:
@@ -26,7 +28,15 @@ def test_is_not_kept_where_nothing_can_be_gained() -> None:
         applied(trained(), distil="100")  # the student is the teacher
 
 
-def test_what_would_take_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_take_too_long_is_refused_before_anything_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
+    recipe = trained()
+    with pytest.raises(TechniqueError, match=r"100 gradient steps, of .* s for the original, take too long"):
+        apply_plan(Plan((Choice(decision="prune", option="0.7"), Choice(decision="distil", option="100"))), recipe)
+    assert "structures" not in recipe.cache
+
+
+def test_what_takes_longer_than_was_foreseen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
     with pytest.raises(TechniqueError, match=r"100 gradient steps of .* s take longer"):
         applied(trained(), prune="0.7", distil="100")

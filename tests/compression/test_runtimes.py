@@ -9,7 +9,7 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression import runtime
+from model_opt.compression import openvino, runtime
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import layout_of
 from model_opt.compression.machine import inspect
@@ -86,6 +86,23 @@ def test_int8_does_not_heed_a_short_last_batch() -> None:
     longer = dataclasses.replace(whole, fit=[*whole.fit, whole.fit[0][:1]])
     one, other = (to_openvino(copy.deepcopy(model), "int8_static", each) for each in (whole, longer))
     assert torch.equal(one(x), other(x))
+
+
+def test_int8_takes_the_calibration_that_comes_closest_on_held_out_rows() -> None:
+    pytest.importorskip("openvino")
+    model, x, family = cnn()
+    chosen = material(model, x, family)
+    to_openvino(copy.deepcopy(model), "int8_static", chosen)
+    closeness = {}
+    for calibration in openvino.CALIBRATIONS:
+        given = material(model, x, family)
+        given.cache[openvino.KEPT] = calibration
+        int8 = to_openvino(copy.deepcopy(model), "int8_static", given)
+        rows = torch.cat(list(given.held_out))[: openvino.TRIAL_ROWS]
+        with torch.no_grad():
+            closeness[calibration] = signal_to_noise_db(model(rows), int8(rows))
+    assert len(set(closeness.values())) == 2
+    assert chosen.cache[openvino.KEPT] == max(closeness, key=lambda one: closeness[one])
 
 
 class Fixed(nn.Module):
