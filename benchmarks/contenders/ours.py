@@ -5,6 +5,7 @@ Each answer has a folder of its own, answer0 (what `optimize_auto` hands back), 
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,17 @@ told from rows that it was calibrated on."""
 
 def prepare(material: Material, out: Path, threads: int) -> None:
     fit = torch.from_numpy(material.fit)
-    data = {"example_input": fit[: material.batch], "calibration_data": list(fit.split(8)), "eval_fn": None}
-    anything = {"train_data": None, "constraints": Constraints(max_accuracy_drop=1.0), "seed": 0}
-    task = make_task(material.network(), **data, **anything)
+    data = {"example_input": fit[: material.batch], "calibration_data": list(fit.split(8))}
+    task = make_task(
+        material.network(),
+        **data,
+        eval_fn=None,
+        train_data=None,
+        constraints=Constraints(max_accuracy_drop=1.0),
+        seed=0,
+    )
     if material.row["judged"] == "sqnr":
-        data["eval_fn"] = Fidelity(material, torch.cat(task.held_out))
-        task = make_task(material.network(), **data, **anything)
+        task = replace(task, eval_fn=Fidelity(material, torch.cat(task.held_out)))
     began = time.monotonic()
     _, result = IntelligentOptimizer(out / "knowledge.json", callbacks=LineProgress()).optimize_auto(
         material.network(),
@@ -43,6 +49,7 @@ def prepare(material: Material, out: Path, threads: int) -> None:
         timeout_seconds=material.row["minutes"] * 60,
         constraints={"max_accuracy_drop": material.row["limit"]},
         output=out / "answer0",
+        eval_fn=task.eval_fn,
         **data,
     )
     (out / "search.json").write_text(json.dumps({"seconds": time.monotonic() - began}))

@@ -144,7 +144,7 @@ def expected_changes(expected: Tensor, made: Tensor) -> float:
     digits 1.1 % and 1.2 % changed).
     """
     first = expected.argmax(1, keepdim=True)
-    margin, order = _margin(expected, first).sort()
+    margin, order = _margin(expected, first).sort(stable=True)
     shift = _margin(made, first)[order] - margin
     rows = len(margin)
     near = min(rows, max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * rows)))

@@ -65,10 +65,15 @@ def distil(model: nn.Module, material: Material, steps: int) -> tuple[float, flo
     before = _held_out(model, material)
     if before < SAME:
         raise TechniqueDidNothing(f"{steps}: the model still answers as the original does")
-    pool = sample(material.fit, most=4096, elements=POOL_NUMBERS)
+    pool = _pool(material)
     batches = ((x, _logits(teacher, x)) for x in _mixed(pool, steps, material.seed))
     _train(model, batches, squared_error, steps)
     return before, _held_out(model, material)
+
+
+def _pool(material: Material) -> Inputs:
+    """The rows that gradient steps draw from."""
+    return sample(material.fit, most=4096, elements=POOL_NUMBERS)
 
 
 def _train(model: nn.Module, batches: Iterable[tuple[Inputs, Tensor]], loss: Loss, steps: int) -> None:
@@ -180,7 +185,7 @@ STEP_S = "distil step"
 def _step_s(material: Material) -> float:
     """Seconds of the quicker of two gradient steps of a copy of the original; 0 where it cannot make one."""
     model = copy.deepcopy(reference(material))
-    pool = sample(material.fit, most=4096, elements=POOL_NUMBERS)
+    pool = _pool(material)
     taken, began = [], time.monotonic()
     try:
         for inputs in _mixed(pool, 2, material.seed):

@@ -159,29 +159,28 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     stays for the others.
     """
     if _transformer(material):
-        return _quantised(converted, CALIBRATIONS[0], free, layout, material)
-    if KEPT not in material.cache:
-        tried = {one: _quantised(converted, one, free, layout, material) for one in CALIBRATIONS}
-        rows = _samples(material.held_out, layout, 1 if free else layout.batch, TRIAL_ROWS)
-        if not rows:
-            return tried[CALIBRATIONS[0]]
-        material.cache[KEPT] = max(tried, key=lambda one: _closeness(tried[one], converted, rows, material.threads))
-        return tried[material.cache[KEPT]]
-    return _quantised(converted, material.cache[KEPT], free, layout, material)
+        material.cache[KEPT] = CALIBRATIONS[0]
+    if KEPT in material.cache:
+        return _quantised(converted, material.cache[KEPT], free, layout, material)
+    rows = _samples(material.held_out, layout, 1 if free else layout.batch, TRIAL_ROWS)
+    expected = _outputs(converted, rows, {"INFERENCE_PRECISION_HINT": "f32"}, material)
+    tried = {
+        one: _quantised(converted, one, free, layout, material) for one in (CALIBRATIONS if rows else CALIBRATIONS[:1])
+    }
+    closeness = {one: signal_to_noise_db(expected, _outputs(made, rows, {}, material)) for one, made in tried.items()}
+    closest = material.cache[KEPT] = max(closeness, key=lambda one: closeness[one])
+    return tried[closest]
 
 
 def _transformer(material: Material) -> bool:
     return material.signature.family in (Family.VIT, Family.DIFFUSION)
 
 
-def _closeness(made: Any, wanted: Any, rows: Sequence[Sequence[Any]], threads: int) -> float:
-    """Decibels of the outputs of `wanted`, in float32, over the difference of those of `made`, on `rows`."""
-    settings = {"INFERENCE_NUM_THREADS": threads}
+def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any], material: Material) -> list[Tensor]:
+    """What an `openvino.Model`, compiled with `settings`, makes of each of `rows`."""
     with quiet():
-        exact = core().compile_model(wanted, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
-        runs = (exact, core().compile_model(made, "CPU", settings))
-    expected, got = ([torch.from_numpy(value) for row in rows for value in run(row).to_tuple()] for run in runs)
-    return signal_to_noise_db(expected, got)
+        compiled = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": material.threads, **settings})
+    return [torch.from_numpy(value) for row in rows for value in compiled(row).to_tuple()]
 
 
 def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, material: Material) -> Any:

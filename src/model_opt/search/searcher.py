@@ -133,7 +133,8 @@ class Searcher:
 
     def _verifications_left(self) -> int:
         """Those of `verifications` that are not done yet; one at least, for the plan that leads in the end."""
-        return min(self.verifications, max(1, self.verifications - self._ledger.repeats))
+        wanted = self.verifications
+        return min(wanted, max(1, wanted - self._ledger.repeats))
 
     # asking ---------------------------------------------------------------------------------------------------------
 
