@@ -97,6 +97,24 @@ def test_leave_alone_then_the_users_plans_come_first() -> None:
     assert asked == [Plan(), *mine]
 
 
+def test_a_budget_that_time_cuts_short_draws_fewer_first_plans() -> None:
+    def asked(budgets: list[int]) -> list[Plan]:
+        """What is asked while the budget stands at each of `budgets` in turn."""
+        table = Table(0)
+        searcher, plans = Searcher(table.space, BEST_WITHIN, budget=40), []
+        for budget in budgets:
+            searcher.budget = budget
+            proposal = searcher.ask()
+            assert proposal is not None
+            plans.append(proposal.plan)
+            searcher.tell(measure(table, proposal.plan))
+        return plans
+
+    drawn, cut = asked([40] * 10), asked([40] * 2 + [20] * 8)
+    assert cut[:5] == drawn[:5]
+    assert all(one != other for one, other in zip(cut[5:], drawn[5:], strict=True))
+
+
 def test_plans_in_flight_are_not_proposed_and_count() -> None:
     table = Table(0)
     searcher = run(table, 20, 0)

@@ -109,7 +109,10 @@ class Searcher:
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
         known = {measurement.plan for measurement in given}
-        self._start = [plan for plan in self._first_plans(first, len(evidence)) if plan not in known]
+        named = list(dict.fromkeys([Plan(), *first]))
+        self._unneeded = 1 + len(first) + len(evidence)
+        drawn = [plan for plan in self._draw_first(self._room()) if plan not in named]
+        self._named, self._drawn = ([plan for plan in plans if plan not in known] for plans in (named, drawn))
 
     # the budget -----------------------------------------------------------------------------------------------------
 
@@ -170,14 +173,21 @@ class Searcher:
         expected = self.predict(plans)
         return [Proposal(plan=p, purpose=purpose, expected=e) for p, e in zip(plans, expected, strict=True)]
 
-    def _first_plans(self, first: Sequence[Plan], evidence: int) -> list[Plan]:
-        """Leave-alone, the `first` ones, and a Latin hypercube up to a quarter of the budget and `FIRST_PLANS`."""
-        plans = [Plan(), *first]
-        many = min(FIRST_PLANS, max(4, self.budget // 4)) - len(plans) - evidence
-        if many > 0:
-            rng = np.random.default_rng([self._seed])
-            plans += [self._encoding.decode(codes) for codes in hypercube(self._encoding, many, self._prior, rng)]
-        return list(dict.fromkeys(plans))
+    def _room(self) -> int:
+        """How many plans are drawn before the model takes over: with those named and what is known from elsewhere a
+        quarter of the budget as it stands, up to `FIRST_PLANS`."""
+        return max(0, min(FIRST_PLANS, max(4, self.budget // 4)) - self._unneeded)
+
+    def _draw_first(self, many: int) -> list[Plan]:
+        """A Latin hypercube of distinct plans."""
+        rng = np.random.default_rng([self._seed])
+        cube = hypercube(self._encoding, many, self._prior, rng) if many else ()
+        return list(dict.fromkeys(self._encoding.decode(codes) for codes in cube))
+
+    @property
+    def _start(self) -> list[Plan]:
+        """Leave-alone, the plans that were named, and those drawn that the budget has room for: time may run out."""
+        return [*self._named, *self._drawn[: self._room()]]
 
     def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
         taken = {plan.key for plan in believed} | self._ledger.records.keys()
