@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from contenders.contender import relative_error
 from contenders.environments import environment
 from contenders.rows import QUICK, ROWS, Row, make_material
 
@@ -124,10 +125,9 @@ def quality(folder: Path, outs: Mapping[str, Path]) -> dict[str, dict[str, float
     found = {}
     for name, out in outs.items():
         made = np.load(out / "outputs.npy")
-        noise = float(((made - expected) ** 2).sum())
         figures = {
             "agreement": float((made.argmax(1) == expected.argmax(1)).mean()),
-            "sqnr_db": 10 * math.log10(float((expected**2).sum()) / noise) if noise else 200.0,
+            "sqnr_db": -20 * math.log10(max(relative_error(made, expected), 1e-10)),
             "size_bytes": sum(p.stat().st_size for p in out.glob("model.*")),
         }
         if labels.exists():
@@ -241,7 +241,7 @@ def _limit_of_peers(row: Row, folder: Path, outs: Mapping[str, Path], threads: i
     if row.judged == "agreement":
         loss = class_changes(made["original"], made[fastest], whole=True).value
     else:
-        loss = float((made[fastest] - made["original"]).norm() / made["original"].norm())
+        loss = relative_error(made[fastest].numpy(), made["original"].numpy())
     described = json.loads((folder / "row.json").read_text())
     (folder / "row.json").write_text(json.dumps(described | {"limit": min(1.0, loss)}))
 
