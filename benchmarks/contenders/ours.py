@@ -54,7 +54,7 @@ def prepare(material: Material, out: Path, threads: int) -> None:
     )
     (out / "search.json").write_text(json.dumps({"seconds": time.monotonic() - began}))
     evaluator = CompressionEvaluator(task)
-    for number, plan in enumerate(others(result, BEYOND * material.row["limit"]), 1):
+    for number, plan in reversed([*enumerate(others(result, BEYOND * material.row["limit"]), 1)]):  # closest first
         folder = out / f"answer{number}"
         folder.mkdir(exist_ok=True)
         evaluator.save(plan, folder / "model.pt")

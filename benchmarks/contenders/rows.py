@@ -123,12 +123,15 @@ def _efficientnet(row: Row) -> Made:
     return _photographs().make_network(), *crops(40, 36), None
 
 
+BRANCH_SCALE = 0.25
+
+
 def _random(row: Row) -> Made:
     """Random weights, such that the outputs depend on the image.
 
-    Batch norms have the statistics of the photographs, since fresh ones let activations die out. A residual branch
-    adds a quarter of its scale: at full scale the many branches drown the image (without its mean over the images,
-    resnet50 in bf16 has 12 dB so, and 31 with a quarter), and convnext_tiny's fresh ones add a millionth, nothing.
+    Batch norms have the statistics of the photographs, since fresh ones let activations die out. A CNN's residual
+    branch adds a quarter of its scale: at full scale the many branches drown the image (resnet50 in bf16 has 12 dB
+    so, and 31 with a quarter), and convnext_tiny's fresh ones add a millionth, which is nothing.
     A vision transformer's last layer, which is fresh all zeros, is random too.
     """
     fit, test = crops(16, 12)
@@ -147,9 +150,6 @@ def _random(row: Row) -> Made:
         with torch.no_grad():
             model(fit[:64])
     return model.eval(), fit, test, None
-
-
-BRANCH_SCALE = 0.25
 
 
 def _scale_of_branch(module: nn.Module) -> Tensor | None:

@@ -17,7 +17,6 @@ from model_opt.compression.layout import Layout, layout_of
 from model_opt.compression.precision import TRANSFORMERS
 from model_opt.compression.quiet import quiet, send_no_usage_data
 from model_opt.compression.runtime_module import RuntimeModule, signal_to_noise_db
-from model_opt.compression.signature import attends
 from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
 from model_opt.search.signature import Family
@@ -25,8 +24,8 @@ from model_opt.search.signature import Family
 SESSIONS = 3
 """How many batch sizes stay compiled at once. A fixed shape is a third faster than a free one (measured)."""
 
-CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 32, 15_000_000
-"""Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64, and is no closer."""
+CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 64, 15_000_000
+"""Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
 KEPT = "openvino calibration"
 """The key of a model's calibration in `Material.cache`."""
 TRIAL_ROWS = 32
@@ -39,9 +38,9 @@ class Calibration:
 
     Biases are corrected layer by layer with what the layers before, corrected, give (EfficientNet-Lite0: agreement
     0.91, and 0.85 with the means of the float model), but in transformers, where that takes minutes for nothing.
-    NNCF's default averages the extremes of samples of `batch` rows each: single rows cut off what is rare
-    (convnext_tiny keeps 29.8 dB with eight and 19.5 with one). A `histogram` looks for the range whose rounding errs
-    least instead (resnet50 with random weights: 13.6 dB, and 12.1 by the extremes of eight).
+    NNCF's default averages the extremes of samples of `batch` rows each: single rows cut off what is rare (resnet50
+    with random weights: 12.1 dB with eight, 8.3 with one). A `histogram` looks for the range whose rounding errs
+    least instead (13.6 dB).
     `smooth` moves a layer's outlying inputs into its weights, for transformers (SmoothQuant's alpha; NNCF's own 0.95
     is for language models: a small ViT has 35.3 dB with it and 38.4 with 0.15).
     """
@@ -173,18 +172,25 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     if KEPT in material.cache:
         return _quantised(converted, material.cache[KEPT], free, layout, material)
     rows = _samples(material.held_out, layout, 1 if free else layout.batch, TRIAL_ROWS)
+    if not rows:
+        return _quantised(converted, CALIBRATIONS[0], free, layout, material)
     expected = _outputs(converted, rows, {"INFERENCE_PRECISION_HINT": "f32"}, material)
-    tried = {
-        one: _quantised(converted, one, free, layout, material) for one in (CALIBRATIONS if rows else CALIBRATIONS[:1])
-    }
-    closeness = {one: signal_to_noise_db(expected, _outputs(made, rows, {}, material)) for one, made in tried.items()}
-    closest = material.cache[KEPT] = max(closeness, key=lambda one: closeness[one])
-    return tried[closest]
+    tried: dict[Calibration, tuple[float, Any]] = {}
+    for one in CALIBRATIONS:
+        try:
+            made = _quantised(converted, one, free, layout, material)
+        except TechniqueError:
+            if one is CALIBRATIONS[-1] and not tried:
+                raise
+            continue
+        tried[one] = signal_to_noise_db(expected, _outputs(made, rows, {}, material)), made
+    closest = material.cache[KEPT] = max(tried, key=lambda one: tried[one][0])
+    return tried[closest][1]
 
 
 def _transformer(material: Material) -> bool:
-    family = material.signature.family
-    return family in TRANSFORMERS or (family is Family.OTHER and any(map(attends, material.teacher.modules())))
+    signature = material.signature
+    return signature.family in TRANSFORMERS or (signature.family is Family.OTHER and "attention" in signature.operators)
 
 
 def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any], material: Material) -> list[Tensor]:
@@ -243,15 +249,23 @@ def calibration_samples(layout: Layout, material: Material, batch: int) -> list[
 
 
 def _samples(batches: Sequence[Inputs], layout: Layout, batch: int, most: int) -> list[list[Any]]:
-    """Up to `most` rows in samples of `batch`, as numpy arrays; what a batch has over is passed over."""
-    samples: list[list[Any]] = []
+    """The first `most` rows in samples of `batch`, as numpy arrays; a remainder is left, too few are repeated."""
+    taken: list[tuple[Tensor, ...]] = []
+    total = 0
     for inputs in batches:
-        tensors = example_tensors(inputs, layout)
-        for start in range(0, _rows(tensors, layout) - batch + 1, batch):
-            pairs = zip(tensors, layout.batched, strict=True)
-            samples.append([(t[start : start + batch] if batched else t).cpu().numpy() for t, batched in pairs])
-            if len(samples) * batch >= most:
-                return samples
+        taken.append(example_tensors(inputs, layout))
+        total += _rows(taken[-1], layout)
+        if total >= max(most, batch):
+            break
+    if not taken:
+        return []
+    columns = zip(*taken, strict=True)
+    whole = [torch.cat(c) if batched else c[0] for c, batched in zip(columns, layout.batched, strict=True)]
+    samples = []
+    for first in range(0, max(1, min(total, most) // batch) * batch, batch):
+        rows = torch.arange(first, first + batch, device=whole[0].device) % total
+        pairs = zip(whole, layout.batched, strict=True)
+        samples.append([(tensor[rows] if batched else tensor).cpu().numpy() for tensor, batched in pairs])
     return samples
 
 

@@ -44,7 +44,8 @@ def build_space(
     """
     _check_names(exclude)
     frozen = dict(freeze or {})
-    decisions, rules, choices = [], [], []
+    fixed = frozenset(frozen)
+    decisions, rules, choices, every = [], [], [], list[Decision]()
     for name in ORDER:
         handler = HANDLERS.get(name)
         if handler is None or name in exclude:
@@ -56,6 +57,7 @@ def build_space(
         options = [option for option in offered if handler.technique(option) not in exclude]
         made = _decisions(handler, options, model)
         rules += _once(made, frozen)
+        every += made
         for decision in made:
             if decision.name in frozen:
                 choices += _frozen(decision, frozen.pop(decision.name), handler)
@@ -63,7 +65,8 @@ def build_space(
                 decisions.append(decision)
     if frozen:
         raise UnknownName("decision to freeze:", next(iter(frozen)), [d.name for d in decisions])
-    return SearchSpace(decisions, _restrict([*rules, *forbidden(machine)], decisions, choices), choices)
+    rules += [*([] if "distil" in fixed else _nothing_to_recover(every)), *forbidden(machine)]
+    return SearchSpace(decisions, _restrict(rules, decisions, choices), choices)
 
 
 def _check_names(exclude: Collection[str]) -> None:
@@ -102,6 +105,20 @@ def _once(made: Sequence[Decision], frozen: Collection[str]) -> list[Forbid]:
         every = dict.fromkeys(staged, tuple(whole.options))
         rules.append(Forbid(every, "each stage has an option of its own: one should be the whole model's"))
     return rules
+
+
+def _nothing_to_recover(every: Sequence[Decision]) -> list[Forbid]:
+    """The rule that there is no distillation of what still is the original."""
+    at = next((i for i, decision in enumerate(every) if decision.name == "distil"), None)
+    steps = () if at is None else [option for option in every[at].options[1:] if option != distil.FINETUNE]
+    if not steps:
+        return []
+    idle: dict[str, Collection[str]] = {}
+    for decision in every[:at]:
+        handler, stage = handler_of(decision.name)
+        if handler.decision != "clean":
+            idle[decision.name] = (SAME, handler.leave_alone) if stage else (handler.leave_alone,)
+    return [Forbid({"distil": steps, **idle}, "there is nothing to recover: the model is still the original")]
 
 
 def _frozen(decision: Decision, option: str, handler: Handler) -> list[Choice]:

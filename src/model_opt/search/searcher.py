@@ -110,7 +110,7 @@ class Searcher:
         self._tree: Tree | None = None
         known = {measurement.plan for measurement in given}
         named = list(dict.fromkeys([Plan(), *first]))
-        self._unneeded = 1 + len(first) + len(evidence)
+        self._beforehand = 1 + len(first) + len(evidence)
         drawn = [plan for plan in self._draw_first(self._room()) if plan not in named]
         self._named, self._drawn = ([plan for plan in plans if plan not in known] for plans in (named, drawn))
 
@@ -175,8 +175,8 @@ class Searcher:
 
     def _room(self) -> int:
         """How many plans are drawn before the model takes over: with those named and what is known from elsewhere a
-        quarter of the budget as it stands, up to `FIRST_PLANS`."""
-        return max(0, min(FIRST_PLANS, max(4, self.budget // 4)) - self._unneeded)
+        quarter of the budget as it stands, at most as it stood at first, up to `FIRST_PLANS`."""
+        return max(0, min(FIRST_PLANS, max(4, self.budget // 4)) - self._beforehand)
 
     def _draw_first(self, many: int) -> list[Plan]:
         """A Latin hypercube of distinct plans."""
@@ -190,8 +190,10 @@ class Searcher:
         return [*self._named, *self._drawn[: self._room()]]
 
     def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
+        """Drawn ones only while the start lasts: time that was gained since is the model's."""
         taken = {plan.key for plan in believed} | self._ledger.records.keys()
-        return (plan for plan in self._start if plan.key not in taken)
+        start = self._start if self.settled < len(self._start) else self._named
+        return (plan for plan in start if plan.key not in taken)
 
     def _explore(self, many: int, mine: Owned, believed: Sequence[Plan], rng: np.random.Generator) -> list[Plan]:
         """The best plans by acquisition that are neither settled nor in flight."""
