@@ -6,6 +6,8 @@ from recipes import accuracy, applied, digits, state, trained, unchanged
 
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.distil import FINETUNE, divergence
+from model_opt.compression.machine import inspect
+from model_opt.compression.space import build_space
 from model_opt.errors import TechniqueDidNothing, TechniqueError
 from model_opt.search.plan import Choice, Plan
 
@@ -26,6 +28,19 @@ def test_distillation_helps_a_pruned_network() -> None:
 def test_is_not_kept_where_nothing_can_be_gained() -> None:
     with pytest.raises(TechniqueDidNothing, match="as the original does"):
         applied(trained(), distil="100")  # the student is the teacher
+
+
+def test_no_space_has_a_plan_that_distils_what_is_still_the_original() -> None:
+    recipe = trained()
+    space = build_space(recipe.teacher, recipe.signature, inspect())
+    stage = next(d.name for d in space.decisions if d.name.startswith("prune/"))
+    plain = {"distil": "100", "clean": "fused", "precision": "bf16"}
+    assert "nothing to recover" in (space.why_not(space.plan(plain)) or "")
+    for helped in ({"prune": "0.5"}, {stage: "0.25"}, {"low_rank": "0.5"}):
+        assert space.why_not(space.plan(plain | helped)) is None
+    frozen = build_space(recipe.teacher, recipe.signature, inspect(), freeze={"prune": "0.5"})
+    assert frozen.why_not(frozen.plan(plain)) is None
+    build_space(recipe.teacher, recipe.signature, inspect(), freeze={"distil": "100"})  # the user's own wish
 
 
 def test_what_would_take_too_long_is_refused_before_anything_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
