@@ -13,12 +13,14 @@ from torch.utils import _pytree as pytree
 
 from model_opt.compression.exporting import example_tensors
 from model_opt.compression.layout import Flat, Layout, layout_of
+from model_opt.compression.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import RuntimeModule
 from model_opt.compression.technique import Machine, Material
 from model_opt.errors import InvalidInput, MissingDependency, TechniqueError
 
-CALIBRATION_BATCHES = 16
+SHIFT_SAMPLES = 64
+"""How many samples the mean error of the logits is taken from."""
 
 
 class AotModule(RuntimeModule):
@@ -83,7 +85,7 @@ def to_aot(model: nn.Module, precision: str, material: Material) -> nn.Module:
         try:
             program = torch.export.export(flat, tensors, strict=precision == "int8_static")
             if precision == "int8_static":
-                program = torch.export.export(quantise(program, layout, material), tensors)
+                program = torch.export.export(quantise(program, _edges(flat), layout, material), tensors)
             return AotModule(_package(program), layout, threads=material.threads, batch=layout.batch)
         except (TechniqueError, MissingDependency, InvalidInput):
             raise
@@ -112,19 +114,54 @@ def _package(program: Any) -> bytes:
         return path.read_bytes()
 
 
-def quantise(program: Any, layout: Layout, material: Material) -> nn.Module:
-    """The exported program in static int8 by PT2E, calibrated on the fit batches; raises `MissingDependency`."""
+def quantise(program: Any, kept: Sequence[str], layout: Layout, material: Material) -> nn.Module:
+    """The exported program in static int8 by PT2E, calibrated on rows of the fit batches; raises `MissingDependency`.
+
+    The layers named in `kept` stay in float, and logits are shifted by the mean of their error (convnext_tiny with
+    random weights: 30.9 dB; with its first and last layer in float 33.4, and shifted besides 34.4).
+    """
     try:
         from torchao.quantization.pt2e import quantize_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
     except ImportError as error:
         raise MissingDependency("torchao", "torchao") from error
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    original = program.module()
+    for name in kept:
+        quantizer.set_module_name_qconfig(name, None)
     prepared = quantize_pt2e.prepare_pt2e(program.module(), quantizer)
-    for batch in material.fit[:CALIBRATION_BATCHES]:
-        tensors = example_tensors(batch, layout)
-        if all(tuple(t.shape) == s for t, s in zip(tensors, layout.shapes, strict=True)):
-            prepared(*tensors)
-    prepared(*example_tensors(material.example, layout))
+    samples = [[torch.from_numpy(one) for one in s] for s in calibration_samples(layout, material, layout.batch)]
+    for sample in samples:
+        prepared(*sample)
     converted: nn.Module = quantize_pt2e.convert_pt2e(prepared)
-    return converted
+    return Shifted(converted, _mean_errors(original, converted, samples[:SHIFT_SAMPLES]))
+
+
+def _edges(model: nn.Module) -> list[str]:
+    """The names of the first layer, if it convolves, and of the last, if it is linear."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    first = [name for name, module in layers[:1] if isinstance(module, nn.Conv2d)]
+    return first + [name for name, module in layers[1:][-1:] if isinstance(module, nn.Linear)]
+
+
+def _mean_errors(original: nn.Module, made: nn.Module, samples: Sequence[list[Tensor]]) -> list[Tensor | None]:
+    """What is to be added to each output `[batch, features]` of `made`, `[features]`; None for other outputs."""
+    errors = [[a - b for a, b in zip(original(*s), made(*s), strict=True)] for s in samples]
+    joined = [list(column) for column in zip(*errors, strict=True)]
+    return [torch.cat(column).mean(0) if column[0].dim() == 2 else None for column in joined]
+
+
+class Shifted(nn.Module):
+    """A flat model with a constant added to each output that has one."""
+
+    def __init__(self, flat: nn.Module, shifts: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self.flat = flat
+        for place, shift in enumerate(shifts):
+            self.register_buffer(f"shift{place}", shift)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The shifted outputs."""
+        outputs = self.flat(*tensors)
+        shifts = [getattr(self, f"shift{place}") for place in range(len(outputs))]
+        return tuple(o if shift is None else o + shift for o, shift in zip(outputs, shifts, strict=True))
