@@ -9,9 +9,9 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression import openvino, runtime
+from model_opt.compression import aot_inductor, openvino, runtime
 from model_opt.compression.inputs import call
-from model_opt.compression.layout import layout_of
+from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
 from model_opt.compression.openvino import to_openvino
 from model_opt.compression.runtime import runtimes
@@ -103,6 +103,19 @@ def test_int8_takes_the_calibration_that_comes_closest_on_held_out_rows() -> Non
             closeness[calibration] = signal_to_noise_db(model(rows), int8(rows))
     assert len(set(closeness.values())) == 2
     assert chosen.cache[openvino.KEPT] == max(closeness, key=lambda one: closeness[one])
+
+
+def test_int8_of_aot_inductor_is_calibrated_on_fit_batches_of_any_size() -> None:
+    pytest.importorskip("torchao")
+    model, x, family = cnn()
+    example = x[:1] / 100  # says nothing of the ranges
+    given = dataclasses.replace(material(model, x, family), example=example, fit=[x, x.flip(0)])
+    layout = layout_of(model, example)
+    with torch.no_grad():
+        program = torch.export.export(Flat(model, layout).eval(), (example,), strict=True)
+        made = aot_inductor.quantise(program, (), layout, given)
+        got, wanted = (torch.cat([f(row) for row in x.split(1)]) for f in (lambda row: made(row)[0], model))
+    assert signal_to_noise_db(wanted, got) > 20
 
 
 class Fixed(nn.Module):
