@@ -145,10 +145,16 @@ def _edges(model: nn.Module) -> list[str]:
 
 
 def _mean_errors(original: nn.Module, made: nn.Module, samples: Sequence[list[Tensor]]) -> list[Tensor | None]:
-    """What is to be added to each output `[batch, features]` of `made`, `[features]`; None for other outputs."""
-    errors = [[a - b for a, b in zip(original(*s), made(*s), strict=True)] for s in samples]
-    joined = [list(column) for column in zip(*errors, strict=True)]
-    return [torch.cat(column).mean(0) if column[0].dim() == 2 else None for column in joined]
+    """What is to be added to each float output `[batch, features]` of `made`, `[features]`; None for others."""
+    pairs = [list(zip(original(*sample), made(*sample), strict=True)) for sample in samples]
+    return [
+        torch.cat([a - b for a, b in column]).mean(0) if _is_matrix(column[0][0]) else None
+        for column in zip(*pairs, strict=True)
+    ]
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.is_floating_point()
 
 
 class Shifted(nn.Module):
