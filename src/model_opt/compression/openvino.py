@@ -207,11 +207,16 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
             import nncf
     except ImportError as error:
         raise MissingDependency("nncf", "cpu") from error
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+    )
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
     batch = min(how.batch, _longest(layout, material)) if free else layout.batch
     samples = calibration_samples(layout, material, batch)
+    full_range = material.machine.vnni
     ranges = RangeEstimatorParametersSet.HISTOGRAM if how.histogram else RangeEstimatorParameters()
     with quiet():
         try:
@@ -221,8 +226,9 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
                 subset_size=len(samples),
                 fast_bias_correction=_transformer(material),
                 model_type=nncf.ModelType.TRANSFORMER if _transformer(material) else None,
-                ignored_scope=nncf.IgnoredScope(names=first_convolution(converted)),
+                ignored_scope=nncf.IgnoredScope(names=[] if full_range else first_convolution(converted)),
                 advanced_parameters=AdvancedQuantizationParameters(
+                    overflow_fix=OverflowFix.DISABLE if full_range else None,
                     activations_range_estimator_params=ranges,
                     smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=how.smooth),
                 ),
@@ -232,9 +238,11 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
 
 
 def first_convolution(converted: Any) -> list[str]:
-    """The name of the convolution that sees the input, which stays in float: it is cheap, and its int8 is dear.
+    """The name of the convolution that sees the input. Empty where there is none.
 
-    (EfficientNet-Lite0, 208 crops: agreement 0.94 instead of 0.83 at the same speed.) Empty where there is none.
+    It stays in float where sums of int8 products can overflow, which is without VNNI: NNCF then halves the range of its
+    weights, which is dear (EfficientNet-Lite0, 208 crops: agreement 0.94 in place of 0.83). With VNNI it needs neither,
+    and is as close in int8 and 3 % faster.
     """
     found = (node for node in converted.get_ordered_ops() if node.get_type_name() in ("Convolution", "MatMul"))
     first = next(found, None)
