@@ -179,11 +179,10 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     for one in CALIBRATIONS:
         try:
             made = _quantised(converted, one, free, layout, material)
-        except TechniqueError:
+            tried[one] = signal_to_noise_db(expected, _outputs(made, rows, {}, material)), made
+        except (TechniqueError, RuntimeError) as error:
             if one is CALIBRATIONS[-1] and not tried:
-                raise
-            continue
-        tried[one] = signal_to_noise_db(expected, _outputs(made, rows, {}, material)), made
+                raise TechniqueError(str(error).strip()[:300]) from error
     closest = material.cache[KEPT] = max(tried, key=lambda one: tried[one][0])
     return tried[closest][1]
 
@@ -194,9 +193,16 @@ def _transformer(material: Material) -> bool:
 
 
 def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any], material: Material) -> list[Tensor]:
-    """What an `openvino.Model`, compiled with `settings`, makes of each of `rows`."""
+    """What an `openvino.Model`, compiled with `settings` for their shapes, makes of each of `rows`, which are alike.
+
+    (OpenVINO 2026.4 has no int8 for a first convolution of one channel where the batch is free.)
+    """
+    import openvino
+
+    fixed = model.clone()
     with quiet():
-        compiled = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": material.threads, **settings})
+        fixed.reshape({p: openvino.PartialShape(list(v.shape)) for p, v in zip(fixed.inputs, rows[0], strict=True)})
+        compiled = core().compile_model(fixed, "CPU", {"INFERENCE_NUM_THREADS": material.threads, **settings})
     return [torch.from_numpy(value) for row in rows for value in compiled(row).to_tuple()]
 
 
