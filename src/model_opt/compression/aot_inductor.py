@@ -16,6 +16,7 @@ from model_opt.compression.layout import Flat, Layout, layout_of
 from model_opt.compression.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import RuntimeModule
+from model_opt.compression.stages import weighted_layers
 from model_opt.compression.technique import Machine, Material
 from model_opt.errors import InvalidInput, MissingDependency, TechniqueError
 
@@ -139,7 +140,7 @@ def quantise(program: Any, kept: Sequence[str], layout: Layout, material: Materi
 
 def _edges(model: nn.Module) -> list[str]:
     """The names of the first layer, if it convolves, and of the last, if it is linear."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    layers = weighted_layers(model)
     first = [name for name, module in layers[:1] if isinstance(module, nn.Conv2d)]
     return first + [name for name, module in layers[1:][-1:] if isinstance(module, nn.Linear)]
 

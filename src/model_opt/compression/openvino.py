@@ -222,7 +222,7 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
 
     batch = min(how.batch, _longest(layout, material)) if free else layout.batch
     samples = calibration_samples(layout, material, batch)
-    full_range = material.machine.vnni
+    full_range, transformer = material.machine.vnni, _transformer(material)
     ranges = RangeEstimatorParametersSet.HISTOGRAM if how.histogram else RangeEstimatorParameters()
     with quiet():
         try:
@@ -230,8 +230,8 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
                 converted.clone(),
                 nncf.Dataset(samples),
                 subset_size=len(samples),
-                fast_bias_correction=_transformer(material),
-                model_type=nncf.ModelType.TRANSFORMER if _transformer(material) else None,
+                fast_bias_correction=transformer,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 ignored_scope=nncf.IgnoredScope(names=[] if full_range else first_convolution(converted)),
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.DISABLE if full_range else None,

@@ -44,7 +44,6 @@ def build_space(
     """
     _check_names(exclude)
     frozen = dict(freeze or {})
-    fixed = frozenset(frozen)
     decisions, rules, choices, every = [], [], [], list[Decision]()
     for name in ORDER:
         handler = HANDLERS.get(name)
@@ -65,7 +64,9 @@ def build_space(
                 decisions.append(decision)
     if frozen:
         raise UnknownName("decision to freeze:", next(iter(frozen)), [d.name for d in decisions])
-    rules += [*([] if "distil" in fixed else _nothing_to_recover(every)), *forbidden(machine)]
+    if not any(choice.decision == "distil" for choice in choices):
+        rules += _nothing_to_recover(every)
+    rules += forbidden(machine)
     return SearchSpace(decisions, _restrict(rules, decisions, choices), choices)
 
 
