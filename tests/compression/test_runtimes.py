@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -88,17 +89,20 @@ def test_int8_does_not_heed_a_short_last_batch() -> None:
     assert torch.equal(one(x), other(x))
 
 
-def test_int8_takes_the_calibration_that_comes_closest_on_held_out_rows() -> None:
+@pytest.mark.parametrize(("make", "calibrations"), [(cnn, openvino.CALIBRATIONS), (vit, openvino.FOR_TRANSFORMERS)])
+def test_int8_takes_the_calibration_that_comes_closest_on_held_out_rows(
+    make: Callable[[], tuple[nn.Module, Tensor, Family]], calibrations: tuple[openvino.Calibration, ...]
+) -> None:
     pytest.importorskip("openvino")
-    model, x, family = cnn()
+    model, x, family = make()
     chosen = material(model, x, family)
     to_openvino(copy.deepcopy(model), "int8_static", chosen)
     closeness = {}
-    for calibration in openvino.CALIBRATIONS:
+    for calibration in calibrations:
         given = material(model, x, family)
         given.cache[openvino.KEPT] = calibration
         int8 = to_openvino(copy.deepcopy(model), "int8_static", given)
-        rows = torch.cat(list(given.held_out))[: openvino.TRIAL_ROWS]
+        rows = torch.cat(list(given.held_out))[: openvino.CALIBRATION_ROWS // openvino.TRIAL_PART]
         with torch.no_grad():
             closeness[calibration] = signal_to_noise_db(model(rows), int8(rows))
     assert len(set(closeness.values())) == 2

@@ -28,8 +28,8 @@ CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 64, 15_000_000
 """Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
 KEPT = "openvino calibration"
 """The key of a model's calibration in `Material.cache`."""
-TRIAL_ROWS = 32
-"""Held-out rows that tell which calibration suits a model."""
+TRIAL_PART = 2
+"""As many held-out rows as are calibrated on, divided by this, tell which calibration suits a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +42,22 @@ class Calibration:
     with random weights: 12.1 dB with eight, 8.3 with one). A `histogram` looks for the range whose rounding errs
     least instead (13.6 dB).
     `smooth` moves a layer's outlying inputs into its weights, for transformers (SmoothQuant's alpha; NNCF's own 0.95
-    is for language models: a small ViT has 35.3 dB with it and 38.4 with 0.15).
+    is for language models: a small ViT has 35.3 dB with it).
     """
 
     batch: int
     histogram: bool
-    smooth: float
+    smooth: float = 0.5
 
 
-CALIBRATIONS = (
-    Calibration(batch=8, histogram=False, smooth=0.5),
-    Calibration(batch=1, histogram=True, smooth=0.15),
-)
+CALIBRATIONS = (Calibration(batch=8, histogram=False), Calibration(batch=1, histogram=True))
 """The first is closer for some networks (a residual CNN: 34.3 dB and 31.9), the second for others (mobilenet_v3_small
 with random weights: 3.4 dB and 5.6)."""
+FOR_TRANSFORMERS = (
+    Calibration(batch=1, histogram=True, smooth=0.5),
+    Calibration(batch=1, histogram=True, smooth=0.15),
+)
+"""A small ViT: 39.3 dB and 38.7; vit_b_16 with random weights: 22.1 and 25.3. With extremes they have 37.8 and 16.3."""
 
 
 class OpenVinoModule(RuntimeModule):
@@ -167,21 +169,22 @@ def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Modu
 def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> Any:
     """Static int8 with NNCF, calibrated on rows of the fit batches; raises `MissingDependency`.
 
-    A model's first plan tries each of `CALIBRATIONS`; what comes closest on held-out rows stays for the others.
+    A model's first plan tries each calibration of its kind; what comes closest on held-out rows stays for the others.
     """
     if KEPT in material.cache:
         return _quantised(converted, material.cache[KEPT], free, layout, material)
-    rows = _samples(material.held_out, layout, 1 if free else layout.batch, TRIAL_ROWS)
+    calibrations = FOR_TRANSFORMERS if _transformer(material) else CALIBRATIONS
+    rows = _samples(material.held_out, layout, 1 if free else layout.batch, _most(material) // TRIAL_PART)
     if not rows:
-        return _quantised(converted, CALIBRATIONS[0], free, layout, material)
+        return _quantised(converted, calibrations[0], free, layout, material)
     expected = _outputs(converted, rows, {"INFERENCE_PRECISION_HINT": "f32"}, material)
     tried: dict[Calibration, tuple[float, Any]] = {}
-    for one in CALIBRATIONS:
+    for one in calibrations:
         try:
             made = _quantised(converted, one, free, layout, material)
             tried[one] = signal_to_noise_db(expected, _outputs(made, rows, {}, material)), made
         except (TechniqueError, RuntimeError) as error:
-            if one is CALIBRATIONS[-1] and not tried:
+            if one is calibrations[-1] and not tried:
                 raise TechniqueError(str(error).strip()[:300]) from error
     closest = material.cache[KEPT] = max(tried, key=lambda one: tried[one][0])
     return tried[closest][1]
@@ -220,8 +223,7 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
     )
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
-    batch = min(how.batch, _longest(layout, material)) if free else layout.batch
-    samples = calibration_samples(layout, material, batch)
+    samples = calibration_samples(layout, material, how.batch if free else layout.batch)
     full_range, transformer = material.machine.vnni, _transformer(material)
     ranges = RangeEstimatorParametersSet.HISTOGRAM if how.histogram else RangeEstimatorParameters()
     with quiet():
@@ -232,7 +234,9 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
                 subset_size=len(samples),
                 fast_bias_correction=transformer,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                ignored_scope=nncf.IgnoredScope(names=[] if full_range else first_convolution(converted)),
+                ignored_scope=nncf.IgnoredScope(
+                    names=first_convolution(converted) if transformer or not full_range else []
+                ),
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.DISABLE if full_range else None,
                     activations_range_estimator_params=ranges,
@@ -248,7 +252,8 @@ def first_convolution(converted: Any) -> list[str]:
 
     It stays in float where sums of int8 products can overflow, which is without VNNI: NNCF then halves the range of its
     weights, which is dear (EfficientNet-Lite0, 208 crops: agreement 0.94 in place of 0.83). With VNNI it needs neither,
-    and is as close in int8 and 3 % faster.
+    and is as close in int8 and 3 % faster; but for transformers, whose patches are as fast in float and closer (a small
+    ViT: 40.4 dB in place of 39.3).
     """
     found = (node for node in converted.get_ordered_ops() if node.get_type_name() in ("Convolution", "MatMul"))
     first = next(found, None)
@@ -257,9 +262,13 @@ def first_convolution(converted: Any) -> list[str]:
 
 def calibration_samples(layout: Layout, material: Material, batch: int) -> list[list[Any]]:
     """The first rows of the fit batches, as lists of numpy arrays with `batch` rows each."""
+    return _samples(material.fit, layout, batch, _most(material))
+
+
+def _most(material: Material) -> int:
+    """How many rows to calibrate on."""
     large = sum(p.numel() for p in material.teacher.parameters()) > MANY_PARAMETERS
-    most = FEW_ROWS if large else CALIBRATION_ROWS
-    return _samples(material.fit, layout, batch, most)
+    return FEW_ROWS if large else CALIBRATION_ROWS
 
 
 def _samples(batches: Sequence[Inputs], layout: Layout, batch: int, most: int) -> list[list[Any]]:
@@ -281,11 +290,6 @@ def _samples(batches: Sequence[Inputs], layout: Layout, batch: int, most: int) -
         pairs = zip(whole, layout.batched, strict=True)
         samples.append([(tensor[rows] if batched else tensor).cpu().numpy() for tensor, batched in pairs])
     return samples
-
-
-def _longest(layout: Layout, material: Material) -> int:
-    """The most rows that a fit batch has."""
-    return max(_rows(example_tensors(inputs, layout), layout) for inputs in material.fit)
 
 
 def _rows(tensors: Sequence[Tensor], layout: Layout) -> int:
