@@ -156,6 +156,29 @@ def test_the_end_by_time_counts_what_runs_as_failed_and_the_end_by_budget_can_be
     assert (reply.ending, reply.budget, len(reply.grants)) == (None, 3, 1)
 
 
+def test_the_budget_told_is_what_will_be_settled_in_time_in_the_workers_context() -> None:
+    coordinator, a, b = state(budget=100, deadline_s=20.0), WorkerState(A, "c"), WorkerState(B, "other")
+    for second in range(12):
+        turn(coordinator, a, float(second), proposals=wish(second), wanted=1)
+        finish(a)
+    told = turn(coordinator, a, 12.0).budget
+    assert told == 12 + 8  # one a second
+    turn(coordinator, b, 12.0, proposals=wish(0), wanted=1)
+    finish(b)
+    turn(coordinator, b, 13.0)
+    assert turn(coordinator, a, 13.0).budget == 12 + 7  # the thirteenth part of which is the other's
+    assert turn(coordinator, b, 13.0).budget == 1 + 1
+    late = turn(coordinator, a, 19.9, proposals=wish(20), wanted=1)
+    assert late.budget > 12 + 1  # what is begun, and one
+
+
+def test_without_a_time_limit_one_context_is_told_the_whole_budget() -> None:
+    coordinator, a = state(budget=7), WorkerState(A, "c")
+    for number in range(6):
+        assert turn(coordinator, a, 100.0 * number, proposals=wish(number), wanted=1).budget == 7
+        finish(a)
+
+
 def test_exhaustion_and_convergence_end_a_search() -> None:
     coordinator, a = state(), WorkerState(A, "c")
     turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)

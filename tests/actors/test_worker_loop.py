@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from made_up import OBJECTIVE, SPACE, Sleeping
 
-from model_opt.actors.coordinator_state import Rules
+from model_opt.actors.coordinator_state import CoordinatorState, Rules
 from model_opt.actors.leases import Holder
-from model_opt.actors.proposer import Search, TreeProposer
+from model_opt.actors.messages import Reply, Snapshot
+from model_opt.actors.proposer import Proposals, Search, TreeProposer
 from model_opt.actors.service import CoordinatorService
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
@@ -84,6 +85,34 @@ def test_leaders_are_measured_again_where_a_worker_has_a_few_plans() -> None:
         proposals = proposer.propose(3, flying=flying, roster=roster, budget=24)
         assert {purpose for _, purpose in proposals} == {expected}
         assert proposer.explores_until == until
+
+
+def test_leaders_are_measured_again_before_the_time_is_up() -> None:
+    """A plan a second and 30 seconds, of a budget that would last for hours."""
+    search = Search(space=SPACE, objective=OBJECTIVE, noise={"latency_ms": 1.0})
+    evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 10_000, {})
+    rules = Rules(budget=10_000, objective=OBJECTIVE, deadline_s=30.0, lease_s=60.0)
+    coordinator = CoordinatorState(rules, Snapshot(), term=1, epoch="e" * 32, now=0.0)
+    worker = WorkerState(Holder(worker="w0", incarnation="1"), "c")
+
+    def turn(now: float, proposals: Proposals, wanted: int) -> Reply:
+        ask = worker.question(proposals=proposals, wanted=wanted, seen=0, leaving=False, exhausted=False)
+        reply, _ = coordinator.handle(ask, now)
+        worker.hear(reply)
+        return reply
+
+    purposes = []
+    for second in range(30):
+        reply = turn(float(second), [], 0)
+        for outcome in reply.news:
+            proposer.tell(outcome)
+        turn(float(second), proposer.propose(1, flying=[], roster=reply.roster, budget=reply.budget), 1)
+        grant = worker.start()
+        assert grant is not None
+        purposes.append(grant.purpose)
+        worker.finish(evaluator.measure(grant.plan, grant.purpose, lambda phase: None), 1.0)
+    assert Purpose.VERIFY not in purposes[:20]
+    assert purposes[27:] == [Purpose.VERIFY] * 3
 
 
 def test_one_worker_leaves_and_another_goes_on(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ Exactness rests on three things only: leases settle once (`leases`), what an ans
 (`durable`), and a state whose term has been overtaken cannot commit.
 """
 
+import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +23,8 @@ LAST_ROUNDS = 32
 """When no more than this many plans a worker are left, leases are counted out by speed."""
 REPLACED = "replaced"
 """The ending told to an earlier life of a worker that has been started again."""
+PACE_FROM = 2
+"""Plans a worker from which the fleet's pace is known."""
 STALENESS_STEP = 0.05
 """How much the latest proposal weighs in the average staleness."""
 SWEEP_S = 0.1
@@ -82,6 +86,7 @@ class CoordinatorState:
         self._began = now
         self._open = not rules.gather or bool(kept.leases)
         self._tried: set[RowId] = set()
+        self._settled_in: Counter[str] = Counter()
         self._best: tuple[float, float, float] | None = None
         self._best_at = 0
         self._sweep_at = now
@@ -192,6 +197,7 @@ class CoordinatorState:
             tally.extra += 1
             return
         self.log.append((kept.result.context, outcome))
+        self._settled_in[kept.result.context] += 1
         self.last_settled_s = kept.at_s
         self._tried.add((outcome.plan.key, kept.result.context))
         tally.workers[kept.result.worker] = tally.workers.get(kept.result.worker, 0) + 1
@@ -300,10 +306,26 @@ class CoordinatorState:
             cursor=end,
             flying=tuple(self.book.flying_of_others(ask.context, ask.holder, MOST_FLYING)),
             roster=self.roster.weights(ask.context, now),
-            budget=self.book.budget,
+            budget=self._budget_of(ask.context, now),
             waiting=not self._open,
             ending=ending,
         )
+
+    def _budget_of(self, context: str, now: float) -> int:
+        """What of the budget `context` will have settled in the end: before the time is up, and beside other contexts.
+
+        At the pace so far, once everybody has had `PACE_FROM` plans on average; at least one more than is begun, so
+        that nobody idles where the pace was faster than it seemed.
+        """
+        settled, own = len(self.log), self._settled_in[context]
+        left = self.book.budget - settled
+        if self.first_grant_s is None or not own or settled < PACE_FROM * len(self.roster):
+            return own + left
+        if self.rules.deadline_s is not None:
+            pace = settled / max(now - self.first_grant_s, 1e-9)
+            begun = self.book.granted + self.book.expired
+            left = min(left, max(begun + 1, int(pace * (self.rules.deadline_s - now))))
+        return own + math.ceil(left * own / settled)
 
     def _clear(self) -> None:
         self._results: list[Kept] = []
