@@ -132,7 +132,7 @@ def test_an_evaluation_that_raises_or_returns_nonsense_costs_one_measurement() -
     reasons = {(o.plan["op"], o.plan["width"]): o.failure for o in result.observations}
     assert reasons["conv5x5", "16"] == "error: RuntimeError: no kernel"
     assert reasons["none", "64"] == "wrong_output: error is nan"
-    assert reasons["none", "32"] == "wrong_output: evaluate returned no error"
+    assert reasons["none", "32"] == "wrong_output: evaluate returned no error; it returned latency_ms"
     assert result.best == {"op": "conv3x3", "width": "16", "fixed": "only"}
 
 
@@ -179,6 +179,16 @@ def test_impossible_values_are_refused(wrong: dict[str, object], error: str) -> 
     arguments: dict[str, object] = {"budget": 5, "minimize": "error"} | wrong
     with pytest.raises(InvalidInput, match=error):
         search(SPACE, cost, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("budget", "calls"), [(50, 3), (2, 2)])
+def test_a_metric_that_evaluate_never_returns_ends_the_search_at_once(budget: int, calls: int) -> None:
+    seen: list[Observation] = []
+    with pytest.raises(InvalidInput, match=r"^evaluate returned no latency; it returned error, latency_ms$"):
+        search(
+            SPACE, cost, budget=budget, minimize="error", constraints={"latency": 1.0}, on_observation=seen.append
+        )  # fmt: skip
+    assert len(seen) == calls
 
 
 def test_unknown_names_list_the_known_ones() -> None:

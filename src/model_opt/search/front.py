@@ -24,6 +24,9 @@ Evaluate = Callable[[Mapping[str, str]], Evaluation]
 """Measures a plan (every decision's option by name), at once or by yielding metrics as they come, cheap ones first."""
 
 _LARGEST = 1e150
+_RETURNED_NO = "evaluate returned no"
+_FIRST = 3
+"""After so many evaluations that all lack a metric it is taken to be misnamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,8 @@ def search(
     `constraints` are upper limits, `(">=", x)` lower ones. `noise` is the variance of one observation per metric (None:
     unknown); by default metrics are exact, and no plan is evaluated twice. `first` are plans to try first, `prior`
     weighs (decision, option) pairs, `tree_nodes` bounds the memory of the tree. An evaluation that raises, or returns a
-    value that is not finite, settles its plan as failed. Raises `InvalidInput` or `UnknownName` for what cannot be.
+    value that is not finite, settles its plan as failed. Raises `InvalidInput` or `UnknownName` for what cannot be,
+    also where each of the first three evaluations lacks a metric that is asked for.
     """
     objective = make_objective(minimize, maximize, constraints or {})
     searcher = Searcher(
@@ -127,7 +131,16 @@ def search(
         observations.append(_observation(space, outcome, proposal.purpose, dropped))
         if on_observation is not None:
             on_observation(observations[-1])
+        if len(observations) == min(_FIRST, budget):
+            _check_names(observations)
     return _result(searcher, objective, observations)
+
+
+def _check_names(observations: Sequence[Observation]) -> None:
+    """Raises `InvalidInput` where every evaluation lacked a metric."""
+    failures = [observation.failure or "" for observation in observations]
+    if all(_RETURNED_NO in failure for failure in failures):
+        raise InvalidInput(failures[0][failures[0].index(_RETURNED_NO) :])
 
 
 def make_objective(minimize: str | None, maximize: str | None, constraints: Mapping[str, Constraint]) -> Objective:
@@ -219,7 +232,9 @@ def _what_is_wrong(
         if name in objective.metrics and not dropped:
             return f"evaluate yielded a first look at {name}, and no final value"
     missing = [metric for metric in objective.metrics if metric not in metrics]
-    return f"evaluate returned no {', '.join(missing)}" if missing and not dropped else None
+    if not missing or dropped:
+        return None
+    return f"{_RETURNED_NO} {', '.join(missing)}; it returned {', '.join(sorted(metrics)) or 'nothing'}"
 
 
 class _Parts:
