@@ -304,8 +304,21 @@ def test_what_is_given_outside_the_space_is_compared_with_in_the_end() -> None:
         cost = -1.0 if proposal.plan == fused else 1.0
         assert searcher.recommend().plan == (fused if fused in asked[:-1] else Plan())
         searcher.tell(Measurement(plan=proposal.plan, samples={"cost": (cost,)}))
-    assert len(set(asked)) == 4 and fused in asked  # its codes are those of the empty plan
+    assert len(set(asked)) == 4 and asked[0] == fused  # its codes are those of the empty plan
     assert searcher.recommend().plan == fused
+
+
+def test_a_search_with_frozen_choices_measures_nothing_without_them() -> None:
+    space = SearchSpace([Decision("a", "01"), Decision("b", "01")], frozen=[Choice(decision="clean", option="fused")])
+    searcher = Searcher(space, Objective(metric="cost"), budget=8)
+    asked = []
+    while (proposal := searcher.ask()) is not None:
+        asked.append(proposal.plan)
+        searcher.tell(Measurement(plan=proposal.plan, samples={"cost": (float(len(proposal.plan.choices)),)}))
+    assert len(asked) == 4 and all(space.fits(plan) for plan in asked)
+    assert searcher.recommend().plan == asked[0] == space.plan({})
+    with pytest.raises(InvalidInput, match="it lacks clean=fused"):
+        searcher.tell(Measurement(plan=Plan(), samples={"cost": (0.0,)}))
 
 
 def test_later_samples_of_what_is_given_change_nothing() -> None:

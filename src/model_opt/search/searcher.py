@@ -63,13 +63,14 @@ class Searcher:
     """Sequential model-based search over the plans of one space.
 
     `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
-    before others, after the empty plan. `given` are figures that need no measuring, such as those of the user's model
-    beside itself: taken as exact and recommended like others, but neither proposed nor counted; a plan that the space
-    does not have (a decision is frozen) is compared with in the end, and teaches nothing. `prior` weighs (decision,
-    option) pairs, 1 where nothing is said. `budget` counts settled outcomes, failures included; it may be set anew at
-    any time. `tree_nodes` bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched
-    on without growing. What `ask` answers depends on the seed and on what was told and asked before, in order, and on
-    nothing else. Raises `InvalidInput` for a `first` plan that the space does not allow.
+    before others, after the one that leaves every decision alone. `given` are figures that need no measuring, such as
+    those of the user's model beside itself: taken as exact and recommended like others, but neither proposed nor
+    counted; a plan that the space does not have (a decision is frozen) is compared with in the end, and teaches
+    nothing. `prior` weighs (decision, option) pairs, 1 where nothing is said. `budget` counts settled outcomes,
+    failures included; it may be set anew at any time. `tree_nodes` bounds the tree's memory: a node of 12 options takes
+    198 bytes, and a full tree is searched on without growing. What `ask` answers depends on the seed and on what was
+    told and asked before, in order, and on nothing else. Raises `InvalidInput` for a `first` plan that the space does
+    not allow.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Searcher:
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
         known = {measurement.plan for measurement in given}
-        named = list(dict.fromkeys([Plan(), *first]))
+        named = list(dict.fromkeys([space.plan({}), *first]))
         self._beforehand = 1 + len(first) + len(evidence)
         drawn = [plan for plan in self._draw_first(self._room()) if plan not in named]
         self._named, self._drawn = ([plan for plan in plans if plan not in known] for plans in (named, drawn))
@@ -297,7 +298,7 @@ class Searcher:
     def tell(self, outcome: Outcome) -> None:
         """Settles one outcome. A measurement may lack metrics; without any finite sample it counts as failed. Raises
         `InvalidInput` or `UnknownName` for a plan that the space does not have."""
-        if outcome.plan.choices and not self.space.fits(outcome.plan):
+        if not self.space.fits(outcome.plan):
             raise InvalidInput(f"told of {outcome.plan}, which the space lacks: {_why_not(self.space, outcome.plan)}")
         self._ledger.add(outcome)
 
@@ -397,6 +398,9 @@ def _incumbent(judged: Judged) -> float | None:
 
 
 def _why_not(space: SearchSpace, plan: Plan) -> str:
+    lacking = [f"{choice.decision}={choice.option}" for choice in space.frozen if choice not in plan.choices]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}, which every plan has"
     return space.why_not(plan) or "another version of a technique"
 
 
