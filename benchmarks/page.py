@@ -33,7 +33,7 @@ def record(name: str, arguments: list[str]) -> None:
         "figures": json.loads(run.stdout[run.stdout.index("{") :] if "{" in run.stdout else run.stdout),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _processor() -> str:
