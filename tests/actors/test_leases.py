@@ -1,13 +1,14 @@
 """Leases, the coordinator's logic and its journal: exact under random schedules, without Ray."""
 
 import itertools
+import math
 import os
 from pathlib import Path
 
 import pytest
 from fleet_simulation import Simulation, numbered
 
-from model_opt.actors.coordinator_state import REPLACED, CoordinatorState, Rules
+from model_opt.actors.coordinator_state import MOST_FLYING, REPLACED, CoordinatorState, Rules
 from model_opt.actors.durable import Journal, MemoryJournal, SqliteJournal
 from model_opt.actors.leases import Holder, LeaseBook, LeaseState, Verdict
 from model_opt.actors.messages import Ask, Reply, Snapshot
@@ -170,6 +171,21 @@ def test_the_budget_told_is_what_will_be_settled_in_time_in_the_workers_context(
     assert turn(coordinator, b, 13.0).budget == 1 + 1
     late = turn(coordinator, a, 19.9, proposals=wish(20), wanted=1)
     assert late.budget > 12 + 1  # what is begun, and one
+
+
+def test_what_is_measured_elsewhere_and_not_told_of_is_not_in_the_budget_told() -> None:
+    coordinator, me = state(budget=1000, deadline_s=math.inf), WorkerState(A, "c")
+    for number in range(100):
+        other = WorkerState(Holder(worker=f"w{number}", incarnation="1"), "c")
+        turn(coordinator, other, 0.0, proposals=wish(number), wanted=1)
+    reply = turn(coordinator, me, 0.0)
+    assert (len(reply.flying), reply.budget) == (MOST_FLYING, 1000 - (100 - MOST_FLYING))
+    for number in range(300):
+        turn(coordinator, me, 0.0, proposals=wish(1000 + number), wanted=1)
+        finish(me)
+    assert turn(coordinator, me, 1.0).budget == 1000 - (
+        100 - MOST_FLYING
+    )  # a time limit that never comes limits nothing
 
 
 def test_without_a_time_limit_one_context_is_told_the_whole_budget() -> None:

@@ -18,6 +18,7 @@ from model_opt.actors.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
+from model_opt.search.space import Decision, SearchSpace
 
 SEARCH = Search(space=SPACE, objective=OBJECTIVE)
 
@@ -85,6 +86,20 @@ def test_leaders_are_measured_again_where_a_worker_has_a_few_plans() -> None:
         proposals = proposer.propose(3, flying=flying, roster=roster, budget=24)
         assert {purpose for _, purpose in proposals} == {expected}
         assert proposer.explores_until == until
+
+
+def test_where_nothing_is_left_to_explore_leaders_are_measured_again_however_many_workers_there_are() -> None:
+    space = SearchSpace([Decision("d", [str(option) for option in range(20)], ordered=True)])
+    objective = Objective(metric="latency_ms")
+    search = Search(space=space, objective=objective, noise={"latency_ms": 1.0})
+    evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 40, {})
+    roster = {f"w{i}": 1.0 for i in range(16)}
+    purposes = []
+    for _ in range(24):
+        plan, purpose = proposer.propose(1, flying=[], roster=roster, budget=40)[0]
+        proposer.tell(evaluator.measure(plan, purpose, lambda phase: None))
+        purposes.append(purpose)
+    assert purposes == [Purpose.EXPLORE] * 20 + [Purpose.VERIFY] * 4
 
 
 def test_leaders_are_measured_again_before_the_time_is_up() -> None:

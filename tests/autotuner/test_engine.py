@@ -9,11 +9,11 @@ from networks import small_cnn
 
 from model_opt.actors.child import MeasuringChild
 from model_opt.actors.proposer import warm_up
-from model_opt.autotuner.engine import MCTSEngine, Problem
+from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
 from model_opt.compression.signature import sign_model
 from model_opt.search import Decision, Objective, SearchSpace
 from model_opt.search.evaluator import Measurement
-from model_opt.search.plan import Plan
+from model_opt.search.plan import Choice, Plan
 
 SPACE = SearchSpace([Decision(f"d{i}", "0123", ordered=True) for i in range(5)])
 
@@ -66,3 +66,19 @@ def test_where_there_is_time_for_few_plans_they_all_differ(child):
     found = found_within(0.8, child)
     assert found.ended == "time" and 1 <= len(found.observed[1:]) < 12
     assert {seen.purpose for seen in found.observed[1:]} == {"explore"}
+
+
+def test_with_frozen_decisions_every_plan_of_the_rules_is_measured_after_the_frozen_ones_alone(child):
+    space = SearchSpace(SPACE.decisions, frozen=[Choice(decision="runtime", option="openvino")])
+    mine = [space.plan({"d0": str(option)}) for option in (1, 2)]
+    problem = Problem(
+        child=child,
+        space=space,
+        signature=sign_model(small_cnn()),
+        objective=Objective(metric="log_speedup", maximize=True),
+        noise={"log_speedup": 0.01},
+        original=Measurement(plan=Plan(), samples={"log_speedup": (0.0,)}),
+        first=mine,
+    )
+    found = CompressionTreeSearch().run(problem)
+    assert [seen.plan for seen in found.observed[:4]] == [Plan(), space.plan({}), *mine]

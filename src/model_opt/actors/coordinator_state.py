@@ -306,7 +306,7 @@ class CoordinatorState:
             cursor=end,
             flying=tuple(self.book.flying_of_others(ask.context, ask.holder, MOST_FLYING)),
             roster=self.roster.weights(ask.context, now),
-            budget=self._budget_of(ask.context, now),
+            budget=self._budget_of(ask.context, now) - self._unseen(ask.holder),
             waiting=not self._open,
             ending=ending,
         )
@@ -324,8 +324,12 @@ class CoordinatorState:
         if self.rules.deadline_s is not None:
             pace = settled / max(now - self.first_grant_s, 1e-9)
             begun = self.book.granted + self.book.expired
-            left = min(left, max(begun + 1, int(pace * (self.rules.deadline_s - now))))
+            left = max(min(left, begun + 1), int(min(left, pace * (self.rules.deadline_s - now))))
         return own + math.ceil(left * own / settled)
+
+    def _unseen(self, holder: Holder) -> int:
+        """How many plans others are measuring beyond those that `holder` is told of: for it they are spent."""
+        return max(0, self.book.granted - len(self.book.held_by(holder)) - MOST_FLYING)
 
     def _clear(self) -> None:
         self._results: list[Kept] = []

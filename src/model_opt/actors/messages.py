@@ -67,7 +67,8 @@ class Reply:
     `acknowledged` are (lease_id, attempt) of results that need not be sent again in this term. `news` are the
     outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. `flying`
     are plans that others are measuring; `roster` maps workers to weights. `budget` is what the asker's context will
-    have settled in the end, as far as can be told. `ending` says why the search is over.
+    have settled in the end, as far as can be told, without what is in flight and not among `flying`. `ending` says why
+    the search is over.
     """
 
     serial: int

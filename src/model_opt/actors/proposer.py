@@ -73,7 +73,8 @@ class TreeProposer:
     def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
         """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart.
 
-        With fewer than `_ROUNDS` plans a worker none is: the leaders are not known before the budget is used up.
+        With fewer than `_ROUNDS` plans a worker none is, unless nothing is left to explore: the leaders are not known
+        before the budget is used up.
         """
         searcher = self._searcher
         searcher.budget, searcher.verify = budget, budget >= _ROUNDS * len(roster)
@@ -82,6 +83,9 @@ class TreeProposer:
         if self._worker in roster and left > searcher.verifications:
             found = searcher.ask_many(many, owned=owned_by(self._worker, roster), believed=flying)
         found = found or searcher.ask_many(many, believed=flying)
+        if not found and not searcher.verify:
+            searcher.verify = True
+            found = searcher.ask_many(many, believed=flying)
         leaders = any(proposal.purpose is Purpose.VERIFY for proposal in found)
         over = left > searcher.verifications or leaders  # where there is no leader the rest explores too
         self.explores_until = budget - searcher.verifications if over else budget

@@ -75,7 +75,7 @@ class CompressionTreeSearch:
         """Measures the strategies and returns the best plan that keeps the constraints."""
         rules = () if len(problem.known) >= self.KNOWN_ENOUGH else strategies(problem.signature.family, problem.space)
         ladder = [*problem.first, *problem.known[: self.KNOWN_ENOUGH], *rules]
-        ladder = [plan for plan in dict.fromkeys(ladder) if plan != Plan()]
+        ladder = [plan for plan in dict.fromkeys([problem.space.plan({}), *ladder]) if plan != Plan()]
         searcher = Searcher(
             problem.space,
             problem.objective,

@@ -13,11 +13,12 @@ from model_opt.actors.fleet import FleetResult
 from model_opt.actors.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of, predicted_of
 from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
-from model_opt.autotuner.result import Observed
+from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior
 from model_opt.compression.evaluate import Task
 from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
+from model_opt.search.recommendation import or_better
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
@@ -79,12 +80,16 @@ class FleetEngine:
                 disconnect()
         if found.recommendation is None:
             raise FleetError(f"the search ended ({found.ending}) before anything was measured")
+        observed, best = _observed(found), found.recommendation
+        if not problem.space.fits(problem.original.plan):  # a decision is frozen: no worker has measured the original
+            observed = (observed_of(problem.original, GIVEN), *observed)
+            best = or_better(best, [problem.original], problem.objective)
         if sharing is None:
             for outcome in found.outcomes:
                 problem.on_outcome(outcome)
         return Found(
-            best=found.recommendation,
-            observed=_observed(found),
+            best=best,
+            observed=observed,
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),

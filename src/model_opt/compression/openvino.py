@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 64, 15_000_000
 """Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
 KEPT = "openvino calibration"
 """The key of a model's calibration in `Material.cache`."""
+TRIAL_S = 60.0
+"""Where calibrating takes longer than this the first calibration that works is kept: trying others takes too long."""
 TRIAL_PART = 2
 """As many held-out rows as are calibrated on, divided by this, tell which calibration suits a model."""
 
@@ -180,12 +183,15 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     expected = _outputs(converted, rows, {"INFERENCE_PRECISION_HINT": "f32"}, material)
     tried: dict[Calibration, tuple[float, Any]] = {}
     for one in calibrations:
+        began = time.monotonic()
         try:
             made = _quantised(converted, one, free, layout, material)
             tried[one] = signal_to_noise_db(expected, _outputs(made, rows, {}, material)), made
         except (TechniqueError, RuntimeError) as error:
             if one is calibrations[-1] and not tried:
                 raise TechniqueError(str(error).strip()[:300]) from error
+        if tried and time.monotonic() - began > TRIAL_S:
+            break
     closest = material.cache[KEPT] = max(tried, key=lambda one: tried[one][0])
     return tried[closest][1]
 

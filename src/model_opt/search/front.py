@@ -25,8 +25,8 @@ Evaluate = Callable[[Mapping[str, str]], Evaluation]
 
 _LARGEST = 1e150
 _RETURNED_NO = "evaluate returned no"
-_FIRST = 3
-"""After so many evaluations that all lack a metric it is taken to be misnamed."""
+_FIRST = 5
+"""Where so many evaluations, from the first, lack the same metrics, these are taken to be misnamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def search(
     unknown); by default metrics are exact, and no plan is evaluated twice. `first` are plans to try first, `prior`
     weighs (decision, option) pairs, `tree_nodes` bounds the memory of the tree. An evaluation that raises, or returns a
     value that is not finite, settles its plan as failed. Raises `InvalidInput` or `UnknownName` for what cannot be,
-    also where each of the first three evaluations lacks a metric that is asked for.
+    also where each of the first five evaluations lacks the same metric that is asked for.
     """
     objective = make_objective(minimize, maximize, constraints or {})
     searcher = Searcher(
@@ -131,16 +131,17 @@ def search(
         observations.append(_observation(space, outcome, proposal.purpose, dropped))
         if on_observation is not None:
             on_observation(observations[-1])
-        if len(observations) == min(_FIRST, budget):
+        if len(observations) == _FIRST:
             _check_names(observations)
     return _result(searcher, objective, observations)
 
 
 def _check_names(observations: Sequence[Observation]) -> None:
-    """Raises `InvalidInput` where every evaluation lacked a metric."""
-    failures = [observation.failure or "" for observation in observations]
-    if all(_RETURNED_NO in failure for failure in failures):
-        raise InvalidInput(failures[0][failures[0].index(_RETURNED_NO) :])
+    """Raises `InvalidInput` where every evaluation lacked the same metrics."""
+    told = [(observation.failure or "").removeprefix(f"{Reason.WRONG_OUTPUT}: ") for observation in observations]
+    lacking = {message.partition(";")[0] for message in told}
+    if len(lacking) == 1 and told[0].startswith(_RETURNED_NO):
+        raise InvalidInput(told[0])
 
 
 def make_objective(minimize: str | None, maximize: str | None, constraints: Mapping[str, Constraint]) -> Objective:
