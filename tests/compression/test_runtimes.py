@@ -61,6 +61,7 @@ def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, 
         wanted, got = model(x), made(x)
         kept = got.clone()
         odd = made(x[:3])
+        again = made(x)  # torch.compile has compiled anew, for any batch, and rounds otherwise
         copied = copy.deepcopy(made)(x)
         pickled = pickle.loads(pickle.dumps(made))(x)
     assert capsys.readouterr().out == ""
@@ -68,8 +69,9 @@ def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, 
     assert signal_to_noise_db(wanted, got) > floor_db
     assert signal_to_noise_db(wanted[:3], odd) > floor_db - 3
     assert torch.equal(kept, got)
-    assert torch.equal(copied, got)
-    assert torch.equal(pickled, got)
+    assert signal_to_noise_db(wanted, again) > floor_db
+    assert torch.equal(copied, again)
+    assert torch.equal(pickled, again)
 
 
 def test_int8_in_openvino_is_smaller() -> None:
