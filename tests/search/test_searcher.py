@@ -304,7 +304,7 @@ def test_what_is_given_outside_the_space_is_compared_with_in_the_end() -> None:
         cost = -1.0 if proposal.plan == fused else 1.0
         assert searcher.recommend().plan == (fused if fused in asked[:-1] else Plan())
         searcher.tell(Measurement(plan=proposal.plan, samples={"cost": (cost,)}))
-    assert len(set(asked)) == 4 and asked[0] == fused  # its codes are those of the empty plan
+    assert len(set(asked)) == 4 and fused in asked  # its codes are those of the empty plan
     assert searcher.recommend().plan == fused
 
 

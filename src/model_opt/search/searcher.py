@@ -66,11 +66,11 @@ class Searcher:
     before others, after the one that leaves every decision alone. `given` are figures that need no measuring, such as
     those of the user's model beside itself: taken as exact and recommended like others, but neither proposed nor
     counted; a plan that the space does not have (a decision is frozen) is compared with in the end, and teaches
-    nothing. `prior` weighs (decision, option) pairs, 1 where nothing is said. `budget` counts settled outcomes,
-    failures included; it may be set anew at any time. `tree_nodes` bounds the tree's memory: a node of 12 options takes
-    198 bytes, and a full tree is searched on without growing. What `ask` answers depends on the seed and on what was
-    told and asked before, in order, and on nothing else. Raises `InvalidInput` for a `first` plan that the space does
-    not allow.
+    nothing, and leaving every decision alone is then a plan like others. `prior` weighs (decision, option) pairs, 1
+    where nothing is said. `budget` counts settled outcomes, failures included; it may be set anew at any time.
+    `tree_nodes` bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without
+    growing. What `ask` answers depends on the seed and on what was told and asked before, in order, and on nothing
+    else. Raises `InvalidInput` for a `first` plan that the space does not allow.
     """
 
     def __init__(
@@ -110,7 +110,8 @@ class Searcher:
         self._prior = self._weights(prior or {})
         self._tree: Tree | None = None
         known = {measurement.plan for measurement in given}
-        named = list(dict.fromkeys([space.plan({}), *first]))
+        alone = [] if self._outside else [space.plan({})]
+        named = list(dict.fromkeys([*alone, *first]))
         self._beforehand = 1 + len(first) + len(evidence)
         drawn = [plan for plan in self._draw_first(self._room()) if plan not in named]
         self._named, self._drawn = ([plan for plan in plans if plan not in known] for plans in (named, drawn))
