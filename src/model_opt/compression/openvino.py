@@ -103,8 +103,6 @@ class OpenVinoModule(RuntimeModule):
         return [torch.from_numpy(output) for output in request.infer(share_outputs=False).to_tuple()]
 
     def _compile(self, model: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
-        import openvino
-
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
@@ -112,12 +110,7 @@ class OpenVinoModule(RuntimeModule):
         }
         if self.precision is not None:
             settings["INFERENCE_PRECISION_HINT"] = self.precision
-        fixed = model.clone()
-        with quiet():
-            fixed.reshape(
-                {port: openvino.PartialShape(list(shape)) for port, shape in zip(fixed.inputs, shapes, strict=True)}
-            )
-            return core().compile_model(fixed, "CPU", settings)
+        return compiled_for(model, shapes, settings)
 
     def exported(self) -> dict[str, bytes]:
         """The XML and the weights."""
@@ -137,6 +130,16 @@ def core() -> Any:
 
 
 _CORE: list[Any] = []
+
+
+def compiled_for(model: Any, shapes: Sequence[tuple[int, ...]], settings: dict[str, Any]) -> Any:
+    """An `openvino.Model` compiled for the processor and for inputs of `shapes`; the model stays as it is."""
+    import openvino
+
+    fixed = model.clone()
+    with quiet():
+        fixed.reshape({port: openvino.PartialShape(list(s)) for port, s in zip(fixed.inputs, shapes, strict=True)})
+        return core().compile_model(fixed, "CPU", settings)
 
 
 def convert(model: nn.Module, layout: Layout, example: Inputs) -> tuple[Any, bool]:
@@ -206,12 +209,8 @@ def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any]
 
     (OpenVINO 2026.4 has no int8 for a first convolution of one channel where the batch is free.)
     """
-    import openvino
-
-    fixed = model.clone()
-    with quiet():
-        fixed.reshape({p: openvino.PartialShape(list(v.shape)) for p, v in zip(fixed.inputs, rows[0], strict=True)})
-        compiled = core().compile_model(fixed, "CPU", {"INFERENCE_NUM_THREADS": material.threads, **settings})
+    shapes = [value.shape for value in rows[0]]
+    compiled = compiled_for(model, shapes, {"INFERENCE_NUM_THREADS": material.threads, **settings})
     return [torch.from_numpy(value) for row in rows for value in compiled(row).to_tuple()]
 
 
