@@ -19,13 +19,14 @@ from model_opt.actors.durable import SqliteJournal
 from model_opt.actors.messages import Changes, Kept, Result
 from model_opt.actors.proposer import Search
 from model_opt.actors.service import STATE_FILE
-from model_opt.autotuner.progress_log import PROGRESS_FILE, ProgressLog, read_progress
+from model_opt.autotuner.folder import PROGRESS_FILE, folders
+from model_opt.autotuner.progress_log import ProgressLog, read_progress
 from model_opt.autotuner.result import CompressionResult, Observed
 from model_opt.errors import InvalidInput
 from model_opt.report.charts import charts
 from model_opt.report.page import report
 from model_opt.report.tree import grow
-from model_opt.report.view import find, folders, of_fleet, of_folder, of_result
+from model_opt.report.view import find, of_fleet, of_folder, of_result
 from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Choice, Plan
 

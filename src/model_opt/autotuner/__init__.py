@@ -1,12 +1,31 @@
 """The autotuner: hand in a model, get back a smaller, faster one with figures that were measured."""
 
-from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine
-from model_opt.autotuner.optimizer import IntelligentOptimizer
-from model_opt.autotuner.result import CompressionResult, Figure
-from model_opt.compression.shipping import export_model, load_model, save_model
-from model_opt.compression.signature import sign_model
-from model_opt.search.signature import Signature as ModelSignature
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model_opt.autotuner.callbacks import Callbacks
+    from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine
+    from model_opt.autotuner.optimizer import IntelligentOptimizer
+    from model_opt.autotuner.result import CompressionResult, Figure
+    from model_opt.compression.shipping import export_model, load_model, save_model
+    from model_opt.compression.signature import sign_model
+    from model_opt.search.signature import Signature as ModelSignature
+
+_ON_FIRST_USE = {
+    "Callbacks": ("autotuner.callbacks", "Callbacks"),
+    "CompressionResult": ("autotuner.result", "CompressionResult"),
+    "CompressionTreeSearch": ("autotuner.engine", "CompressionTreeSearch"),
+    "Figure": ("autotuner.result", "Figure"),
+    "IntelligentOptimizer": ("autotuner.optimizer", "IntelligentOptimizer"),
+    "MCTSEngine": ("autotuner.engine", "MCTSEngine"),
+    "ModelSignature": ("search.signature", "Signature"),
+    "export_model": ("compression.shipping", "export_model"),
+    "load_model": ("compression.shipping", "load_model"),
+    "save_model": ("compression.shipping", "save_model"),
+    "sign_model": ("compression.signature", "sign_model"),
+}
+"""Name → where it is: the command line's first screens do without torch and compiled code (seconds; PEP 562)."""
 
 __all__ = [
     "Callbacks",
@@ -21,3 +40,11 @@ __all__ = [
     "save_model",
     "sign_model",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Loads what is first used now."""
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _ON_FIRST_USE[name]
+    return getattr(import_module(f"model_opt.{module}"), attribute)

@@ -14,12 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.folder import PROGRESS_FILE
 from model_opt.autotuner.result import Observed, read_plan
 from model_opt.compression.shipping import write_atomically
 from model_opt.errors import InvalidInput, SaveFailed
 from model_opt.search.plan import Plan
-
-PROGRESS_FILE = "progress.jsonl"
 
 
 class ProgressLog(Callbacks):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_opt.autotuner.folder import RESULT_FILE
 from model_opt.compression.shipping import write_atomically
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine,
 from model_opt.autotuner.finish import Answer, conclude, front
 from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
-from model_opt.autotuner.result import RESULT_FILE, CompressionResult
+from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
+from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.evaluate import Task
 from model_opt.compression.machine import inspect
 from model_opt.compression.own import evaluator_factory
@@ -35,7 +36,6 @@ from model_opt.storage.store import KnowledgeStore
 T = TypeVar("T")
 
 METHODS = ("rule_based", "mcts", "hybrid")
-MODEL_FILE = "model.pt"
 SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""

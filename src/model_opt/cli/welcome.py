@@ -27,7 +27,7 @@ def welcome() -> None:
 
     from model_opt import __version__
     from model_opt.cli.examine import checks
-    from model_opt.report.view import folders
+    from model_opt.autotuner.folder import folders
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]model_opt {__version__}[/]: finds the best way to compress a neural network, by measuring.\n")

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from model_opt.actors.messages import Kept
 from model_opt.actors.service import STATE_FILE
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import observed_of, predicted_of
-from model_opt.autotuner.progress_log import PROGRESS_FILE, read_progress
-from model_opt.autotuner.result import RESULT_FILE, CompressionResult, Observed
+from model_opt.autotuner.folder import PROGRESS_FILE, folders
+from model_opt.autotuner.progress_log import read_progress
+from model_opt.autotuner.result import CompressionResult, Observed
 from model_opt.errors import InvalidInput
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -196,16 +197,6 @@ def _observations(kept: Sequence[Kept], facts: Mapping[str, object]) -> tuple[Ob
 def _most_measured(kept: Sequence[Kept]) -> str:
     counts = Counter(item.result.context for item in kept)
     return max(counts, key=lambda context: counts[context], default="")
-
-
-def folders(roots: Iterable[Path]) -> list[Path]:
-    """The result folders in `roots`: themselves, and what lies at most two levels below; by path."""
-    found = set()
-    for root in roots:
-        for level in (root, *root.glob("*/"), *root.glob("*/*/")):
-            if any((level / name).is_file() for name in (PROGRESS_FILE, RESULT_FILE)):
-                found.add(level)
-    return sorted(found)
 
 
 def of_folder(folder: Path, name: str) -> View:

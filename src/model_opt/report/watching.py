@@ -11,11 +11,10 @@ from typing import Any, cast
 
 from model_opt.actors import bundle
 from model_opt.actors.service import STATE_FILE
-from model_opt.autotuner.progress_log import PROGRESS_FILE
-from model_opt.autotuner.result import RESULT_FILE
+from model_opt.autotuner.folder import PROGRESS_FILE, RESULT_FILE, folders
 from model_opt.errors import ModelOptError
 from model_opt.federation.trust import peers
-from model_opt.report.view import View, folders, of_fleet, of_folder
+from model_opt.report.view import View, of_fleet, of_folder
 from model_opt.storage.knowledge import InspectableStore, show, stats
 from model_opt.storage.open import open_store, redacted
 
