@@ -93,7 +93,7 @@ def test_options_fit_the_model_and_rules_fit_the_space() -> None:
     model, x, family = vit()
     machine = inspect()
     offered = precisions(model, material(model, x, family).signature, machine)
-    assert "int8_dynamic" in offered or not machine.vnni
+    assert "int8_dynamic" in offered or not machine.int8_dot
     convolutional = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     assert "int8_dynamic" not in precisions(convolutional, material(model, x, family).signature, machine)
     space = SearchSpace(

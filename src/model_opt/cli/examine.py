@@ -39,7 +39,9 @@ def checks(device: str) -> list[Check]:
     return [
         Check(what="device", there=True, found=machine.device_class),
         Check(what="bf16 in hardware", there=machine.bf16, found="" if machine.bf16 else "bf16 will be slow"),
-        Check(what="int8 dot products (VNNI)", there=machine.vnni, found="" if machine.vnni else "int8 gains less"),
+        Check(
+            what="int8 dot products (VNNI)", there=machine.int8_dot, found="" if machine.int8_dot else "int8 gains less"
+        ),
         _compiler(machine.compiler, advice_compiler),
         *_packages(),
     ]

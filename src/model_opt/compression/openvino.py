@@ -229,7 +229,7 @@ def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, mat
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
     samples = calibration_samples(layout, material, how.batch if free else layout.batch)
-    full_range, transformer = material.machine.vnni, _transformer(material)
+    full_range, transformer = material.machine.int8_dot, _transformer(material)
     ranges = RangeEstimatorParametersSet.HISTOGRAM if how.histogram else RangeEstimatorParameters()
     with quiet():
         try:

@@ -63,7 +63,11 @@ def precisions(model: nn.Module, signature: Signature, machine: Machine) -> list
         ]
     convolutions = any(isinstance(module, nn.Conv2d | nn.Conv1d) for module in model.modules())
     static = convolutions or any(name in machine.packages for name in ("nncf", "onnxruntime"))
-    offered = {"bf16": machine.bf16, "int8_static": static and machine.vnni, "int8_dynamic": linears and machine.vnni}
+    offered = {
+        "bf16": machine.bf16,
+        "int8_static": static and machine.int8_dot,
+        "int8_dynamic": linears and machine.int8_dot,
+    }
     return [name for name, there in offered.items() if there]
 
 

@@ -4,7 +4,7 @@ A technique changes a *copy* of the user's model. Handlers are applied in the or
 which a plan names them: other orders fail, or silently do nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from model_opt.compression.inputs import Inputs
+from model_opt.compression.machine import Machine as Machine
 from model_opt.errors import UnknownName
 from model_opt.search.evaluator import Phase
 from model_opt.search.plan import Plan
@@ -40,19 +41,6 @@ class Technique(StrEnum):
     TENSORRT = "tensorrt"
     CUSTOM = "custom"
     """A user's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What this device can do; see `model_opt.compression.machine.inspect`."""
-
-    device: str
-    device_class: str
-    bf16: bool
-    vnni: bool
-    compiler: bool
-    packages: Mapping[str, str]
-    """Versions of the optional packages that are installed: openvino, nncf, onnxruntime, torchao, tomesd, …"""
 
 
 @dataclass(kw_only=True)
