@@ -132,6 +132,8 @@ class Simulation:
             outcome = self.measure(state.running.plan)
             self.evaluated.outcomes.append((state.running.lease_id, state.running.attempt, outcome))
             state.finish(outcome, 0.1)
+        if state.queue and self.rng.random() < 0.05:
+            state.give_back()
         if state.running is None and not (state.last and state.last.ending):
             state.start()
         proposals = [(numbered(self.rng.randrange(200)), Purpose.EXPLORE) for _ in range(4)]

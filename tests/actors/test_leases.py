@@ -15,7 +15,7 @@ from model_opt.actors.messages import Ask, Reply, Snapshot
 from model_opt.actors.worker_state import WorkerState
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.moments import Moments
-from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
+from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.objective import Objective
 
 A, B = Holder(worker="a", incarnation="1"), Holder(worker="b", incarnation="1")
@@ -140,14 +140,44 @@ def test_leaving_hands_leases_to_the_next() -> None:
     assert (grant.plan, grant.attempt) == (numbered(1), 2)
 
 
-def test_the_end_by_time_counts_what_runs_as_failed_and_the_end_by_budget_can_be_extended() -> None:
+def test_what_the_end_by_time_cuts_off_is_not_counted_and_comes_late_as_an_extra_sample() -> None:
     coordinator, a = state(deadline_s=4.0), WorkerState(A, "c")
-    turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)
+    assert turn(coordinator, a, 1.0, proposals=wish(1), wanted=1).left_s == 3.0
+    grant = a.start()
     coordinator.tick(4.0)
-    assert coordinator.ending == "time"
-    ((_, outcome),) = coordinator.log
-    assert isinstance(outcome, Failure)
-    assert outcome.reason is Reason.DEADLINE
+    assert (coordinator.ending, coordinator.log, coordinator.book.settled) == ("time", [], 0)
+    assert coordinator.tally.failures == {}
+    a.finish(Measurement(plan=grant.plan, samples={"x": (1.0,)}), 3.5)
+    reply = turn(coordinator, a, 4.5)
+    assert (reply.ending, reply.left_s, a.unsent) == ("time", 0.0, 0)
+    assert (coordinator.book.settled, coordinator.tally.extra) == (0, 1)
+
+
+def test_a_lease_that_is_given_back_frees_its_unit_and_whoever_has_time_may_have_its_plan() -> None:
+    coordinator, a, b = state(budget=2), WorkerState(A, "c"), WorkerState(B, "c")
+    turn(coordinator, a, 0.0, proposals=wish(1, 2), wanted=2)
+    a.give_back()
+    assert coordinator.book.room == 0
+    lost, _ = coordinator.handle(a.question(), 0.1)
+    assert coordinator.book.room == 1 and lost.grants == ()
+    assert turn(coordinator, a, 0.2).grants == () and a.holds == 1  # said again, for the answer was lost
+    assert [g.plan for g in turn(coordinator, b, 0.3, proposals=wish(1), wanted=1).grants] == [numbered(1)]
+    finish(a)
+    finish(b)
+    turn(coordinator, a, 0.4)
+    assert turn(coordinator, b, 0.4).ending == "budget"
+    assert {outcome.plan for _, outcome in coordinator.log} == {numbered(1), numbered(2)}
+
+
+def test_where_what_is_left_would_take_too_long_the_search_ends_by_time() -> None:
+    coordinator, a, b = state(deadline_s=100.0), WorkerState(A, "c"), WorkerState(B, "c")
+    turn(coordinator, a, 0.0)
+    turn(coordinator, b, 0.1, exhausted=True, late=True)
+    assert coordinator.ending is None  # the other may still propose
+    assert turn(coordinator, a, 0.2, exhausted=True).ending == "time"
+
+
+def test_the_end_by_budget_can_be_extended() -> None:
     coordinator, a = state(budget=1), WorkerState(A, "c")
     turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)
     finish(a)

@@ -13,8 +13,10 @@ from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Reply, Snapshot
 from model_opt.actors.proposer import Proposals, Search, TreeProposer
 from model_opt.actors.service import CoordinatorService
+from model_opt.actors.time_left import TimeLeft
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
+from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
@@ -128,6 +130,38 @@ def test_leaders_are_measured_again_before_the_time_is_up() -> None:
         worker.finish(evaluator.measure(grant.plan, grant.purpose, lambda phase: None), 1.0)
     assert Purpose.VERIFY not in purposes[:20]
     assert purposes[27:] == [Purpose.VERIFY] * 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_plan_is_begun_that_would_not_end_in_time(tmp_path: Path, workers: int) -> None:
+    """Plans of 50 ms, and of 10 s with the option that the search is told to expect that of, and a few seconds."""
+    space = SearchSpace([Decision("a", "01234567"), Decision("b", "012345"), Decision("compiled", ["no", "yes"])])
+    slow = {frozenset({("compiled", "yes")}): 10.0}
+    search = Search(space=space, objective=OBJECTIVE, expected=ExpectedSeconds(plan_s=0.05, added_s=slow))
+    begun: list[Plan] = []
+
+    def measure(plan: Plan, purpose: Purpose) -> Outcome:
+        begun.append(plan)
+        time.sleep(10.0 if plan.option("compiled") else 0.05)
+        return Measurement(plan=plan, samples={"latency_ms": (1.0,), "accuracy_drop": (0.0,)})
+
+    rules = Rules(budget=10_000, objective=OBJECTIVE, deadline_s=time.time() + 6.0)
+    service = CoordinatorService.at(tmp_path, rules)
+    loops = [
+        WorkerLoop(
+            WorkerState(Holder(worker=name, incarnation="1"), "c"),
+            service,
+            measure,
+            lambda budget, name=name: TreeProposer(name, search, budget, {}),
+            left=TimeLeft(search.expected),
+            beat_s=0.2,
+        )
+        for name in [f"w{i}" for i in range(workers)]
+    ]
+    assert set(run_all(loops)) == {"time"}
+    assert begun and all(plan.option("compiled") is None for plan in begun)
+    assert service.status()["settled"] == len(begun)
+    service.close()
 
 
 def test_one_worker_leaves_and_another_goes_on(tmp_path: Path) -> None:

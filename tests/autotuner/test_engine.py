@@ -9,9 +9,11 @@ from networks import small_cnn
 
 from model_opt.actors.child import MeasuringChild
 from model_opt.actors.proposer import warm_up
+from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
 from model_opt.compression.signature import sign_model
 from model_opt.search import Decision, Objective, SearchSpace
+from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement
 from model_opt.search.plan import Choice, Plan
 
@@ -66,6 +68,67 @@ def test_where_there_is_time_for_few_plans_they_all_differ(child):
     found = found_within(0.8, child)
     assert found.ended == "time" and 1 <= len(found.observed[1:]) < 12
     assert {seen.purpose for seen in found.observed[1:]} == {"explore"}
+
+
+@dataclass
+class Uneven:
+    """Any plan takes 0.1 s, one with the last option of `d0` half a minute."""
+
+    def describe(self):
+        return {}
+
+    def measure(self, plan, purpose, phase):
+        phase("prepare")
+        time.sleep(30.0 if plan.option("d0") == "3" else 0.1)
+        return Measurement(plan=plan, samples={"log_speedup": (random.gauss(len(plan.choices), 0.1),)})
+
+
+@pytest.fixture(scope="module")
+def uneven_child():
+    with MeasuringChild(Uneven) as child:
+        child.describe()
+        yield child
+
+
+def uneven(child, seconds, *, expected):
+    child.deadline = time.monotonic() + seconds
+    notes = Notes()
+    problem = Problem(
+        child=child,
+        space=SPACE,
+        signature=sign_model(small_cnn()),
+        objective=Objective(metric="log_speedup", maximize=True),
+        noise={"log_speedup": 0.01},
+        original=Measurement(plan=Plan(), samples={"log_speedup": (0.0,)}),
+        first=[SPACE.plan({"d0": "3"})],
+        explore_until=child.deadline,
+        expected=expected,
+        callbacks=notes,
+    )
+    return MCTSEngine(10_000).run(problem), notes.said
+
+
+class Notes(Callbacks):
+    def __init__(self):
+        self.said = []
+
+    def on_note(self, text):
+        self.said.append(text)
+
+
+def test_a_plan_that_cannot_end_in_time_is_not_begun_be_it_the_first(uneven_child):
+    slow = ExpectedSeconds(plan_s=0.1, added_s={frozenset({("d0", "3")}): 30.0})
+    found, notes = uneven(uneven_child, 3.0, expected=slow)
+    plans = [seen.plan for seen in found.observed[1:]]
+    assert found.ended == "time" and len(plans) >= 3 and notes == []
+    assert all(plan.option("d0") != "3" for plan in plans)
+    assert all(seen.failure is None for seen in found.observed)
+
+
+def test_a_plan_that_the_end_cuts_off_counts_as_never_begun(uneven_child):
+    found, (note,) = uneven(uneven_child, 1.5, expected=None)
+    assert found.ended == "time" and "d0=3 was cut off" in note
+    assert found.searcher.settled == 0 and len(found.observed) == 1
 
 
 def test_with_frozen_decisions_every_plan_of_the_rules_is_measured_after_the_frozen_ones_alone(child):

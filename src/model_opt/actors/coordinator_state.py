@@ -36,7 +36,7 @@ GIVEN_UP = 0
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What a search may do. `deadline_s` is wall time; `patience` ends it after so many settlements without a better
-    plan. Of partial measurements the metrics of `whole_only` do not reach the rows. `gather` grants nothing
+    plan. Of partial measurements the metrics of `whole_only` do not reach the rows, nor do disturbed ones. `gather` grants nothing
     until so many workers have come, or `gather_s` seconds have passed."""
 
     budget: int
@@ -118,6 +118,7 @@ class CoordinatorState:
             self.roster.remove(worker)
         else:
             self.roster.seen(ask, now)
+            self.book.give_back(ask.returned, holder)
             self.book.renew(ask.held, holder, now)
 
     def beat(self, holder: Holder, held: frozenset[str], now: float) -> None:
@@ -186,7 +187,8 @@ class CoordinatorState:
             return
         key = (result.outcome.plan.key, result.context)
         old = self.rows[key].moments if key in self.rows else {}
-        moments = merged(old, result.outcome, leave=self.rules.whole_only if result.outcome.partial else frozenset())
+        partly = self.rules.whole_only if result.outcome.partial else frozenset()
+        moments = merged(old, result.outcome, leave=partly | result.outcome.disturbed)
         self.rows[key] = self._rows[key] = MergedRow(plan=result.outcome.plan, context=result.context, moments=moments)
 
     def _learn(self, kept: Kept) -> None:
@@ -221,7 +223,7 @@ class CoordinatorState:
         if not self._open and (len(self.roster) >= self.rules.gather or now >= self._began + self.rules.gather_s):
             self._open = True
         if self.ending is None and (why := self._why_over(now)) is not None:
-            self._end(why, now)
+            self._end(why)
 
     def _why_over(self, now: float) -> str | None:
         if self.book.settled >= self.book.budget:
@@ -231,28 +233,25 @@ class CoordinatorState:
         if self.rules.patience is not None and len(self.log) - self._best_at >= self.rules.patience:
             return "converged"
         if self._open and self.roster.exhausted(len(self.log)) and not self.book.granted + self.book.expired:
-            return "exhausted"
+            return "time" if self.roster.late else "exhausted"
         return None
 
-    def _end(self, why: str, now: float = 0.0) -> None:
-        if why == "time":
-            running = [lease for lease in self.book.open() if lease.state is LeaseState.GRANTED]
-            self._fail(running, Reason.DEADLINE, "the search's time was up", now)
+    def _end(self, why: str) -> None:
+        """What is in flight is given back: a plan that the end cuts off was no plan's failure, and is not counted."""
         self.book.drop()
         self.ending = why
         self._facts["ending"] = why
 
     def _give_up(self, leases: Iterable[Lease], now: float) -> None:
-        self._fail(leases, Reason.CRASH, "every worker that measured it was lost", now)
-
-    def _fail(self, leases: Iterable[Lease], reason: Reason, message: str, now: float) -> None:
+        """Settles as crashed what lost every worker that measured it."""
+        message = "every worker that measured it was lost"
         for lease in leases:
             result = Result(
                 lease_id=lease.lease_id,
                 attempt=GIVEN_UP,
                 purpose=lease.purpose,
                 context=lease.context,
-                outcome=Failure(plan=lease.plan, reason=reason, message=message),
+                outcome=Failure(plan=lease.plan, reason=Reason.CRASH, message=message),
                 worker=lease.holder.worker,
                 busy_s=0.0,
             )
@@ -309,6 +308,7 @@ class CoordinatorState:
             budget=self._budget_of(ask.context, now) - self._unseen(ask.holder),
             waiting=not self._open,
             ending=ending,
+            left_s=None if self.rules.deadline_s is None else max(self.rules.deadline_s - now, 0.0),
         )
 
     def _budget_of(self, context: str, now: float) -> int:

@@ -13,7 +13,7 @@ MOST_ATTEMPTS = 3
 
 
 class LeaseState(StrEnum):
-    """granted → settled | expired → granted (attempt + 1) | dropped at the end of the search."""
+    """granted → settled | expired → granted (attempt + 1) | dropped: given back unmeasured, or open at the end."""
 
     GRANTED = "granted"
     EXPIRED = "expired"
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
     SETTLES = "settles"
     EXTRA = "extra"
-    """Another attempt has settled it, or the search had dropped it: samples that are not part of the budget."""
+    """Another attempt has settled it, or it was dropped: samples that are not part of the budget."""
     DUPLICATE = "duplicate"
 
 
@@ -187,6 +187,12 @@ class LeaseBook:
         """Gives back what is open, for the search has ended; results that still come are extra."""
         for lease in self.open():
             self._put(replace(lease, state=LeaseState.DROPPED))
+
+    def give_back(self, lease_ids: Collection[str], holder: Holder) -> None:
+        """Drops leases that `holder` will not measure: their units of the budget are free again."""
+        for lease in self.held_by(holder):
+            if lease.lease_id in lease_ids:
+                self._put(replace(lease, state=LeaseState.DROPPED))
 
     def _lapse(self, leases: Iterable[Lease]) -> list[Lease]:
         lapsed = [self._put(replace(lease, state=LeaseState.EXPIRED)) for lease in list(leases)]

@@ -32,7 +32,8 @@ class Ask:
     `held` are the leases it has and has not reported yet. `wanted` is how many it would like to hold. `term` is the
     highest it has seen, `cursor` how much of the news, `seen` how much of it the proposals knew. `speed` is in
     plans a second, 0 while unknown.
-    `exhausted`: it can propose nothing more, even if it owned everything.
+    `exhausted`: it can propose nothing more, even if it owned everything; `late`: because what is left would not end
+    in time. `returned` are leases that it will not begin, for the same reason.
     """
 
     holder: Holder
@@ -47,6 +48,8 @@ class Ask:
     seen: int = 0
     speed: float = 0.0
     exhausted: bool = False
+    late: bool = False
+    returned: frozenset[str] = frozenset()
     leaving: bool = False
 
 
@@ -67,8 +70,8 @@ class Reply:
     `acknowledged` are (lease_id, attempt) of results that need not be sent again in this term. `news` are the
     outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. `flying`
     are plans that others are measuring; `roster` maps workers to weights. `budget` is what the asker's context will
-    have settled in the end, as far as can be told, without what is in flight and not among `flying`. `ending` says why
-    the search is over.
+    have settled in the end, as far as can be told, without what is in flight and not among `flying`. `left_s` are the
+    seconds until the search's time is up, None where it has no limit. `ending` says why the search is over.
     """
 
     serial: int
@@ -83,6 +86,7 @@ class Reply:
     budget: int
     waiting: bool
     ending: str | None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

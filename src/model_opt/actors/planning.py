@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from model_opt.actors.messages import Reply
 from model_opt.actors.proposer import Proposals, Proposer
+from model_opt.actors.time_left import TimeLeft
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 
@@ -33,12 +34,14 @@ class Planning:
 
     News are told to the proposer in their order. New proposals replace the stock as often as `SHARE` allows, and at
     once where the stock is used up. `typical_s` says what a measurement takes: the stock lasts while planning does.
-    What the proposer raises is raised by `take`.
+    What would not end in the time that is `left` is not proposed. What the proposer raises is raised by `take`.
     """
 
-    def __init__(self, make_proposer: Callable[[int], Proposer], *, typical_s: Callable[[], float]) -> None:
+    def __init__(
+        self, make_proposer: Callable[[int], Proposer], *, typical_s: Callable[[], float], left: TimeLeft
+    ) -> None:
         """`make_proposer` takes the budget; it is called again where the coordinator lost its state."""
-        self._make_proposer, self._typical_s = make_proposer, typical_s
+        self._make_proposer, self._typical_s, self._left = make_proposer, typical_s, left
         self._proposer: Proposer | None = None
         self._epoch: str | None = None
         self._changed = threading.Condition()
@@ -79,7 +82,8 @@ class Planning:
             self._news += reply.news
             self._view = _View(reply=reply, own=tuple(own))
             self._stock = self._still_free(self._stock, reply.news)
-            if reply.news or len(self._usable()) < self._wanted:
+            resting = self._empty and time.monotonic() < self._rest_until  # nothing was found, nothing has happened
+            if reply.news or (len(self._usable()) < self._wanted and not resting):
                 self._fresh = False
             self._changed.notify_all()
 
@@ -113,13 +117,14 @@ class Planning:
         return self._empty and self._fresh
 
     def _usable(self) -> Proposals:
-        """The stock without plans to explore where the time to explore is over."""
+        """The stock without plans that do not fit in any more, or explore where the time to explore is over."""
         if self._view is None or self._proposer is None:
             return []
         reply = self._view.reply
         begun = self._learned + len(self._news) + len(reply.flying) + len(self._view.own)
         over = begun >= self._proposer.explores_until
-        return [item for item in self._stock if not (over and item[1] is Purpose.EXPLORE)]
+        explored = (item for item in self._stock if not (over and item[1] is Purpose.EXPLORE))
+        return [item for item in explored if self._left.fits(item[0])]
 
     # the thread -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +165,9 @@ class Planning:
             proposer.tell(outcome)
         flying = [*view.reply.flying, *view.own]
         reply = view.reply
-        found = proposer.propose(self._many(wanted), flying=flying, roster=reply.roster, budget=reply.budget)
+        found = proposer.propose(
+            self._many(wanted), flying=flying, roster=reply.roster, budget=reply.budget, fits=self._left.fits
+        )
         spent_s = time.perf_counter() - began
         self.planning_s += spent_s
         with self._changed:

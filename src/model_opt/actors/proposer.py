@@ -1,9 +1,10 @@
 """What a worker would like to measure: its own local tree and surrogate over everything the fleet has measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.ownership import owned_by
@@ -12,13 +13,16 @@ from model_opt.search.searcher import Evidence, Searcher
 from model_opt.search.space import Decision, SearchSpace
 
 Proposals = list[tuple[Plan, Purpose]]
+Fits = Callable[[Plan], bool]
+"""Whether a plan that is begun now ends before the search does."""
 
 _ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched for: everything a worker needs to make its `Searcher`, apart from the budget."""
+    """What is searched for: everything a worker needs to make its `Searcher`, apart from the budget. `expected` is what
+    plans should take, where that can be told."""
 
     space: SearchSpace
     objective: Objective
@@ -27,6 +31,7 @@ class Search:
     first: tuple[Plan, ...] = ()
     prior: Mapping[tuple[str, str], float] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
+    expected: ExpectedSeconds | None = None
 
     def searcher(self, budget: int, noise: Mapping[str, float | None]) -> Searcher:
         """A fresh searcher; `noise` of the device wins over what was assumed."""
@@ -54,8 +59,11 @@ class Proposer(Protocol):
     def tell(self, outcome: Outcome) -> None:
         """Learns from an outcome."""
 
-    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
-        """Up to about `many` plans, best first; empty only where there is nothing left that anybody could measure."""
+    def propose(
+        self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int, fits: Fits
+    ) -> Proposals:
+        """Up to about `many` plans that fit, best first; empty only where there is nothing left that anybody could
+        measure."""
 
 
 class TreeProposer:
@@ -70,7 +78,15 @@ class TreeProposer:
         """See `Proposer`."""
         self._searcher.tell(outcome)
 
-    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+    def propose(
+        self,
+        many: int,
+        *,
+        flying: Sequence[Plan],
+        roster: Mapping[str, float],
+        budget: int,
+        fits: Fits = lambda plan: True,
+    ) -> Proposals:
         """See `Proposer`. Leaders are measured again whoever owns them: leases keep two workers apart.
 
         With fewer than `_ROUNDS` plans a worker none is, unless nothing is left to explore: the leaders are not known
@@ -81,11 +97,12 @@ class TreeProposer:
         left = budget - searcher.settled - len(flying)
         found = []
         if self._worker in roster and left > searcher.verifications:
-            found = searcher.ask_many(many, owned=owned_by(self._worker, roster), believed=flying)
-        found = found or searcher.ask_many(many, believed=flying)
+            mine = owned_by(self._worker, roster)
+            found = searcher.ask_many(many, owned=lambda plan: mine(plan) and fits(plan), believed=flying)
+        found = found or searcher.ask_many(many, owned=fits, believed=flying)
         if not found and not searcher.verify:
             searcher.verify = True
-            found = searcher.ask_many(many, believed=flying)
+            found = searcher.ask_many(many, owned=fits, believed=flying)
         leaders = any(proposal.purpose is Purpose.VERIFY for proposal in found)
         over = left > searcher.verifications or leaders  # where there is no leader the rest explores too
         self.explores_until = budget - searcher.verifications if over else budget

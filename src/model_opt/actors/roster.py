@@ -22,6 +22,7 @@ class _Member:
     last_s: float
     speed: float = 0.0
     exhausted_at: int = -1
+    late: bool = False
 
     def share(self) -> tuple[Holder, str, int | None]:
         """What the weights depend on."""
@@ -55,7 +56,7 @@ class Roster:
             self._moved = True
         before = member.share()
         member.last_s, member.context, member.speed = now, ask.context, ask.speed
-        member.exhausted_at = ask.cursor if ask.exhausted else -1
+        member.exhausted_at, member.late = ask.cursor if ask.exhausted else -1, ask.late
         if member.share() != before:
             self._moved = True
 
@@ -96,6 +97,11 @@ class Roster:
     def exhausted(self, news: int) -> bool:
         """Whether everybody knows all `news` and can propose nothing more."""
         return bool(self._members) and all(m.exhausted_at >= news for m in self._members.values())
+
+    @property
+    def late(self) -> bool:
+        """Whether somebody could propose more if there were more time."""
+        return any(member.late for member in self._members.values())
 
     def in_time(self, worker: str, work: float, now: float) -> int:
         """How many leases `worker` can measure until the fleet is done with `work` plans; at least one, apart from a

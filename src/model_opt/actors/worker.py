@@ -19,6 +19,7 @@ from model_opt.actors.link import RayLink, child_of
 from model_opt.actors.logs import log_as_json
 from model_opt.actors.proposer import TreeProposer, warm_up
 from model_opt.actors.slots import Slot
+from model_opt.actors.time_left import TimeLeft
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
 from model_opt.errors import ModelOptError
@@ -103,6 +104,7 @@ class SearchWorker:
             child.measure,
             lambda budget: TreeProposer(self._name, request.search, budget, noise),
             interrupt=child.kill,
+            left=TimeLeft(request.search.expected),
         )
 
     def _report(self, error: Exception) -> None:

@@ -13,6 +13,7 @@ from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Ask, Grant, Reply
 from model_opt.actors.planning import SPARE, Planning
 from model_opt.actors.proposer import Proposals, Proposer
+from model_opt.actors.time_left import TimeLeft
 from model_opt.actors.worker_state import WorkerState
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
@@ -58,6 +59,7 @@ class WorkerLoop:
 
     `measure` is called by one thread only and must not raise; `interrupt`, from another, makes it return soon.
     `make_proposer` takes the budget and is called again where the coordinator lost its state and its news begin anew.
+    `left` is the time that the search has: a plan that would not end in it is given back, not begun.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class WorkerLoop:
         make_proposer: Callable[[int], Proposer],
         *,
         interrupt: Callable[[], None] = lambda: None,
+        left: TimeLeft | None = None,
         beat_s: float = BEAT_S,
     ) -> None:
+        self._left = left or TimeLeft()
         self._state, self._link, self._measure = state, link, measure
         self._interrupt, self._beat_s = interrupt, beat_s
         self._lock = threading.Lock()
@@ -80,7 +84,7 @@ class WorkerLoop:
         self._typical_s = math.inf
         self._turn_s = 0.0
         self._spent = Spent()
-        self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s)
+        self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s, left=self._left)
 
     def run(self) -> str:
         """Works; returns why it ended ("budget", …, "left")."""
@@ -129,7 +133,12 @@ class WorkerLoop:
         with self._lock:
             self._done.clear()  # what is finished from here on belongs to the next turn
             ask = self._state.question(
-                proposals=proposals, wanted=wanted, seen=seen, leaving=leaving, exhausted=exhausted
+                proposals=proposals,
+                wanted=wanted,
+                seen=seen,
+                leaving=leaving,
+                exhausted=exhausted,
+                late=exhausted and self._left.refused,
             )
         began = time.perf_counter()
         try:
@@ -145,6 +154,8 @@ class WorkerLoop:
         with self._lock:
             if not self._state.hear(reply):
                 return None
+            heard = self._state.last or reply
+            self._left.hear(heard.left_s, heard.news)
             self._news.notify_all()
         if reply.ending:
             self._finish()
@@ -195,7 +206,7 @@ class WorkerLoop:
         while True:
             waiting = time.perf_counter()
             with self._lock:
-                while not self._state.queue and not self._over.is_set():
+                while not self._begins() and not self._over.is_set():
                     self._news.wait()
                 if self._over.is_set():
                     return
@@ -208,12 +219,20 @@ class WorkerLoop:
             busy_s = time.perf_counter() - began
             self._spent.measuring_s += busy_s
             with self._lock:
+                self._left.took(outcome, busy_s)
                 if self._over.is_set():
                     self._state.abandon()
                     return
                 self._state.finish(outcome, busy_s)
                 self._typical_s = busy_s if math.isinf(self._typical_s) else 0.8 * self._typical_s + 0.2 * busy_s
                 self._done.set()
+
+    def _begins(self) -> bool:
+        """Whether there is a plan to begin; those that would not end in time are given back first."""
+        while self._state.queue and not self._left.fits(self._state.queue[0].plan):
+            self._state.give_back()
+            self._done.set()
+        return bool(self._state.queue)
 
     def _finish(self) -> None:
         with self._lock:

@@ -30,6 +30,8 @@ class WorkerState:
         self._serial = 0
         self._results: dict[ResultKey, Result] = {}
         self._unsent: dict[ResultKey, None] = {}
+        self._returned: frozenset[str] = frozenset()
+        self._told_returned: frozenset[str] = frozenset()
         self._measured = 0
         self._measured_s = 0.0
 
@@ -55,10 +57,12 @@ class WorkerState:
         wanted: int = 0,
         seen: int = 0,
         exhausted: bool = False,
+        late: bool = False,
         leaving: bool = False,
     ) -> Ask:
         """The next question; only its answer will be accepted."""
         self._serial += 1
+        self._told_returned = self._returned
         unsent = [self._results[key] for key in self._unsent]
         return Ask(
             holder=self.holder,
@@ -73,6 +77,8 @@ class WorkerState:
             seen=seen,
             speed=self._measured / self._measured_s if self._measured_s else 0.0,
             exhausted=exhausted,
+            late=late,
+            returned=self._returned,
             leaving=leaving,
         )
 
@@ -86,6 +92,7 @@ class WorkerState:
         if self.epoch not in (None, reply.epoch):  # the state was lost: its news begin anew, ours were another log's
             reply = replace(reply, news=(), cursor=0)
         self.epoch = reply.epoch
+        self._returned -= self._told_returned
         for key in reply.acknowledged:
             self._unsent.pop(key, None)
         self.cursor = reply.cursor
@@ -98,6 +105,10 @@ class WorkerState:
         """The next plan to measure, or None."""
         self.running = self.queue.popleft() if self.queue else None
         return self.running
+
+    def give_back(self) -> None:
+        """The next plan will not be measured: the next question says so."""
+        self._returned |= {self.queue.popleft().lease_id}
 
     def finish(self, outcome: Outcome, busy_s: float) -> None:
         """What came of the plan that was started."""

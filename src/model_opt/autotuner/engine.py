@@ -1,6 +1,5 @@
 """Plans are proposed, measured and learnt from until the budget, the time or the space is used up."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,11 @@ from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
 from model_opt.search.beliefs import Estimate
-from model_opt.search.evaluator import Failure, Measurement, Outcome
+from model_opt.search.cost import ExpectedSeconds, PlanSeconds
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.searcher import Evidence, Recommendation, Searcher
+from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
 from model_opt.search.signature import Family, Signature
 from model_opt.search.space import SearchSpace
 
@@ -45,8 +45,12 @@ class Problem:
     noise_db: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """What each option does to the outputs, as far as it was measured layer by layer; see `rules.prior`."""
     explore_until: float | None = None
+    expected: ExpectedSeconds | None = None
+    """What plans should take, as far as can be told before one was measured; see `expected_seconds`."""
     callbacks: Callbacks = field(default_factory=Callbacks)
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    """Told which plan is measured next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,28 +129,31 @@ def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> lis
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:
-    """Asks, measures and tells until the searcher has no more, the time is up, or the user interrupts."""
+    """Asks, measures and tells until the searcher has no more, the time is up, or the user interrupts.
+
+    Only plans are begun that should end in time; one that the search's end cuts off counts as never begun.
+    """
     observed = [observed_of(problem.original, GIVEN)]
     problem.on_outcome(problem.original)
     problem.callbacks.on_measurement(observed[0], settled=0, budget=budget, best=Plan())
     began = time.monotonic()
-    costs: list[float] = []
+    clock = _Clock(problem)
     try:
         while True:
-            left = _plans_left(problem, costs)
-            if left < 1:
-                ended = "time"
-                break
-            searcher.budget = int(min(budget, searcher.settled + left))  # leaders are verified before the time is up
-            proposal = searcher.ask()
+            proposal = clock.ask(searcher, budget)
             if proposal is None:
-                ended = ended if searcher.settled >= budget else "space"
+                ended = ended if searcher.settled >= budget else "time" if clock.refused else "space"
                 break
-            taught = costs or problem.evidence  # the original alone foretells nothing
+            taught = searcher.settled or problem.evidence  # the original alone foretells nothing
             believed = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
+            problem.on_plan(proposal.plan)
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
-            costs.append(time.monotonic() - started)
+            if clock.cut_off(outcome):
+                problem.callbacks.on_note(f"{outcome.plan} was cut off at the search's end: it is not counted")
+                ended = "time"
+                break
+            clock.learn(outcome, proposal.purpose, time.monotonic() - started)
             searcher.tell(outcome)
             seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
             observed.append(replace(seen, predicted=believed))
@@ -161,11 +168,53 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
     return Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended=ended)
 
 
-def _plans_left(problem: Problem, costs: Sequence[float]) -> float:
-    """How many more plans of the usual length would end in time. The first is always tried."""
-    if problem.explore_until is None or not costs:
-        return math.inf
-    return (problem.explore_until - time.monotonic()) / max(float(np.median(costs)), 1e-9)
+class _Clock:
+    """How much time a search has left, and what can still be measured in it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._until = problem.explore_until
+        self._seconds = PlanSeconds(problem.expected)
+        self._measured: set[str] = set()
+        self._spent: list[float] = []
+        self.refused = False
+        """Whether the last answer of `ask` left plans out that would take too long."""
+
+    def ask(self, searcher: Searcher, budget: int) -> Proposal | None:
+        """The searcher's best plan among those that should end in time, with enough left to verify the leader."""
+        self.refused = False
+        if self._until is None:
+            return searcher.ask()
+        left_s = self._until - time.monotonic()
+        if self._spent:  # leaders are verified before the time is up
+            plans = left_s / max(float(np.median(self._spent)), 1e-9)
+            searcher.budget = int(min(budget, searcher.settled + max(plans, 1.0)))
+        verify_s = self._verify_s(searcher)
+
+        def fits(plan: Plan) -> bool:
+            again = plan.key in self._measured
+            purpose = Purpose.VERIFY if again else Purpose.EXPLORE
+            fitting = self._seconds.fits(plan, purpose, left_s - (0.0 if again else verify_s))
+            self.refused |= not fitting
+            return fitting
+
+        return searcher.ask(owned=fits)
+
+    def _verify_s(self, searcher: Searcher) -> float:
+        """Seconds to keep for measuring the plan that leads once more; none where it needs none, or nothing leads."""
+        if not self._spent or not searcher.verifications:
+            return 0.0
+        best = searcher.recommend().plan
+        return self._seconds.quantile(best, Purpose.VERIFY, 0.5) if best.key in self._measured else 0.0
+
+    def cut_off(self, outcome: Outcome) -> bool:
+        """Whether the search's end, not the plan, is what failed."""
+        return isinstance(outcome, Failure) and self._until is not None and time.monotonic() >= self._until
+
+    def learn(self, outcome: Outcome, purpose: Purpose, seconds: float) -> None:
+        """A plan was measured, or failed, after `seconds`."""
+        self._seconds.learn(outcome, purpose, seconds)
+        self._measured.add(outcome.plan.key)
+        self._spent.append(seconds)
 
 
 def observed_of(outcome: Outcome, purpose: str) -> Observed:
@@ -173,7 +222,7 @@ def observed_of(outcome: Outcome, purpose: str) -> Observed:
     seen = Observed(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
     if isinstance(outcome, Failure):
         return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
-    return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes)
+    return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes, disturbed=tuple(sorted(outcome.disturbed)))
 
 
 def predicted_of(expected: Mapping[str, Estimate]) -> dict[str, tuple[float, float]]:

@@ -120,6 +120,7 @@ class FleetEngine:
             first=tuple(first_plans(problem)),
             prior=prior(problem.space, problem.noise_db),
             evidence=tuple(problem.evidence),
+            expected=problem.expected,
         )
 
 

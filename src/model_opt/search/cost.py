@@ -1,0 +1,128 @@
+"""How long measuring a plan takes: expected beforehand, learnt while a search runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from model_opt.search.evaluator import Failure, Outcome, Purpose
+from model_opt.search.plan import Plan
+
+Array = NDArray[np.float64]
+Picked = frozenset[tuple[str, str]]
+"""(decision, option) pairs; a stage's decision ("prune/stage2") counts as its technique's ("prune")."""
+
+SURE = 0.85
+"""A plan is begun where its time is up by then with this probability."""
+_PACE, _OPTION = 0.7, 0.5  # standard deviations of log seconds: of a machine's pace, of what one option is off by
+_ANY_PACE = 100.0
+_SPREAD, _WORTH = 0.35, 2.0  # of one plan's log seconds around the model; half the degrees of freedom that this has
+_SHORTEST_S = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedSeconds:
+    """What is expected before anything was measured: `plan_s` for any plan, `verify_s` more where it is to be verified,
+    and for every group of `added_s` that a plan holds whole the seconds there."""
+
+    plan_s: float
+    verify_s: float = 0.0
+    added_s: Mapping[Picked, float] = field(default_factory=dict)
+
+    def of(self, plan: Plan, purpose: Purpose) -> float:
+        """Seconds that `plan` should take."""
+        picked = picked_by(plan)
+        added = sum(seconds for group, seconds in self.added_s.items() if group <= picked)
+        return max(self.plan_s + added + (self.verify_s if purpose is Purpose.VERIFY else 0.0), _SHORTEST_S)
+
+
+class PlanSeconds:
+    """Log seconds of a plan: those expected, the machine's pace, and what each option is off by; normal, additive.
+
+    Bayesian linear regression with the noise's variance unknown (Gelman et al., Bayesian Data Analysis, section 14.8),
+    so that what is predicted has a Student t distribution. Without `expected` nothing is foretold before a plan was
+    measured, and plans differ by what was seen of their options only.
+    """
+
+    def __init__(self, expected: ExpectedSeconds | None = None) -> None:
+        self._expected = expected
+        self._columns: dict[tuple[str, str], int] = {}
+        self._precision = np.array([[((_PACE if expected else _ANY_PACE) / _SPREAD) ** -2]])
+        self._moment = np.zeros(1)
+        self._square = 0.0
+        self._fit: _Fit | None = None
+        self.learnt = 0
+        """How many plans it has learnt from."""
+
+    def learn(self, outcome: Outcome, purpose: Purpose, seconds: float) -> None:
+        """`outcome` took `seconds`. One that failed says no more than that its plan takes at least as long."""
+        if seconds <= 0 or (isinstance(outcome, Failure) and seconds <= self.quantile(outcome.plan, purpose, 0.5)):
+            return
+        at = np.array([0, *(self._column(each) for each in sorted(picked_by(outcome.plan)))])
+        off = np.log(max(seconds, _SHORTEST_S)) - self._log_expected(outcome.plan, purpose)
+        self._precision[np.ix_(at, at)] += 1.0
+        self._moment[at] += off
+        self._square += off**2
+        self.learnt += 1
+        self._fit = None
+
+    def quantile(self, plan: Plan, purpose: Purpose, share: float = SURE) -> float:
+        """The seconds within which `plan` is measured with probability `share`; 0 where nothing is known at all."""
+        if self._expected is None and not self.learnt:
+            return 0.0
+        fit = self._fitted()
+        picked = picked_by(plan)
+        seen = [self._columns[each] for each in picked if each in self._columns]
+        at = np.array([0, *seen])
+        new = (len(picked) - len(seen)) * (_OPTION / _SPREAD) ** 2
+        scale = np.sqrt(fit.variance * (1.0 + new + fit.covariance[np.ix_(at, at)].sum()))
+        off = fit.mean[at].sum() + scale * stats.t.ppf(share, fit.degrees)
+        return float(np.exp(self._log_expected(plan, purpose) + off))
+
+    def fits(self, plan: Plan, purpose: Purpose, left_s: float) -> bool:
+        """Whether `plan` should end within `left_s` seconds: most probably, or, while no plan has been measured, as
+        likely as not."""
+        return self.quantile(plan, purpose, SURE if self.learnt else 0.5) <= left_s
+
+    def _log_expected(self, plan: Plan, purpose: Purpose) -> float:
+        return 0.0 if self._expected is None else float(np.log(self._expected.of(plan, purpose)))
+
+    def _column(self, option: tuple[str, str]) -> int:
+        """The option's place, new where it was not met before; the pace has the first."""
+        if option not in self._columns:
+            self._columns[option] = 1 + len(self._columns)
+            self._precision = np.pad(self._precision, (0, 1))
+            self._precision[-1, -1] = (_OPTION / _SPREAD) ** -2
+            self._moment = np.append(self._moment, 0.0)
+        return self._columns[option]
+
+    def _fitted(self) -> "_Fit":
+        if self._fit is None:
+            covariance = np.linalg.inv(self._precision)
+            mean = covariance @ self._moment
+            worth = _WORTH + self.learnt / 2
+            rest = _WORTH * _SPREAD**2 + 0.5 * max(self._square - float(self._moment @ mean), 0.0)
+            self._fit = _Fit(mean=mean, covariance=covariance, variance=rest / worth, degrees=2 * worth)
+        return self._fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """The posterior: `mean` `[columns]`, `covariance` `[columns, columns]` in units of `variance`."""
+
+    mean: Array
+    covariance: Array
+    variance: float
+    degrees: float
+
+
+def picked_by(plan: Plan) -> Picked:
+    """The techniques' options in `plan`, whichever stages they are for."""
+    return frozenset((choice.decision.partition("/")[0], choice.option) for choice in plan.choices)
+
+
+def seconds_of(outcome: Outcome) -> float:
+    """What an evaluator says that measuring took, all phases together; 0 where it does not say."""
+    return float(sum(outcome.seconds.values()))
