@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from model_opt.cli import examine, optimizing
 from model_opt.cli.main import main
 
 FACTORY = """
@@ -97,6 +99,7 @@ def test_a_dry_run_measures_nothing(folder):
         (["optimize", "keras:resnet18"], "torchvision"),
         (["optimize", "absent.py:make"], "there is no file absent.py"),
         (["optimize", "net.py:make", "--freeze", "precision"], "decision=option"),
+        (["search", "net.py:make", "--max-accuracy-drop", "two"], "0.02 or 2% is two points"),
         (["show", "nowhere"], "no result at"),
         (["show", "net.py"], "not a result of model_opt"),
         (["knowledge", "show", "--store", "oracle://x"], "sqlite"),
@@ -110,9 +113,15 @@ def test_an_error_is_one_line_that_helps(arguments, message, folder, monkeypatch
         main()
     printed = capsys.readouterr()
     assert ended.value.code == 2 and printed.out == ""
-    assert message in printed.err and len(printed.err.strip().splitlines()) == 1
+    told = [line for line in printed.err.splitlines() if not re.match(r"\[ *[\d.]+ s\]", line)]  # without the progress
+    assert len(told) == 1 and message in told[0]
 
 
-def test_doctor_says_what_is_here(folder):
+def test_doctor_says_what_is_here_and_how_to_get_the_rest(folder, monkeypatch, capsys):
     said = json.loads(run("doctor", "--json", folder=folder).stdout)
     assert {"device", "openvino", "C++ compiler"} <= {check["what"] for check in said}
+    monkeypatch.setattr(examine, "PACKAGES", (("a_package_that_is_not_here", "cpu", "an [odd] one"),))
+    monkeypatch.setenv("COLUMNS", "160")
+    optimizing.doctor()
+    shown = capsys.readouterr().out
+    assert "pip install 'model_opt[cpu]'" in shown and "an [odd] one" in shown

@@ -11,13 +11,15 @@ from model_opt.search.objective import Limit, Objective
 DEFAULT_MAX_ACCURACY_DROP = 0.01
 
 RANGES: Mapping[str, tuple[float, float, str]] = {
-    "max_accuracy_drop": (0.0, 1.0, "a share: 0.02 is two points"),
+    "max_accuracy_drop": (0.0, 1.0, "a share: 0.02 or 2% is two points"),
     "min_speedup": (0.0, 1e6, "a ratio: 2 is twice as fast"),
     "max_latency_ms": (0.0, 1e9, "milliseconds for one call on the example input"),
     "max_size_mb": (0.0, 1e9, "megabytes (10^6 bytes) of the saved model"),
     "min_compression_ratio": (0.0, 1e6, "a ratio: 4 is a quarter of the bytes"),
 }
 """Every constraint, its lowest and highest value, and what it means."""
+MUCH = 0.5
+"""From this share on, what a search may lose is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +33,21 @@ class Constraints:
     min_compression_ratio: float | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, float] | None) -> "Constraints":
-        """The user's mapping, checked. Raises `UnknownName` or `InvalidInput`; an accuracy bound is always there."""
-        for name, value in (given or {}).items():
-            if name not in RANGES:
-                raise UnknownName("constraint", name, RANGES)
-            low, high, meaning = RANGES[name]
-            if not is_number(value):
-                raise InvalidInput(f"constraint {name!r} must be a number ({meaning}), not {value!r}")
-            positive = name != "max_accuracy_drop"
-            if not low <= value <= high or (positive and value == 0):
-                raise InvalidInput(f"constraint {name!r} = {value} is outside {low} … {high:g}: {meaning}")
-        return cls(**{name: float(value) for name, value in (given or {}).items()})
+    def read(cls, given: Mapping[str, float | str] | None) -> "Constraints":
+        """The user's mapping, checked; a share may be text, "0.02" or "2%".
+
+        Raises `UnknownName` or `InvalidInput`; an accuracy bound is always there.
+        """
+        return cls(**{name: _bound(name, value) for name, value in (given or {}).items()})
+
+    @property
+    def warning(self) -> str:
+        """What a user should know who allows much to be lost; empty otherwise."""
+        if self.max_accuracy_drop < MUCH:
+            return ""
+        what = "all" if self.max_accuracy_drop == 1.0 else f"{self.max_accuracy_drop:.0%}"
+        asked = f"max_accuracy_drop = {self.max_accuracy_drop:g}"
+        return f"the answer may lose {what} of the accuracy ({asked}); for at most two points say 0.02, or 2%"
 
     def objective(self, baseline: Mapping[str, float]) -> Objective:
         """The fastest plan within these bounds, ties by size. `baseline` has `latency_ms` and `size_bytes`.
@@ -63,6 +68,27 @@ class Constraints:
         }
         bounds = {metric: [math.log(bound) for bound in of if bound is not None] for metric, of in ratios.items()}
         return {metric: max(found) for metric, found in bounds.items() if found}
+
+
+def _bound(name: str, value: float | str) -> float:
+    if name not in RANGES:
+        raise UnknownName("constraint", name, RANGES)
+    low, high, meaning = RANGES[name]
+    share = name == "max_accuracy_drop"
+    number = _share(value) if share and isinstance(value, str) else value
+    if isinstance(number, str) or not is_number(number):
+        raise InvalidInput(f"constraint {name!r} must be a number ({meaning}), not {value!r}")
+    if not low <= number <= high or (not share and number == 0):
+        raise InvalidInput(f"constraint {name!r} = {value} is outside {low} … {high:g}: {meaning}")
+    return float(number)
+
+
+def _share(text: str) -> float | str:
+    """What "2%" and "0.02" say as 0.02; what is no number as it is."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return text
 
 
 def _ratio(baseline: float | None, most: float | None) -> float | None:

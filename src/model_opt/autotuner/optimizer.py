@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from model_opt.actors.timing_lock import TimingLock
-from model_opt.autotuner.callbacks import Callbacks, Together
+from model_opt.autotuner.callbacks import Callbacks, LineProgress, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
 from model_opt.autotuner.progress_log import ProgressLog
@@ -39,12 +39,13 @@ class IntelligentOptimizer:
         """Says where knowledge is kept: a JSON file (`knowledge_base_path`), a store or the URL of one
         (`storage_backend`), or else an SQLite file in the user's data folder.
 
-        Nothing is opened before the first optimisation.
+        `callbacks` are told what happens, in place of the lines on standard error that tell it otherwise:
+        `callbacks=Callbacks()` is quiet. Nothing is opened before the first optimisation.
         """
         if knowledge_base_path is not None and storage_backend is not None:
             raise InvalidInput("give knowledge_base_path or storage_backend, not both")
         self._store_at = storage_backend if storage_backend is not None else knowledge_base_path
-        self._callbacks = callbacks or Callbacks()
+        self._callbacks = callbacks
         self._device = device
         self._seed = seed
 
@@ -54,7 +55,7 @@ class IntelligentOptimizer:
         method: str = "rule_based",
         n_simulations: int = 50,
         timeout_seconds: float | None = None,
-        constraints: Mapping[str, float] | None = None,
+        constraints: Mapping[str, float | str] | None = None,
         example_input: Inputs | None = None,
         *,
         calibration_data: Iterable[Any] | None = None,
@@ -75,7 +76,7 @@ class IntelligentOptimizer:
         `method` is "rule_based" (the family's strategies and what is known, no search), "mcts" (a search) or
         "hybrid" (a search that starts from what is known of similar architectures). `n_simulations` counts measured
         plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
-        `autotuner.constraints.RANGES`; without `max_accuracy_drop` at most one point may be lost.
+        `autotuner.constraints.RANGES`, shares also as "2%"; without `max_accuracy_drop` at most one point may be lost.
         `calibration_data` is an iterable of inputs (batches or rows; pairs with class indices are labelled data): one
         half is fitted on, the other judges. `train_data` yields (inputs, target) for fine-tuning; with it techniques
         are fitted on its inputs, and all calibration data judges. `eval_fn` takes a model and returns its accuracy.
@@ -116,14 +117,19 @@ class IntelligentOptimizer:
                 address=ray_address, workers=workers, name=name, state=state, store=where, patience=patience
             )
         log = None if output is None else ProgressLog(Path(output), {"method": method, "constraints": asdict(wanted)})
-        told = self._callbacks if log is None else Together([log, self._callbacks])
-        run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
-        if output is not None:
-            check_output(Path(output))
-        with _opened(self._store_at) as store, log or nullcontext():
-            optimised, result = run.go(store, output=None if output is None else Path(output))
-        self._callbacks.on_end(result)
+        with self._telling(timeout_seconds) as shown:
+            told = shown if log is None else Together([log, shown])
+            run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
+            if output is not None:
+                check_output(Path(output))
+            with _opened(self._store_at) as store, log or nullcontext():
+                optimised, result = run.go(store, output=None if output is None else Path(output))
+            shown.on_end(result)
         return optimised, result
+
+    def _telling(self, timeout_s: float | None) -> AbstractContextManager[Callbacks]:
+        """What the user gave, or else a line a plan on standard error."""
+        return LineProgress(timeout_s=timeout_s) if self._callbacks is None else nullcontext(self._callbacks)
 
 
 def _check_call(method: str, n_simulations: int, timeout_seconds: float | None) -> None:

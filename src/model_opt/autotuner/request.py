@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from model_opt.autotuner.constraints import Constraints
 from model_opt.compression.evaluate import Task
 from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, output, rows, shapes, tensors
+from model_opt.compression.machine import usable_processors
 from model_opt.compression.shipping import size_bytes
 from model_opt.errors import InvalidInput
 
@@ -20,6 +20,8 @@ MOST_ROWS = 1024
 FIT_ROWS = MOST_ROWS // 2
 """Rows of `train_data` that techniques are fitted on: as many as half of the most calibration data."""
 NOISE_ROWS = 64
+NOISE = "fidelity (noise)"
+"""What a task is judged on that has no data."""
 BATCH_ROWS = 32
 USUAL_SHAPES = ((3, 224, 224), (3, 32, 32), (1, 28, 28), (3, 299, 299), (1, 32, 32), (1, 8, 8), (3, 64, 64))
 
@@ -62,12 +64,7 @@ def make_task(
     _check_forward(ours, example)
     source = "fidelity"
     if data is None:
-        data, source = Data(inputs=_noise(example, seed), labels=None), "fidelity (noise)"
-        if eval_fn is None:
-            warnings.warn(
-                "no calibration_data and no eval_fn: accuracy is agreement with the original on random noise",
-                stacklevel=3,
-            )
+        data, source = Data(inputs=_noise(example, seed), labels=None), NOISE
     if pairs and calibration_data is not None:  # then all calibration data judges
         fit = _inputs_of(pairs, example, seed)
         held_out, labels = _judged(data, torch.arange(batch_size(data.inputs)))
@@ -85,7 +82,7 @@ def make_task(
         accuracy_limit=constraints.max_accuracy_drop,
         least=constraints.least(size_mb=size_bytes(ours) / 1e6 if constraints.max_size_mb else None),
         most_latency_ms=constraints.max_latency_ms,
-        threads=torch.get_num_threads(),
+        threads=min(torch.get_num_threads(), usable_processors()),
         seed=seed,
         device=device,
         timing_lock=timing_lock,

@@ -21,11 +21,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact."""
+    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact.
+
+    `doubt` says why it is not to be relied on, empty where it is: then the interval covers all that was seen.
+    """
 
     value: float
     low: float
     high: float
+    doubt: str = ""
 
     @classmethod
     def exact(cls, value: float) -> "Figure":
@@ -43,7 +47,7 @@ class Observed:
     "explore", "verify" or `GIVEN`.
 
     `predicted` is what was believed of each metric before it was measured, as (mean, standard deviation); empty where
-    nothing was known. `worker` is who measured it on a cluster.
+    nothing was known. `worker` is who measured it on a cluster. `disturbed` are the metrics that other programs spoilt.
     """
 
     plan: Plan
@@ -55,13 +59,14 @@ class Observed:
     notes: tuple[str, ...] = ()
     predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     worker: str | None = None
+    disturbed: tuple[str, ...] = ()
 
     @classmethod
     def from_fields(cls, raw: Mapping[str, Any]) -> "Observed":
         """Reads what `asdict` made of one, also by way of JSON. Raises `TypeError`, `KeyError` for anything else."""
         predicted = {name: (float(mean), float(std)) for name, (mean, std) in raw.get("predicted", {}).items()}
         fields = {"plan": read_plan(raw["plan"]), "notes": tuple(raw["notes"]), "predicted": predicted}
-        return cls(**dict(raw) | fields)
+        return cls(**dict(raw) | fields | {"disturbed": tuple(raw.get("disturbed", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,12 @@ class CompressionResult:
     def compression_ratio(self) -> float:
         """Baseline bytes ÷ the optimised model's, as saved."""
         return self.figures["compression_ratio"].value
+
+    @property
+    def original_ms(self) -> float:
+        """The original's latency beside the optimised model's: that of the final figures, where there are any."""
+        latency = self.figures.get("latency_ms")
+        return self.baseline["latency_ms"] if latency is None else latency.value * self.speedup
 
     @property
     def accuracy_drop(self) -> float:

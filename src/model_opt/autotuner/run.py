@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
+import torch
 from torch import nn
 
 from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
+from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import Answer, conclude, front
 from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
-from model_opt.autotuner.knowledge import Lesson, Recalled, recall
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
-from model_opt.autotuner.result import CompressionResult
+from model_opt.autotuner.knowledge import Lesson, Recalled, recall
+from model_opt.autotuner.request import NOISE
+from model_opt.autotuner.result import CompressionResult, ParetoPoint
+from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluate import Task
 from model_opt.compression.machine import inspect
 from model_opt.compression.own import evaluator_factory
@@ -90,9 +94,13 @@ class Run:
         )
         self._first = [self._user_plan(plan) for plan in plans]
         self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
+        self._at_work: Plan | None = None
+        self._warnings = _warnings(task, limits.constraints)
 
     def go(self, store: KnowledgeStore, *, output: Path | None) -> tuple[nn.Module, CompressionResult]:
         """Measures, concludes, remembers; the model and the result are written to `output` if it is given."""
+        for warning in self._warnings:
+            self._callbacks.on_note(warning)
         with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)
@@ -134,12 +142,14 @@ class Run:
             seed=self._task.seed,
             noise_db=self._sensitivity(child),
             explore_until=self._limits.explore_until,
+            expected=expected_seconds(self.signature, baseline["latency_ms"]),
             callbacks=self._callbacks,
             on_outcome=learn,
+            on_plan=self._begin,
         )
         child.deadline = self._limits.explore_until  # a plan that hangs may not take the final figures' time
         found = self._timed("search", lambda: self._engine().run(problem))
-        child.deadline = self._limits.deadline
+        child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
 
@@ -178,8 +188,13 @@ class Run:
         return MeasuringChild(
             evaluator_factory(self._task),
             deadline=self._limits.deadline,
-            on_phase=lambda name: self._callbacks.on_phase(name, None),
+            on_phase=lambda name: self._callbacks.on_phase(name, self._at_work),
         )
+
+    def _begin(self, plan: Plan) -> None:
+        """`plan` is measured now: what the measuring process tells is told of it."""
+        self._at_work = plan
+        self._callbacks.on_phase("prepare", plan)
 
     def _recall(self, store: KnowledgeStore, context: Context, objective: Objective) -> Recalled:
         if self._limits.method == "mcts":
@@ -195,7 +210,7 @@ class Run:
     def _remember(self, store: KnowledgeStore, lesson: Lesson) -> None:
         try:
             count = self._timed("remember", lambda: lesson.teach(store))
-            self._callbacks.on_note(f"{count} measured plans were added to the knowledge base")
+            self._callbacks.on_note(f"what was measured is in the knowledge base now: {count} plans, the original too")
         except StoreError as error:
             self._callbacks.on_note(f"what was measured could not be added to the knowledge base: {error}")
 
@@ -229,16 +244,43 @@ class Run:
             baseline=cast(Mapping[str, float], described["baseline"]),
             context=asdict(context) | {"key": context.key},
             signature=asdict(self.signature) | {"key": self.signature.key},
-            pareto=front(found),
+            pareto=with_answer(front(found), answer),
             observations=found.observed,
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
-            notes=(*((recalled.describe(),) if recalled.rows else ()), *answer.notes),
+            notes=(*self._warnings, *((recalled.describe(),) if recalled.rows else ()), *answer.notes),
             knowledge=recalled.as_json() | {"heeded": found.searcher.heeded()},
             fleet=found.fleet,
-            importance=found.searcher.importance(),
+            importance=of_tried(found.searcher.importance(), found.observed),
             tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
         )
+
+
+def _warnings(task: Task, constraints: Constraints) -> list[str]:
+    """What the user should know before anything is measured."""
+    noise = task.judged_on == NOISE and task.eval_fn is None
+    said = "no calibration_data and no eval_fn: accuracy is agreement with the original on random noise"
+    threads = torch.get_num_threads()
+    fewer = f"torch was set to {threads} threads, but this process may use {task.threads} processors: so many are used"
+    return [
+        *filter(None, [constraints.warning]),
+        *([said] if noise else []),
+        *([fewer] if task.threads < threads and task.device == "cpu" else []),
+    ]
+
+
+def with_answer(points: Sequence[ParetoPoint], answer: Answer) -> tuple[ParetoPoint, ...]:
+    """The front with the answer's final figures in the place of what the search saw of it."""
+    speed = answer.figures["speedup"]
+
+    def final(point: ParetoPoint) -> ParetoPoint:
+        if point.plan != answer.plan or not point.plan.choices:
+            return point
+        return replace(
+            point, speedup=speed.value, intervals=dict(point.intervals) | {"speedup": (speed.low, speed.high)}
+        )
+
+    return tuple(sorted(map(final, points), key=lambda point: -point.speedup))
 
 
 def check_output(folder: Path) -> None:

@@ -27,13 +27,16 @@ def analyse(
 
     Example: model-opt analyse torchvision:mobilenet_v3_small --top 5
     """
-    from model_opt.autotuner.preview import sensitivities_of
-    from model_opt.autotuner.request import set_threads
-    from model_opt.autotuner.sources import load_source
+    from model_opt.cli.optimizing import loaded, progress
 
-    if threads is not None:
-        set_threads(threads)
-    found = sensitivities_of(load_source(model, weights=weights, batch=batch), seed=seed)
+    with progress(as_json, None) as shown:
+        source = loaded(model, shown, weights=weights, batch=batch, threads=threads)
+        from model_opt.autotuner.preview import sensitivities_of
+
+        if not {"calibration_data", "train_data"} & source.arguments.keys():
+            shown.on_note("no calibration_data: layers are judged on random noise")
+        shown.on_phase("sensitivity", None)
+        found = sensitivities_of(source, seed=seed)
     if as_json:
         print(json.dumps({"layers": [asdict(each) for each in found]}))
         return
@@ -43,6 +46,7 @@ def analyse(
 def _show(found: "list[Sensitivity]", top: int) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for technique in dict.fromkeys(each.technique for each in found):
@@ -51,7 +55,7 @@ def _show(found: "list[Sensitivity]", top: int) -> None:
         for heading in ("where", "weights", "signal to noise", "changed"):
             table.add_column(heading, justify="left" if heading == "where" else "right", overflow="fold")
         for each in rows[:top]:
-            table.add_row(each.where, f"{each.parameters:,}", f"{each.sqnr_db:.1f} dB", f"{each.changed:.1%}")
+            table.add_row(Text(each.where), f"{each.parameters:,}", f"{each.sqnr_db:.1f} dB", f"{each.changed:.1%}")
         console.print(table)
     console.print(
         "changed: outputs whose first class is another; for models that are no classifiers the relative error"

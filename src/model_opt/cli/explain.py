@@ -35,6 +35,8 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
     `settled_after` is after how many measured plans the answer had been measured, and `from_knowledge` whether it was
     one of the best that were known from elsewhere.
     """
+    from model_opt.autotuner.tally import Tally
+
     known = result.knowledge
     first = [_tried(expected, result.measured) for expected in known.get("expected", ())]
     answer = {choice.decision: choice.option for choice in result.plan.choices}
@@ -48,6 +50,7 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
         "settled_after": _place(answer, result.measured),
         "from_knowledge": any(plan["plan"] == answer for plan in first),
         "measured": len(result.measured),
+        "tried": str(Tally.of(result.observations)),
     }
 
 
@@ -77,20 +80,22 @@ def print_explanation(result: "CompressionResult", console: "Console") -> None:
         console.print("The search started from nothing: no similar model was known, or it was asked to (method mcts).")
     else:
         start = told["started_from"]
+        origins = len(told["origins"])
         console.print(
             f"The search started from {start['rows']} plans ({start['samples']} samples) that "
-            f"{len(told['origins'])} deployment{'s' * (len(told['origins']) != 1)} had measured.",
+            f"{origins} deployment{'s' * (origins != 1)} had measured. Here: {told['tried']}.",
             highlight=False,
         )
         _print_sources(told["sources"], told["heeded"], console)
         _print_first(told["first_plans"], console)
     whence = "one of the best plans that were known from elsewhere" if told["from_knowledge"] else "found by the search"
-    after = f", measured as number {told['settled_after']} of {told['measured']}" if told["settled_after"] else ""
-    console.print(f"The answer, {result.plan}, is {whence}{after}.", highlight=False)
+    after = f", tried as number {told['settled_after']} of {told['measured']}" if told["settled_after"] else ""
+    console.print(f"The answer, {result.plan}, is {whence}{after}.", markup=False, highlight=False)
 
 
 def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, Any], console: "Console") -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="whose knowledge")
     for heading in ("network", "alike", "plans", "origin", "samples", "share"):
@@ -100,7 +105,7 @@ def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, An
             name = f"{origin[:12]}{' (out of line)' * (origin in source['outliers'])}"
             share = f"{source['shares'][origin]:.0%}"
             alike = "itself" if source["similarity"] == 1.0 else f"{source['similarity']:.3f}"
-            table.add_row(source["signature"][:12], alike, str(source["plans"]), name, str(count), share)
+            table.add_row(source["signature"][:12], alike, str(source["plans"]), Text(name), str(count), share)
     console.print(table)
     for source in sources:
         borne = heeded.get(source["signature"], {})
@@ -109,30 +114,36 @@ def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, An
             for name, value in source["confidence"].items()
         )
         doubt = "" if source.get("sound", True) else "not heeded, its plans' figures do not foretell one another; "
-        console.print(f"{source['signature'][:12]}  {doubt}{said}", highlight=False, soft_wrap=True)
+        console.print(f"{source['signature'][:12]}  {doubt}{said}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None:
     if not plans:
         return
     from rich.table import Table
+    from rich.text import Text
+
+    from model_opt.autotuner.wording import lost
 
     table = Table(title="the best plans known from elsewhere, as measured: there → here")
-    for heading in ("measured as", "faster", "smaller", "lost", "plan"):
+    for heading in ("tried as", "faster", "smaller", "lost", "plan"):
         table.add_column(heading, justify="right" if heading != "plan" else "left", overflow="fold")
     for plan in plans:
         both = (plan["there"], plan["here"])
-        faster, smaller = (" → ".join(_ratio(side.get(name)) for side in both) for name in _RATIOS)
-        lost = " → ".join("?" if "accuracy_drop" not in side else f"{side['accuracy_drop']:.2%}" for side in both)
+        faster, smaller = (" → ".join(_ratio(side.get(name), less) for side in both) for name, less in _RATIOS.items())
+        drops = " → ".join("?" if "accuracy_drop" not in side else lost(side["accuracy_drop"]) for side in both)
         chosen = ", ".join(f"{name}={option}" for name, option in plan["plan"].items())
-        table.add_row(str(plan["measured_at"]), faster, smaller, lost, chosen)
+        table.add_row(str(plan["measured_at"]), faster, smaller, drops, Text(chosen))
     console.print(table)
 
 
-_RATIOS = ("log_speedup", "log_size_ratio")
+_RATIOS = {"log_speedup": "slower", "log_size_ratio": "larger"}
+"""Metric → what it is called where it is less than one."""
 
 
-def _ratio(log_ratio: float | None) -> str:
+def _ratio(log_ratio: float | None, less: str) -> str:
     import math
 
-    return "?" if log_ratio is None else f"{math.exp(log_ratio):.2f}x"
+    from model_opt.autotuner.wording import versus
+
+    return "?" if log_ratio is None else versus(math.exp(log_ratio), less)

@@ -22,7 +22,7 @@ def search(
     state: State = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="End after so many plans without a better one.")] = None,
-    max_accuracy_drop: Annotated[float, typer.Option(help="A share: 0.02 is two points.")] = 0.01,
+    max_accuracy_drop: Annotated[str, typer.Option(help="A share: 2% or 0.02 is two points.")] = "1%",
     plan: Annotated[list[str] | None, typer.Option(help="A plan to try first: prune=0.5,precision=bf16")] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="decision=option that every plan has.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="A technique or decision not to use.")] = None,
@@ -34,43 +34,40 @@ def search(
     """Search with one worker per GPU or slot of a Ray cluster.
 
     Examples:
-      model-opt search torchvision:resnet18 --workers 2 --simulations 40 --max-accuracy-drop 1.0
+      model-opt search my_model.py:make --workers 2 --simulations 40 --max-accuracy-drop 2%
 
       model-opt search my_model.py:make --address auto --simulations 10000 --name night --state /state
 
     """
-    from model_opt.autotuner import IntelligentOptimizer
-    from model_opt.autotuner.fleet_engine import LOCAL
-    from model_opt.autotuner.sources import load_source
-    from model_opt.cli.optimizing import pairs, progress
+    from model_opt.autotuner.constraints import Constraints
+    from model_opt.cli.optimizing import loaded, pairs, progress, tell_result
 
-    source = load_source(model)
+    wanted = {"max_accuracy_drop": max_accuracy_drop}
+    Constraints.read(wanted)
+    crew = _workers(workers)
     with progress(as_json, timeout) as shown:
+        source = loaded(model, shown)
+        from model_opt.autotuner import IntelligentOptimizer
+        from model_opt.autotuner.fleet_engine import LOCAL
+
         _, result = IntelligentOptimizer(storage_backend=knowledge, callbacks=shown, seed=seed).optimize_auto(
             source.model,
             "hybrid",
             simulations,
             timeout,
-            {"max_accuracy_drop": max_accuracy_drop},
+            wanted,
             plans=[pairs(one.split(",")) for one in plan or []],
             freeze=pairs(freeze or []),
             exclude=exclude or [],
             output=output,
             ray_address=address or LOCAL,
-            workers=_workers(workers),
+            workers=crew,
             name=name,
             state=state,
             patience=patience,
             **source.arguments,
         )
-    if as_json:
-        print(json.dumps(result.summary()))
-        return
-    from rich.console import Console
-
-    from model_opt.cli.tables import print_result
-
-    print_result(result, Console())
+    tell_result(result, output, as_json)
 
 
 def status(name: Name, address: Address = "auto", as_json: Json = False) -> None:

@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Finds the best way to compress a neural network, by measuring on this machine.",
-    epilog="Start with: [bold]model-opt optimize torchvision:resnet18 --max-accuracy-drop 1.0[/]",
+    epilog="Start with: [bold]model-opt optimize my_model.py:make --max-accuracy-drop 2% --output out[/]",
 )
 app.command("optimize")(optimizing.optimize)
 app.command("show")(optimizing.show)

@@ -2,11 +2,12 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +15,12 @@ from model_opt.errors import InvalidInput
 
 if TYPE_CHECKING:
     from model_opt.autotuner.callbacks import Callbacks
+    from model_opt.autotuner.result import CompressionResult
+    from model_opt.autotuner.sources import Source
 
 Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME or path/to/file.py:factory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Pairs = Annotated[list[str], typer.Option(help="decision=option; may be repeated.")]
+MaxDrop = Annotated[str | None, typer.Option(help="A share: 2% or 0.02 is two points. Default 1%.")]
 
 
 def optimize(
@@ -25,7 +28,7 @@ def optimize(
     method: Annotated[str, typer.Option(help="rule_based, mcts or hybrid.")] = "hybrid",
     simulations: Annotated[int, typer.Option(help="Plans to measure at most, failures too.")] = 20,
     timeout: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
-    max_accuracy_drop: Annotated[float | None, typer.Option(help="A share: 0.02 is two points. Default 0.01.")] = None,
+    max_accuracy_drop: MaxDrop = None,
     min_speedup: Annotated[float | None, typer.Option(help="At least this many times faster.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds for one call.")] = None,
     max_size_mb: Annotated[float | None, typer.Option(help="Megabytes of the saved model.")] = None,
@@ -45,47 +48,70 @@ def optimize(
     """Compress a model and print measured figures.
 
     Examples:
-      model-opt optimize torchvision:resnet18 --method mcts --simulations 20 --max-accuracy-drop 0.02
+      model-opt optimize my_model.py:make --max-accuracy-drop 2% --output out
 
-      model-opt optimize my_model.py:make --output out --timeout 600
+      model-opt optimize my_model.py:make --timeout 600 --json
 
-      model-opt optimize timm:vit_tiny_patch16_224 --exclude int8 --dry-run
+      model-opt optimize torchvision:resnet18 --exclude int8 --dry-run
 
     A file's factory returns a torch.nn.Module, or a mapping with `model` and any of `example_input`,
     `calibration_data`, `eval_fn`, `train_data`.
 
     """
-    from model_opt.autotuner import IntelligentOptimizer
-    from model_opt.autotuner.request import set_threads
-    from model_opt.autotuner.sources import load_source
+    from model_opt.autotuner.constraints import Constraints
 
-    bounds = {
+    bounds: dict[str, float | str | None] = {
         "max_accuracy_drop": max_accuracy_drop,
         "min_speedup": min_speedup,
         "max_latency_ms": max_latency_ms,
         "max_size_mb": max_size_mb,
         "min_compression_ratio": min_compression_ratio,
     }
-    if threads is not None:
-        set_threads(threads)
-    source = load_source(model, weights=weights, batch=batch)
-    frozen = pairs(freeze or [])
-    if dry_run:
-        _dry_run(source.model, source.arguments, frozen, exclude or [], simulations, as_json)
-        return
+    wanted = {name: bound for name, bound in bounds.items() if bound is not None}
+    Constraints.read(wanted)  # what cannot be used is said before anything is loaded
+    frozen, first = pairs(freeze or []), [pairs(one.split(",")) for one in plan or []]
     with progress(as_json, timeout) as shown:
+        source = loaded(model, shown, weights=weights, batch=batch, threads=threads)
+        if dry_run:
+            _dry_run(source, shown, frozen, exclude or [], simulations, as_json)
+            return
+        from model_opt.autotuner import IntelligentOptimizer
+
         _, result = IntelligentOptimizer(storage_backend=knowledge, callbacks=shown, seed=seed).optimize_auto(
             source.model,
             method,
             simulations,
             timeout,
-            {name: bound for name, bound in bounds.items() if bound is not None},
-            plans=[pairs(one.split(",")) for one in plan or []],
+            wanted,
+            plans=first,
             freeze=frozen,
             exclude=exclude or [],
             output=output,
             **source.arguments,
         )
+    tell_result(result, output, as_json)
+
+
+def loaded(
+    model: str,
+    shown: "Callbacks",
+    *,
+    weights: str | None = None,
+    batch: int = 8,
+    threads: int | None = None,
+) -> "Source":
+    """The model that the command line names; `shown` is told, since torch alone takes seconds to import."""
+    shown.on_phase("load", None)
+    from model_opt.autotuner.request import set_threads
+    from model_opt.autotuner.sources import load_source
+
+    if threads is not None:
+        set_threads(threads)
+    return load_source(model, weights=weights, batch=batch)
+
+
+def tell_result(result: "CompressionResult", output: Path | None, as_json: bool) -> None:
+    """The result on standard output, and what to do with it."""
     if as_json:
         print(json.dumps(result.summary()))
         return
@@ -142,24 +168,25 @@ def doctor(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("", "what", "found", "how to get it", title="what this machine can do")
     for check in found:
-        table.add_row("[green]yes[/]" if check.there else "[yellow]no[/]", check.what, check.found, check.advice)
+        there = Text("yes", "green") if check.there else Text("no", "yellow")
+        table.add_row(there, *map(Text, (check.what, check.found, check.advice)))
     Console().print(table)
 
 
 @contextmanager
 def progress(quiet: bool, timeout_s: float | None) -> Iterator["Callbacks"]:
-    """A live view in a terminal; lines on standard error elsewhere, and for scripts."""
+    """A live view in a terminal; lines on standard error elsewhere, and for scripts. Warnings become notes of it."""
     from model_opt.autotuner.callbacks import LineProgress
     from model_opt.cli.progress import LiveProgress
 
-    if quiet or not sys.stderr.isatty():
-        yield LineProgress()
-        return
-    with LiveProgress(timeout_s) as live:
-        yield live
+    live = not quiet and sys.stderr.isatty()
+    with warnings.catch_warnings(), LiveProgress(timeout_s) if live else LineProgress(timeout_s=timeout_s) as shown:
+        warnings.showwarning = lambda message, *_, **__: shown.on_note(str(message))
+        yield shown
 
 
 def pairs(texts: list[str]) -> dict[str, str]:
@@ -174,11 +201,18 @@ def pairs(texts: list[str]) -> dict[str, str]:
 
 
 def _dry_run(
-    model: Any, arguments: Any, frozen: dict[str, str], exclude: list[str], simulations: int, as_json: bool
+    source: "Source",
+    shown: "Callbacks",
+    frozen: dict[str, str],
+    exclude: list[str],
+    simulations: int,
+    as_json: bool,
 ) -> None:
     from model_opt.autotuner.preview import preview
 
-    seen = preview(model, arguments.get("example_input"), freeze=frozen, exclude=exclude, simulations=simulations)
+    shown.on_phase("baseline", None)
+    example = source.arguments.get("example_input")
+    seen = preview(source.model, example, freeze=frozen, exclude=exclude, simulations=simulations)
     if as_json:
         print(json.dumps(asdict(seen)))
         return

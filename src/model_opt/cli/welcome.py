@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from model_opt.cli.examine import Check
+
+_EXAMPLE = Path("examples/my_model.py")
+_FIRST = (
+    f"model-opt optimize {_EXAMPLE}:make --max-accuracy-drop 2% --output out",
+    "a first result: a small network, trained on digits first",
+)
 _STEPS = (
-    ("model-opt optimize torchvision:resnet18 --max-accuracy-drop 1.0 --output out", "a first result, random weights"),
-    ("model-opt optimize my_model.py:make --output out", "your own: make() returns a torch.nn.Module"),
+    (
+        "model-opt optimize my_model.py:make --max-accuracy-drop 2% --output out",
+        "your own: make() returns your trained torch.nn.Module, or a mapping with `model` and its data",
+    ),
     ("model-opt optimize my_model.py:make --dry-run", "the decisions, and what they would cost"),
 )
 _LATER = (
@@ -26,28 +35,34 @@ def welcome() -> None:
     from rich.markup import escape
 
     from model_opt import __version__
-    from model_opt.cli.examine import checks
     from model_opt.autotuner.folder import folders
+    from model_opt.cli.examine import checks
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]model_opt {__version__}[/]: finds the best way to compress a neural network, by measuring.\n")
     found = checks("cpu")
     console.print("[bold]Here[/]")
     for check in found[:3]:
-        console.print(f"  {'[green]✓[/]' if check.there else '[yellow]–[/]'} {check.what}: {check.found or 'yes'}")
+        console.print(f"  {_mark(check)} {escape(check.what)}: {escape(check.found or 'yes')}")
     there = [check.what for check in found[3:] if check.there]
     console.print(f"  [green]✓[/] {', '.join(there) or 'plain torch'}")
     for check in found[3:]:
         if not check.there:
-            console.print(f"  [yellow]–[/] {check.what} ({check.found}): {escape(check.advice)}")
+            console.print(f"  {_mark(check)} {check.what} ({check.found}): {escape(check.advice)}")
     results = folders([Path()])
     console.print("\n[bold]Start[/]")
-    _steps(console, _STEPS)
+    _steps(console, (_FIRST, *_STEPS) if _EXAMPLE.is_file() else _STEPS)
     console.print("\n[bold]Then[/]")
     _steps(console, [(line.format(result=results[0] if results else "out"), why) for line, why in _LATER])
     console.print("\nmodel-opt COMMAND --help has examples; model-opt --help lists all commands.")
 
 
+def _mark(check: "Check") -> str:
+    return "[green]✓[/]" if check.there else "[yellow]–[/]"
+
+
 def _steps(console: "Console", steps: Iterable[tuple[str, str]]) -> None:
+    from rich.markup import escape
+
     for line, why in steps:
-        console.print(f"  {line}\n      [dim]{why}[/]")
+        console.print(f"  {escape(line)}\n      [dim]{why}[/]")

@@ -17,6 +17,7 @@ from model_opt.autotuner.engine import observed_of, predicted_of
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import read_progress
 from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.autotuner.tally import of_tried
 from model_opt.errors import InvalidInput
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -170,7 +171,7 @@ def _explained(view: View, request: bundle.Request, kept: Sequence[Kept]) -> Vie
     believed = replay(searcher, [item.result.outcome for item in kept])
     told = zip(view.observations, believed, strict=True)
     observations = tuple(replace(seen, predicted=predicted_of(expected)) for seen, expected in told)
-    return replace(view, observations=observations, importance=searcher.importance())
+    return replace(view, observations=observations, importance=of_tried(searcher.importance(), observations))
 
 
 def _samples(kept: Kept) -> Mapping[str, Any]:
