@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_opt.actors.timing_lock import TimingLock
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName
 from model_opt.search.evaluator import Measurement, Phase, Purpose
 from model_opt.search.plan import Choice, Plan
@@ -87,6 +88,20 @@ class Acting:
         phase("accuracy")
         while True:
             time.sleep(60)
+
+    def _work(self, phase: Phase) -> None:
+        """As a worker that may be paused, until the file `go` is there."""
+        with TimingLock(folder=self.folder).shared():
+            self._fork(phase)
+            phase("accuracy")
+            (self.folder / "working").touch()
+            while not (self.folder / "go").exists():
+                time.sleep(0.01)
+
+    def _time_alone(self, phase: Phase) -> None:
+        with TimingLock(folder=self.folder).exclusive():
+            (self.folder / "timing").touch()
+            self._sleep(phase)
 
     def _hang(self, phase: Phase) -> None:
         """In C, holding the interpreter's lock: no Python thread or signal handler of this process runs any more."""

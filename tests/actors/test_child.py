@@ -15,8 +15,10 @@ from acting_evaluators import Acting, act
 
 from model_opt.actors.child import MeasuringChild
 from model_opt.actors.deadlines import Deadlines
+from model_opt.actors.process_tree import find_process
+from model_opt.actors.timing_lock import TimingLock
 from model_opt.errors import InvalidInput, MeasurementFailed
-from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.plan import Plan
 
 
@@ -26,6 +28,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def stopped(pid: int) -> bool:
+    process = find_process(pid)
+    return process is not None and process.stopped
 
 
 def until(condition: object, timeout_s: float = 20.0) -> bool:
@@ -163,6 +170,89 @@ def test_grandchildren_end_with_the_child(tmp_path: Path) -> None:
     assert child.pid is None
 
 
+def measured_beside(child: MeasuringChild, action: str) -> tuple[list[Outcome], threading.Thread]:
+    """Measures in a thread; the outcome comes into the list."""
+    child.describe()
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(child.measure(act(action), Purpose.EXPLORE)))
+    thread.start()
+    return outcomes, thread
+
+
+def test_what_it_stands_still_for_others_counts_for_no_deadline(tmp_path: Path) -> None:
+    with MeasuringChild(partial(Acting, tmp_path), deadlines=Deadlines(accuracy_s=2.0)) as child:
+        outcomes, thread = measured_beside(child, "work")
+        assert until((tmp_path / "working").exists)
+        pid, grandchild = child.pid, int((tmp_path / "grandchild").read_text())
+        assert pid is not None
+        with TimingLock(folder=tmp_path).exclusive():
+            assert stopped(pid)
+            assert stopped(grandchild)
+            time.sleep(3)
+        (tmp_path / "go").touch()
+        thread.join()
+        assert isinstance(outcomes[0], Measurement), outcomes
+        assert child.pid == pid
+
+
+def test_of_a_failures_seconds_those_in_which_it_stood_still_are_none(tmp_path: Path) -> None:
+    with MeasuringChild(partial(Acting, tmp_path), deadlines=Deadlines(accuracy_s=1.0)) as child:
+        outcomes, thread = measured_beside(child, "work")
+        assert until((tmp_path / "working").exists)
+        with TimingLock(folder=tmp_path).exclusive():
+            time.sleep(5)
+        thread.join()
+        assert isinstance(outcomes[0], Failure)
+        assert outcomes[0].reason is Reason.DEADLINE
+        assert outcomes[0].seconds["accuracy"] < 5
+
+
+def test_the_searchs_end_ends_it_though_it_stands_still(tmp_path: Path) -> None:
+    with MeasuringChild(partial(Acting, tmp_path)) as child:
+        child.describe()
+        pid, child.deadline = child.pid, time.monotonic() + 2
+        assert pid is not None
+        outcomes, thread = measured_beside(child, "work")
+        assert until((tmp_path / "working").exists)
+        with TimingLock(folder=tmp_path).exclusive():
+            thread.join()
+            assert not alive(pid)
+        assert isinstance(outcomes[0], Failure)
+        assert (outcomes[0].reason, outcomes[0].message) == (Reason.DEADLINE, "the search's time was up")
+
+
+def test_stopped_by_nobody_knows_whom_it_goes_on(tmp_path: Path) -> None:
+    with MeasuringChild(partial(Acting, tmp_path), deadlines=Deadlines(pause_s=0.3)) as child:
+        outcomes, thread = measured_beside(child, "work")
+        assert until((tmp_path / "working").exists)
+        pid, grandchild = child.pid, int((tmp_path / "grandchild").read_text())
+        assert pid is not None
+        for one in (grandchild, pid):
+            os.kill(one, signal.SIGSTOP)
+        assert until(lambda: not stopped(pid) and not stopped(grandchild))
+        (tmp_path / "go").touch()
+        thread.join()
+        assert isinstance(outcomes[0], Measurement)
+
+
+def test_killed_while_it_times_it_leaves_nobody_stopped(tmp_path: Path) -> None:
+    with MeasuringChild(partial(Acting, tmp_path)) as worker, MeasuringChild(partial(Acting, tmp_path)) as timer:
+        worked, working = measured_beside(worker, "work")
+        assert until((tmp_path / "working").exists)
+        timed, timing = measured_beside(timer, "time_alone")
+        assert until((tmp_path / "timing").exists)
+        pid = worker.pid
+        assert pid is not None
+        assert stopped(pid)
+        timer.kill()
+        timing.join()
+        assert isinstance(timed[0], Failure)
+        assert until(lambda: not stopped(pid))
+        (tmp_path / "go").touch()
+        working.join()
+        assert isinstance(worked[0], Measurement)
+
+
 def test_kill_from_another_thread(tmp_path: Path) -> None:
     with MeasuringChild(partial(Acting, tmp_path)) as child:
         child.describe()
@@ -247,6 +337,28 @@ def test_a_hung_child_and_its_children_die_with_a_killed_parent(tmp_path: Path) 
     process.communicate()
     assert until(lambda: not alive(child))
     assert until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
+
+
+def test_a_child_that_stands_still_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    process, child = start_script(tmp_path, "work")
+    assert until((tmp_path / "working").exists)
+    with TimingLock(folder=tmp_path).exclusive():
+        assert stopped(child)
+        process.kill()
+        process.communicate()
+        assert until(lambda: not alive(child))
+        assert until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
+
+
+def test_ctrl_c_ends_a_child_that_stands_still(tmp_path: Path) -> None:
+    process, child = start_script(tmp_path, "work")
+    assert until((tmp_path / "working").exists)
+    with TimingLock(folder=tmp_path).exclusive():
+        assert stopped(child)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
+        assert said == "interrupted None\n"
+        assert not alive(child)
 
 
 def test_ctrl_c_reaches_the_caller_and_ends_the_child(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -27,9 +28,10 @@ class MeasuringChild:
     `sys.path` and folder. It ends with its parent, even if that is killed. After a death or a missed deadline the next
     call starts a fresh one. What it prints goes to a log that keeps its last 16 kB.
 
-    For one thread, except `kill`. `factory` is a callable that cloudpickle can write, or the path of its pickle.
-    `deadline` (monotonic seconds, None: never) ends whatever runs then. `on_phase` is told, in this process, what a
-    measurement is doing. A description with `"seconds": {phase: …}` lets a phase take ten times as long.
+    `allocator` keeps freed memory in it (`ALLOCATOR`). For one thread, except `kill`. `factory` is a callable that
+    cloudpickle can write, or the path of its pickle. `deadline` (monotonic seconds, None: never) ends whatever runs
+    then. `on_phase` is told, in this process, what a measurement is doing. A description with `"seconds": {phase: …}`
+    lets a phase take ten times as long. What a phase stands still while others time is not counted.
     Raises `InvalidInput` where the factory cannot be pickled.
     """
 
@@ -38,12 +40,13 @@ class MeasuringChild:
         factory: Callable[[], Evaluator] | Path,
         *,
         env: Mapping[str, str] | None = None,
+        allocator: bool = True,
         deadlines: Deadlines | None = None,
         on_phase: Phase | None = None,
         deadline: float | None = None,
     ) -> None:
         self._factory = _open_factory(factory)
-        self._env = ALLOCATOR | dict(env or {})
+        self._env = (ALLOCATOR if allocator else {}) | dict(env or {})
         self._deadlines = deadlines or Deadlines()
         self._on_phase = on_phase
         self.deadline = deadline
@@ -119,7 +122,7 @@ class MeasuringChild:
         if self._process is not None and self._process.exit_code() is None:
             return self._process
         self._drop()
-        self._process = process = ChildProcess(self._factory, self._env)
+        self._process = process = ChildProcess(self._factory, self._env, pause_s=self._deadlines.pause_s)
         self.starts += 1
         try:
             answer = self._ask(process, "describe", (), "start", None, _Stopwatch())
@@ -150,8 +153,9 @@ class MeasuringChild:
             process.request(method, arguments)
             while True:
                 watch.enter(phase)
-                end = watch.began + (self._limit_s(phase) if limit_s is None else limit_s)
-                answer = process.answer(min(end, self.deadline or end))
+                most_s = self._limit_s(phase) if limit_s is None else limit_s
+                with watch.running(process):
+                    answer = process.answer(most_s, self.deadline)
                 if answer[0] != "phase":
                     return answer
                 phase = answer[1]
@@ -163,7 +167,7 @@ class MeasuringChild:
         except TimeoutError:
             self._drop()
             whole = self.deadline is not None and time.monotonic() >= self.deadline
-            what = "the search's time was up" if whole else f"{phase} took longer than {end - watch.began:.0f} s"
+            what = "the search's time was up" if whole else f"{phase} took longer than {most_s:.0f} s"
             raise Died(Reason.DEADLINE, what) from None
         except BaseException:
             self._drop()
@@ -175,7 +179,7 @@ class MeasuringChild:
 
 
 class _Stopwatch:
-    """The seconds spent in each phase."""
+    """The seconds spent in each phase, pauses left out."""
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = {}
@@ -185,6 +189,15 @@ class _Stopwatch:
     def enter(self, phase: str) -> None:
         self._spent = self.seconds()
         self._phase, self.began = phase, time.monotonic()
+
+    @contextmanager
+    def running(self, process: ChildProcess) -> Iterator[None]:
+        """Leaves out what `process` stands still inside the block."""
+        before = process.paused_s
+        try:
+            yield
+        finally:
+            self.began += process.paused_s - before
 
     def seconds(self) -> dict[str, float]:
         if not self._phase:

@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from model_opt.actors import frames
+from model_opt.actors.process_tree import call_itself_guard
 from model_opt.errors import MeasurementFailed, TechniqueError
 from model_opt.search.evaluator import Evaluator, Reason
 
@@ -35,9 +36,11 @@ def main(connection_fd: int, factory_fd: int, life_fd: int) -> None:
 
 
 def _fork_guard(life_fd: int, *, keep: int, close: tuple[int, ...]) -> None:
-    """Leaves a small process behind that kills the whole group when the parent dies, however hard this one hangs."""
+    """Leaves a small process behind that kills the whole group when the parent dies, however hard this one hangs, and
+    also while all others of the group stand still for another's timing."""
     if os.fork():
         return
+    call_itself_guard()
     for fd in (0, 1, 2, *close):
         if fd != keep:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 from model_opt.actors import frames
 from model_opt.actors.child_loop import is_out_of_memory
+from model_opt.actors.process_tree import find_process, resume_tree
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import Reason
 
@@ -40,9 +42,13 @@ class Died(Exception):
 
 
 class ChildProcess:
-    """One measuring process: starting it, its frames, its log, its death. `kill` may be called from any thread."""
+    """One measuring process: starting it, its frames, its log, its death. `kill` may be called from any thread.
 
-    def __init__(self, factory: BinaryIO, env: Mapping[str, str]) -> None:
+    `paused_s` are the seconds that it stood still while somebody waited for its answers; `pause_s` is how long it may
+    do so in one go.
+    """
+
+    def __init__(self, factory: BinaryIO, env: Mapping[str, str], *, pause_s: float) -> None:
         self._connection, theirs = socket.socketpair()
         life_read, self._life = os.pipe()  # closed by the kernel when this process dies
         fds = [theirs.fileno(), factory.fileno(), life_read]
@@ -61,6 +67,8 @@ class ChildProcess:
             theirs.close()
             os.close(life_read)
         self.pid = self._process.pid
+        self.paused_s = 0.0
+        self._pause_s = pause_s
         self._reader = frames.FrameReader(self._connection)
         self._serial = 0
         self._oom_kills = _oom_kills()
@@ -78,10 +86,16 @@ class ChildProcess:
         except Exception as error:
             raise InvalidInput(f"the arguments of {method} cannot be pickled: {error}") from error
 
-    def answer(self, end: float) -> tuple[Any, ...]:
-        """The next frame of the running request; raises `TimeoutError` at `end` (monotonic seconds), or `Died`."""
+    def answer(self, limit_s: float, deadline: float | None) -> tuple[Any, ...]:
+        """The next frame of the running request. Raises `TimeoutError` once it has run for `limit_s` seconds, pauses
+        not counted, or at `deadline` (monotonic seconds), or `Died`."""
+        end, before, pause = time.monotonic() + limit_s, self.paused_s, _Pause()
         while True:
-            left = end - time.monotonic()
+            self.paused_s += pause.look(self.pid)
+            if pause.seconds > self._pause_s:
+                resume_tree(self.pid)
+                pause = _Pause()
+            left = min(end + self.paused_s - before, deadline or math.inf) - time.monotonic()
             ended = self.exit_code() is not None
             try:
                 frame = self._reader.receive(min(POLL_S, max(left, 0.0)))
@@ -131,6 +145,25 @@ class ChildProcess:
         killed = code == -signal.SIGKILL and _oom_kills() > self._oom_kills
         reason = Reason.OUT_OF_MEMORY if killed or is_out_of_memory(tail) else Reason.CRASH
         return Died(reason, f"the measuring process ended with {died}" + (f"; it said last:\n{tail}" if tail else ""))
+
+
+class _Pause:
+    """How long a process has stood still, looked at now and then."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._looked = time.monotonic()
+
+    def look(self, pid: int) -> float:
+        """The seconds since the last look if the process stands still now, else 0."""
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        process = find_process(pid)
+        if process is None or not process.stopped:
+            self.seconds = 0.0
+            return 0.0
+        self.seconds += since
+        return since
 
 
 class _Log:

@@ -10,7 +10,9 @@ BASELINE_FACTOR = 10
 @dataclass(frozen=True, kw_only=True)
 class Deadlines:
     """Seconds that a phase may take. `start_s` covers opening the factory and describing the baseline; `wait_s` is for
-    the phase "wait", in which an evaluator queues for the timing lock; `other_s` for phases that are not named here."""
+    the phase "wait", in which an evaluator queues for the timing lock; `other_s` for phases that are not named here.
+    What a process stands still for others' timing is not counted; after `pause_s` of it in one go it is told to go on,
+    since whoever stopped it must be gone."""
 
     start_s: float = 900.0
     prepare_s: float = 300.0
@@ -20,6 +22,7 @@ class Deadlines:
     save_s: float = 300.0
     wait_s: float = 3600.0
     other_s: float = 600.0
+    pause_s: float = 120.0
 
     def limit_s(self, phase: str, baseline_s: Mapping[str, float]) -> float:
         """The limit of `phase`: its own, or ten times what the baseline needed for it if that is longer."""
