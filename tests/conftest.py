@@ -36,7 +36,7 @@ def two_fresh_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two fresh processes time a result, the fewest that give an interval; outside of `make soak`, and of fixtures
     that serve a whole module: those have the usual four."""
     if not os.environ.get("MODEL_OPT_SOAK"):
-        monkeypatch.setattr("model_opt.autotuner.finish.STARTS", 2)
+        monkeypatch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)
 
 
 def _session_server(name: str, factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -7,8 +7,11 @@ import pytest
 from scipy import stats
 
 from model_opt.autotuner.engine import Found
-from model_opt.autotuner.finish import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _candidates, front, prediction
+from model_opt.autotuner.finish import BUSY, _candidates, _speedup, front
+from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
 from model_opt.autotuner.result import GIVEN, Observed
+from model_opt.autotuner.wording import interval_text
+from model_opt.compression.fresh import Comparison
 from model_opt.search import Decision, Limit, Measurement, Objective, Plan, Searcher, SearchSpace
 
 
@@ -53,3 +56,70 @@ def test_the_original_comes_before_what_is_slower_or_breaks_a_constraint_and_is_
     assert _candidates(found, wanted)[:2] == [fast, Plan()]
     without = Found(best=searcher.recommend(), observed=observed[:1] + observed[2:], searcher=searcher, ended="budget")
     assert {point.plan for point in front(without)} == {Plan(), lossy}
+
+
+def found_with(plan, *log_speedups, disturbed=()):
+    """A search that has measured `plan`, each time with one of `log_speedups`."""
+    space = SearchSpace([Decision("prune", ["0", "0.25"], True)])
+    wanted = Objective(metric="log_speedup", maximize=True)
+    original = Measurement(plan=Plan(), samples={"log_speedup": (0.0,)})
+    searcher = Searcher(space, wanted, budget=3, given=[original], noise={"log_speedup": 0.001})
+    for value in log_speedups:
+        searcher.tell(Measurement(plan=plan, samples={"log_speedup": (value,)}))
+    observed = tuple(
+        Observed(plan=plan, purpose="explore", at_s=0.0, metrics={"log_speedup": value}, disturbed=disturbed)
+        for value in log_speedups
+    )
+    return Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")
+
+
+def starts(*log_speedups, quiet=True):
+    return _figures(
+        [
+            Comparison(
+                log_speedup=value, baseline_ms=math.exp(value), plan_ms=1.0, peak_bytes=None, busy=0.5, quiet=quiet
+            )
+            for value in log_speedups
+        ],
+        None,
+    )
+
+
+PRUNED = SearchSpace([Decision("prune", ["0", "0.25"], True)]).plan({"prune": "0.25"})
+
+
+def test_a_busy_machines_figure_is_never_handed_out_as_one():
+    found = found_with(PRUNED, 1.0)
+    figure = _speedup(PRUNED, found, starts(4.0, 4.2, quiet=False))
+    assert figure.doubt == BUSY
+    assert figure.value == pytest.approx(math.e)
+    assert figure.low < math.exp(1.0) < math.exp(4.1) < figure.high
+    assert interval_text(figure).startswith("too uncertain to say, not measured: other programs kept the machine busy")
+
+
+def test_where_the_search_was_disturbed_too_nothing_is_claimed():
+    found = found_with(PRUNED, 3.0, disturbed=("log_speedup",))
+    assert _speedup(PRUNED, found, None).doubt == BUSY
+    assert _speedup(PRUNED, found, starts(4.0, 4.2, quiet=False)).doubt == BUSY
+    quiet = _speedup(PRUNED, found, starts(1.0, 1.1))
+    assert (quiet.doubt, quiet.value) == ("", pytest.approx(math.exp(1.05)))
+
+
+def test_disturbed_starts_are_left_out_where_there_are_enough_others():
+    seen = [starts(1.0, 1.1), starts(5.0, quiet=False)]
+    mixed = _figures(
+        [
+            Comparison(log_speedup=v, baseline_ms=1.0, plan_ms=1.0, peak_bytes=None, busy=None, quiet=v < 2)
+            for v in (1.0, 5.0, 1.1)
+        ],
+        None,
+    )
+    assert mixed.quiet and not seen[1].quiet
+    assert mixed.speedup == seen[0].speedup
+
+
+def test_a_search_and_fresh_processes_that_contradict_each_other_are_both_covered():
+    found = found_with(PRUNED, 2.0)
+    figure = _speedup(PRUNED, found, starts(1.0, 1.05, 0.95, 1.0))
+    assert figure.doubt and figure.low < math.exp(1.0) and figure.high > math.exp(2.0)
+    assert not _speedup(PRUNED, found_with(PRUNED, 1.1), starts(1.0, 1.05, 0.95, 1.0)).doubt

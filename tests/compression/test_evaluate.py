@@ -139,7 +139,8 @@ def test_outputs_that_are_not_finite_are_no_accuracy():
 
 def test_a_model_against_itself_is_as_fast_as_itself(model):
     paired = time_pair(model, model, IMAGES[:4], blocks=5, at_most_s=5)
-    assert len(paired.log_ratios) == 5 and abs(float(np.median(paired.log_ratios))) < 1.0
+    assert 3 <= len(paired.log_ratios) <= 5  # fewer where other programs take too much of the five seconds
+    assert abs(float(np.median(paired.log_ratios))) < 1.0
     assert paired.baseline_ms.min() > 0
 
 
@@ -160,7 +161,8 @@ def test_a_call_that_is_long_is_not_made_more_often_than_it_must(monkeypatch):
     monkeypatch.setattr("model_opt.compression.timing.LONG_S", 0.15)
     slow, quick = Sleeper(0.32), Sleeper(0.016)
     paired = time_pair(slow, quick, IMAGES[:4], blocks=7, at_most_s=0.1)
-    assert (slow.calls, quick.calls) == (5, 6)  # three blocks of one turn each, and two or three to be warm
+    assert (slow.calls, quick.calls) == (5, 9)  # three blocks of one turn each, and two or three to be warm; the quick
+    # one, which the slow one has left cold, has a call that is not timed before each turn
     assert np.exp(paired.log_ratios.mean()) == pytest.approx(20, rel=0.5)
 
 

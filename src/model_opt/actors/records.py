@@ -82,7 +82,8 @@ def _outcome(outcome: Outcome) -> Mapping[str, object]:
     if isinstance(outcome, Failure):
         return shared | {"reason": outcome.reason, "message": outcome.message}
     samples = {metric: [float(value) for value in values] for metric, values in outcome.samples.items()}
-    return shared | {"samples": samples, "notes": list(outcome.notes), "partial": outcome.partial}
+    told = {"samples": samples, "notes": list(outcome.notes), "partial": outcome.partial}
+    return shared | told | {"disturbed": sorted(outcome.disturbed)}
 
 
 def _read_outcome(fields: Mapping[str, Any]) -> Outcome:
@@ -96,6 +97,7 @@ def _read_outcome(fields: Mapping[str, Any]) -> Outcome:
         seconds=seconds,
         notes=tuple(fields["notes"]),
         partial=bool(fields.get("partial", False)),
+        disturbed=frozenset(fields.get("disturbed", ())),
     )
 
 

@@ -1,38 +1,27 @@
 """The final figures: the optimised model saved, loaded in fresh processes, and timed there beside the original."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cmp_to_key, partial
+from functools import cmp_to_key
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from scipy import stats
 
-from model_opt.actors.child import MeasuringChild
+from model_opt.actors.child import ALLOCATOR, MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
+from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
 from model_opt.autotuner.result import Figure, ParetoPoint, pareto_points
 from model_opt.compression.evaluate import Task, kept_model
-from model_opt.compression.fresh import Comparison, FreshTiming
-from model_opt.compression.inputs import Inputs
 from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
 from model_opt.search.beliefs import Estimate
-from model_opt.search.evaluator import Evaluator
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 
-STARTS = 4
-FEWEST_STARTS = 2
 SAVE_S = 900.0
-USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
-"""Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
-USUAL_DRIFT = 0.06
-"""Standard deviation of log speed-up between one minute and another: what a machine's other tenants and its clock do to
-two models unequally. All starts of a result share it; `benchmarks/intervals.py` shows whether it is enough."""
+BUSY = "not measured: other programs kept the machine busy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +67,7 @@ def conclude(
                     threads=task.threads,
                     deadline=deadline,
                     on_start=_announce(callbacks, plan),
+                    searched=_searched(plan, found),
                 )
             return _answer(plan, model, found, objective, fresh, notes)
         except MeasurementFailed as error:
@@ -115,31 +105,52 @@ def _means(found: Found) -> dict[Plan, Mapping[str, float]]:
 
 
 def _answer(
-    plan: Plan, model: Path, found: Found, objective: Objective, fresh: "FreshFigures | None", notes: Sequence[str]
+    plan: Plan, model: Path, found: Found, objective: Objective, fresh: FreshFigures | None, notes: Sequence[str]
 ) -> Answer:
     seen = [o.metrics for o in found.observed if o.plan == plan and o.failure is None]
     metrics = seen[-1] if seen else dict.fromkeys(("log_speedup", "log_size_ratio", "accuracy_drop"), 0.0)
     drop, error = metrics["accuracy_drop"], metrics.get("accuracy_error", 0.0)
     figures = {
-        "speedup": fresh.speedup if fresh else _in_process(plan, found, metrics),
+        "speedup": _speedup(plan, found, fresh),
         "compression_ratio": Figure.exact(math.exp(metrics["log_size_ratio"])),
         "accuracy_drop": _lost(drop, error),
     }
     if fresh:
         figures["latency_ms"] = fresh.latency_ms
-        if fresh.peak_memory_ratio:
-            figures["peak_memory_ratio"] = fresh.peak_memory_ratio
+        figures |= {name: figure for name, figure in fresh.others.items() if figure is not None}
     final = dict(metrics) | {"log_speedup": math.log(figures["speedup"].value)}
     told = objective.violation(final) == 0
     doubts = [*notes, *_doubts(plan, fresh, found, told)]
     return Answer(plan=plan, model=model, figures=figures, feasible=told, notes=tuple(doubts))
 
 
-def _in_process(plan: Plan, found: Found, metrics: Mapping[str, float]) -> Figure:
-    """The speed-up as the search saw it, where no fresh process could be afforded."""
+def _searched(plan: Plan, found: Found) -> Searched:
+    """From the measurements of `plan` that nobody disturbed, where there are any."""
+    seen = [o for o in found.observed if o.plan == plan and "log_speedup" in o.metrics]
+    quiet = [o for o in seen if "log_speedup" not in o.disturbed]
+    mean = float(np.mean([o.metrics["log_speedup"] for o in quiet or seen]))
+    belief = found.searcher.predict([plan])[0]["log_speedup"]
+    return Searched(mean=mean, figure=_faster(mean, belief), disturbed=not quiet)
+
+
+def _speedup(plan: Plan, found: Found, fresh: FreshFigures | None) -> Figure:
+    """The speed-up by fresh processes; where the machine was never quiet there, or they contradict the search, with an
+    interval that covers what both saw."""
     if not plan.choices:
         return Figure.exact(1.0)
-    return _faster(metrics["log_speedup"], found.searcher.predict([plan])[0]["log_speedup"])
+    searched = _searched(plan, found)
+    if fresh is None:
+        return replace(searched.figure, doubt=BUSY if searched.disturbed else "")
+    if fresh.quiet and not searched.contradicts(fresh.logs):
+        return fresh.speedup
+    value = fresh.speedup.value if fresh.quiet or searched.disturbed else searched.figure.value
+    doubt = "the search measured something else" if fresh.quiet else BUSY
+    return Figure(
+        value=value,
+        low=min(fresh.speedup.low, searched.figure.low),
+        high=max(fresh.speedup.high, searched.figure.high),
+        doubt=doubt,
+    )
 
 
 def _faster(log_speedup: float, belief: Estimate) -> Figure:
@@ -153,7 +164,7 @@ def _lost(drop: float, error: float) -> Figure:
     return Figure(value=drop, low=drop - 1.96 * error, high=drop + 1.96 * error)
 
 
-def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bool) -> list[str]:
+def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool) -> list[str]:
     notes = []
     if not feasible:
         notes.append("no measured plan keeps every constraint: this is the one that comes closest")
@@ -161,14 +172,22 @@ def _doubts(plan: Plan, fresh: "FreshFigures | None", found: Found, feasible: bo
         notes.append("nothing that was measured beats the model as it is under these constraints")
     if plan.choices and fresh is None:
         notes.append("no time was left for fresh processes: the speed-up is the search's own measurement")
-    if fresh and fresh.busy is not None and fresh.busy > 0.1:
+    if fresh and not fresh.quiet:
         notes.append(
-            f"the machine was busy: other programs used up to {fresh.busy:.0%} of it during the final timing. Threads "
-            "that wait for a processor slow the two models unequally: the speed-up and its interval are those of a "
-            "machine as busy as this; time again on a quiet one, or with fewer threads"
+            f"the speed-up was not measured: other programs used up to {fresh.busy or 0:.0%} of the processors all "
+            "through the final timing. Its interval covers what the search and the fresh processes saw; time again on "
+            "a quiet machine, or with fewer threads"
         )
-    if plan.choices:
-        notes.append("timed with an allocator that keeps freed memory, for the original and the optimised model alike")
+    if fresh and fresh.quiet and (searched := _searched(plan, found)).contradicts(fresh.logs):
+        notes.append(
+            f"the search measured {math.exp(searched.mean):.2f}x, {len(fresh.logs)} fresh processes "
+            f"{fresh.speedup.value:.2f}x: the interval covers both"
+        )
+    if fresh and (usual := fresh.others.get("speedup_usual_allocator")):
+        notes.append(
+            "both were timed with an allocator that keeps freed memory; a process without it, as yours usually is, "
+            f"saw {usual.value:.2f}x ({' '.join(f'{k}={v}' for k, v in ALLOCATOR.items())} in its environment does it)"
+        )
     return notes
 
 
@@ -189,98 +208,3 @@ def _intervals(point: ParetoPoint, belief: Mapping[str, Estimate], error: float)
     faster = _faster(math.log(point.speedup), belief["log_speedup"])
     lost = _lost(point.accuracy_drop, error)
     return {"speedup": (faster.low, faster.high), "accuracy_drop": (lost.low, lost.high)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreshFigures:
-    """Speed and memory over several process starts."""
-
-    speedup: Figure
-    latency_ms: Figure
-    baseline_ms: float
-    peak_memory_ratio: Figure | None
-    starts: int
-    busy: float | None
-
-
-def time_fresh(
-    baseline: Path,
-    plan: Path,
-    example: Inputs,
-    *,
-    threads: int,
-    deadline: float | None,
-    on_start: Callable[[int, int], None],
-) -> FreshFigures | None:
-    """Compares the two saved models in `STARTS` fresh processes, fewer where `deadline` (monotonic seconds) is near.
-
-    None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
-    """
-    seen: list[Comparison] = []
-    longest = 0.0
-    for number in range(STARTS):
-        started = time.monotonic()
-        if deadline is not None and started + 1.2 * longest > deadline:
-            break
-        on_start(number + 1, STARTS)
-        try:
-            seen.append(one_start(baseline, plan, example, threads, number % 2 == 0, deadline))
-        except MeasurementFailed:
-            if deadline is not None and time.monotonic() >= deadline:
-                break
-            raise
-        longest = max(longest, time.monotonic() - started)
-    return _figures(seen) if len(seen) >= FEWEST_STARTS else None
-
-
-def one_start(
-    baseline: Path, plan: Path, example: Inputs, threads: int, plan_first: bool, deadline: float | None
-) -> Comparison:
-    """One fresh process: loads both saved models, the plan's first if `plan_first`, and times them in turn."""
-    # A function of this module would make the process import all of it.
-    factory = partial(FreshTiming, baseline, plan, example, threads=threads, plan_first=plan_first)
-    with MeasuringChild(cast(Callable[[], Evaluator], factory), deadline=deadline) as child:
-        made: Comparison = child.call("compare", phase="time", phase_deadline=300.0)
-        return made
-
-
-def _figures(seen: Sequence[Comparison]) -> FreshFigures:
-    ratios = np.array([one.log_speedup for one in seen])
-    plan_ms = np.log([one.plan_ms for one in seen])
-    peaks = [[one.peak_bytes for one in seen[first::2]] for first in (0, 1)]
-    busy = [one.busy for one in seen if one.busy is not None]
-    return FreshFigures(
-        speedup=prediction(ratios),
-        latency_ms=prediction(plan_ms),
-        baseline_ms=float(np.median([one.baseline_ms for one in seen])),
-        peak_memory_ratio=_memory_ratio(*peaks),
-        starts=len(seen),
-        busy=max(busy, default=None),
-    )
-
-
-def prediction(logs: np.ndarray) -> Figure:
-    """The exponential of the mean of `logs`, `[starts]`, with the 95 % interval for one more start at another time.
-
-    Student's t; the variance is that of the starts with `USUAL_SPREAD` as `USUAL_DEGREES` further degrees of freedom
-    (a scaled inverse chi-squared prior: Gelman et al., Bayesian Data Analysis, section 3.3), since two or three starts
-    that happen to agree, or not, say little by themselves. `USUAL_DRIFT` comes twice, for then and for now, undivided.
-    """
-    n = len(logs)
-    degrees = USUAL_DEGREES + n - 1
-    variance = (USUAL_DEGREES * USUAL_SPREAD**2 + float(((logs - logs.mean()) ** 2).sum())) / degrees
-    spread = math.sqrt(variance * (1 + 1 / n) + 2 * USUAL_DRIFT**2)
-    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * spread
-    return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
-
-
-def _memory_ratio(plan: Sequence[int | None], baseline: Sequence[int | None]) -> Figure | None:
-    """Peak memory of the original ÷ of the optimised model, from the starts in which each was loaded first."""
-    ours, theirs = [p for p in plan if p], [p for p in baseline if p]
-    if not ours or not theirs:
-        return None
-    return Figure(
-        value=float(np.mean(theirs) / np.mean(ours)),
-        low=min(theirs) / max(ours),
-        high=max(theirs) / min(ours),
-    )

@@ -21,13 +21,15 @@ from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sens
 from model_opt.compression.shipping import save_model, size_bytes
 from model_opt.compression.signature import sign_model
 from model_opt.compression.technique import Material
-from model_opt.compression.timing import Paired, time_pair
+from model_opt.compression.timing import Paired, time_pair, warm_up
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Phase, Purpose
 from model_opt.search.plan import Plan
 
 BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
 TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
+PATIENCE_S = {Purpose.EXPLORE: 6.0, Purpose.VERIFY: 16.0}
+"""How much longer a plan is timed on a busy machine, until enough of it was undisturbed."""
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
@@ -151,7 +153,8 @@ class CompressionEvaluator:
         paired = self._time(model, purpose, clock)
         samples |= {"log_speedup": tuple(paired.log_ratios.tolist()), "latency_ms": tuple(paired.plan_ms.tolist())}
         if may_drop and self._too_slow(paired, _SURE):
-            return _dropped(plan, samples, clock, "clearly too slow: not judged", *_doubts(paired))
+            why = ("clearly too slow: not judged", *_doubts(paired))
+            return replace(_dropped(plan, samples, clock, *why), disturbed=_disturbed(paired))
         clock("accuracy")
         drop, notes = self._drop(model)
         self._keep(plan, model, float(np.median(paired.log_ratios)), drop, clock)
@@ -163,6 +166,7 @@ class CompressionEvaluator:
             samples=samples,
             seconds=clock.seconds,
             partial=not drop.whole,
+            disturbed=_disturbed(paired),
             notes=(*notes, *_doubts(paired)),
         )
 
@@ -224,10 +228,20 @@ class CompressionEvaluator:
             return apply_plan(plan, self._material)
 
     def _time(self, model: nn.Module, purpose: Purpose, phase: Phase = lambda name: None) -> Paired:
-        blocks = self._task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
+        task = self._task
+        blocks = task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
+        with self._lock("shared"):
+            warm_up(model, task.example)
         with self._lock("exclusive"):
             phase("time")
-            return time_pair(self._task.model, model, self._task.example, blocks=blocks, at_most_s=TIMING_S[purpose])
+            return time_pair(
+                task.model,
+                model,
+                task.example,
+                blocks=blocks,
+                at_most_s=TIMING_S[purpose],
+                patience_s=PATIENCE_S[purpose],
+            )
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
         limit = self._task.accuracy_limit
@@ -288,12 +302,16 @@ def _judge(task: Task) -> Judge:
     return FidelityJudge(task.held_out, task.model, task.judged_on)
 
 
+def _disturbed(paired: Paired) -> frozenset[str]:
+    return frozenset() if paired.quiet else frozenset({"log_speedup", "latency_ms"})
+
+
 def _doubts(paired: Paired) -> tuple[str, ...]:
     notes = []
     if paired.drift > 0.05:
         notes.append(f"the original's own time drifted by {paired.drift:.0%} during the measurement")
-    if paired.busy is not None and paired.busy > 0.1:
-        notes.append(f"other programs used {paired.busy:.0%} of the processors during the measurement")
+    if not paired.quiet:
+        notes.append("other programs disturbed all of the timing: its figures are those of a busy machine")
     return tuple(notes)
 
 

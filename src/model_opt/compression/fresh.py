@@ -18,13 +18,17 @@ TIMING_S = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One process's timing. `peak_bytes` is of the model that was loaded first, None where the system does not tell."""
+    """One process's timing. `peak_bytes` is of the model that was loaded first, None where the system does not tell.
+
+    `quiet` is False where other programs held the process up all the time: the figures are then a busy machine's.
+    """
 
     log_speedup: float
     baseline_ms: float
     plan_ms: float
     peak_bytes: int | None
     busy: float | None
+    quiet: bool = True
 
     @property
     def speedup(self) -> float:
@@ -48,16 +52,26 @@ class FreshTiming:
         """Nothing is known before the comparison."""
         return {}
 
-    def compare(self) -> Comparison:
-        """Loads and times both. Raises what loading or calling the models raises."""
+    def compare(self, patience_s: float) -> Comparison:
+        """Loads and times both, for `patience_s` seconds more than usual where others disturb. Raises what loading or
+        calling the models raises.
+        """
         first, peak = peak_memory_bytes(lambda: load_model(self._paths[self._first]), self._example)
         second = "baseline" if self._first == "plan" else "plan"
         models = {self._first: first, second: load_model(self._paths[second])}
-        paired = time_pair(models["baseline"], models["plan"], self._example, blocks=BLOCKS, at_most_s=TIMING_S)
+        paired = time_pair(
+            models["baseline"],
+            models["plan"],
+            self._example,
+            blocks=BLOCKS,
+            at_most_s=TIMING_S,
+            patience_s=patience_s,
+        )
         return Comparison(
             log_speedup=float(np.median(paired.log_ratios)),
             baseline_ms=float(np.median(paired.baseline_ms)),
             plan_ms=float(np.median(paired.plan_ms)),
             peak_bytes=peak,
             busy=paired.busy,
+            quiet=paired.quiet,
         )

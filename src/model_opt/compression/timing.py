@@ -1,17 +1,16 @@
 """Timing two models against each other: in turn (A B A B …), warm, so that a drifting machine slows both alike."""
 
-import resource
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from model_opt.compression.inputs import Inputs, call
+from model_opt.compression.disturbance import OtherPrograms, RunQueue
+from model_opt.compression.inputs import Inputs, call, tensors
 
 WARM_CALLS = 3
 LONG_S = 0.5
@@ -20,18 +19,30 @@ TURN_S = 0.008
 """One model's turn lasts about this long: far more than the clock's resolution, less than most disturbances."""
 TURNS = 5
 """A block is the median of this many turns of each model, of fewer where one call is long."""
+FEWEST_BLOCKS = 3
+SETTLE_S = 0.02
+"""A model whose call is shorter than this gets a call that is not timed before each turn."""
+DISTURBED = 0.03
+"""A turn is disturbed where threads waited for a processor for more than this share of it."""
+ALONE = 0.01
+"""Where others used less than this share of the processors, it was the model's own threads that waited for each
+other: it has more of them than there are processors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """Timings of a plan beside its baseline, one value a block: `baseline_ms` and `plan_ms`, both `[blocks]`.
 
-    `busy` is the share of the machine's processor time that other programs took meanwhile, or None if unknown.
+    `quiet` says that all of it was timed while nobody held this process up; where False there was no such time, and the
+    figures are those of a busy machine. `busy` is the share of the processors that other programs took meanwhile, or
+    None if unknown; `set_aside` the share of turns that others disturbed.
     """
 
     baseline_ms: np.ndarray
     plan_ms: np.ndarray
     busy: float | None
+    quiet: bool = True
+    set_aside: float = 0.0
 
     @property
     def log_ratios(self) -> np.ndarray:
@@ -47,21 +58,88 @@ class Paired:
         return float(abs(np.median(self.baseline_ms[half:]) / np.median(self.baseline_ms[:half]) - 1))
 
 
-def time_pair(baseline: nn.Module, plan: nn.Module, inputs: Inputs, *, blocks: int, at_most_s: float) -> Paired:
-    """Times both in turn for `blocks` blocks, or fewer (at least 3) once `at_most_s` seconds are spent."""
+def time_pair(
+    baseline: nn.Module, plan: nn.Module, inputs: Inputs, *, blocks: int, at_most_s: float, patience_s: float = 0.0
+) -> Paired:
+    """Times both in turn for `blocks` blocks, or fewer (at least 3) once `at_most_s` seconds are spent.
+
+    Turns in which threads waited for a processor that others had are set aside. Where too few are left after
+    `at_most_s` it goes on for up to `patience_s` more seconds, with shorter turns, which fit between two of others'.
+    """
+    with torch.inference_mode(), RunQueue() as queue:
+        warm = [_warmed(model, inputs) for model in (baseline, plan)]
+        turns = _turns(sum(turn_s for _, turn_s in warm))
+        sides = [
+            _Side(model=m, calls=calls, settles=turn_s / calls < SETTLE_S)
+            for m, (calls, turn_s) in zip((baseline, plan), warm, strict=True)
+        ]
+        others, started, taken = OtherPrograms(), time.perf_counter(), 0
+        while True:
+            for side in sides:
+                side.take_turn(inputs, queue)
+            taken += 1
+            spent_s, quiet = time.perf_counter() - started, min(len(side.quiet_ms) for side in sides)
+            if quiet >= blocks * turns or (spent_s >= at_most_s and quiet >= FEWEST_BLOCKS * turns):
+                break
+            if taken >= FEWEST_BLOCKS * turns and spent_s >= at_most_s + patience_s:
+                break
+            if taken % (FEWEST_BLOCKS * turns) == 0:
+                for side in sides:
+                    side.shorten_turns()
+    return _paired(sides, turns, blocks, others.share())
+
+
+def _paired(sides: "Sequence[_Side]", turns: int, most: int, busy: float | None) -> Paired:
+    """The turns as up to `most` blocks: the quiet ones, if there are enough; all, if nobody else held them up."""
+    alone = busy is not None and busy < ALONE
+    quiet = not alone and min(len(side.quiet_ms) for side in sides) >= FEWEST_BLOCKS
+    times = [side.quiet_ms if quiet else side.all_ms for side in sides]
+    fewest = min(map(len, times))
+    blocks = max(min(fewest, FEWEST_BLOCKS), min(most, fewest // turns))
+    baseline_ms, plan_ms = ([float(np.median(part)) for part in np.array_split(one, blocks)] for one in times)
+    aside = 1 - sum(len(side.quiet_ms) for side in sides) / sum(len(side.all_ms) for side in sides)
+    return Paired(
+        baseline_ms=np.array(baseline_ms),
+        plan_ms=np.array(plan_ms),
+        busy=busy,
+        quiet=quiet or alone,
+        set_aside=0.0 if alone else aside,
+    )
+
+
+@dataclass(kw_only=True)
+class _Side:
+    """One of two models that are timed in turn. A turn is `calls` calls; `all_ms` and `quiet_ms` have the milliseconds
+    of one call, a value a turn."""
+
+    model: nn.Module
+    calls: int
+    settles: bool
+    all_ms: list[float] = field(default_factory=list)
+    quiet_ms: list[float] = field(default_factory=list)
+
+    def take_turn(self, inputs: Inputs, queue: RunQueue) -> None:
+        """One turn; the first call of a short one is not timed: the other model's threads still spin, the caches are
+        full of its weights."""
+        if self.settles:
+            call(self.model, inputs)
+        before_s = queue.waited_s()
+        ms = _turn_ms(self.model, inputs, self.calls)
+        waited_s = queue.waited_s() - before_s
+        self.all_ms.append(ms)
+        if not queue.known or waited_s <= DISTURBED * ms * self.calls / 1000:
+            self.quiet_ms.append(ms)
+
+    def shorten_turns(self) -> None:
+        """Where most turns are disturbed, shorter ones are more often not."""
+        if self.calls > 1 and len(self.quiet_ms) < len(self.all_ms) / 2:
+            self.calls = max(1, self.calls // 4)
+
+
+def warm_up(model: nn.Module, inputs: Inputs) -> None:
+    """Calls `model` until it is warm: what a runtime compiles on its first call is compiled."""
     with torch.inference_mode():
-        (many, baseline_s), (plan_many, plan_s) = _warmed(baseline, inputs), _warmed(plan, inputs)
-        calls, turns = (many, plan_many), _turns(baseline_s + plan_s)
-        started, other = time.perf_counter(), OtherPrograms()
-        times: list[NDArray[np.float64]] = []
-        while len(times) < blocks and (len(times) < 3 or time.perf_counter() - started < at_most_s):
-            pairs = [
-                [_turn_ms(model, inputs, n) for model, n in zip((baseline, plan), calls, strict=True)]
-                for _ in range(turns)
-            ]
-            times.append(np.median(pairs, axis=0))
-    table = np.array(times)
-    return Paired(baseline_ms=table[:, 0], plan_ms=table[:, 1], busy=other.share())
+        _warmed(model, inputs)
 
 
 def _warmed(model: nn.Module, inputs: Inputs) -> tuple[int, float]:
@@ -91,42 +169,9 @@ def _turn_ms(model: nn.Module, inputs: Inputs, calls: int) -> float:
 
 
 def _synchroniser(inputs: Inputs) -> Callable[[], None]:
-    from model_opt.compression.inputs import tensors
-
     if any(leaf.is_cuda for leaf in tensors(inputs)):
         return torch.cuda.synchronize
     return lambda: None
-
-
-class OtherPrograms:
-    """How much of the machine other programs use, from /proc/stat; knows nothing where that is missing."""
-
-    def __init__(self) -> None:
-        self._busy_s, self._own_s = _machine_busy_s(), _own_s()
-        self._started = time.perf_counter()
-
-    def share(self) -> float | None:
-        """Processor seconds of others ÷ (seconds × processors) since this was made, in [0, 1]."""
-        busy_s = _machine_busy_s()
-        if busy_s is None or self._busy_s is None:
-            return None
-        elapsed_s = max(time.perf_counter() - self._started, 1e-9)
-        others_s = (busy_s - self._busy_s) - (_own_s() - self._own_s)
-        return float(np.clip(others_s / (elapsed_s * (torch.get_num_threads() or 1)), 0, 1))
-
-
-def _machine_busy_s() -> float | None:
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    except OSError:
-        return None
-    ticks = [int(field) for field in fields]
-    return (sum(ticks) - ticks[3] - ticks[4]) / 100
-
-
-def _own_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def peak_memory_bytes(make: Callable[[], nn.Module], inputs: Inputs) -> tuple[nn.Module, int | None]:

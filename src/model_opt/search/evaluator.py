@@ -33,13 +33,15 @@ class Measurement:
 
     `samples["log_speedup"]` has one value a timing block, exact metrics have one value. `seconds` maps a phase
     ("prepare", "time", "accuracy") to its length. `partial` says that the plan was dropped before everything was
-    measured: its last metric is a first look. `notes` are for people.
+    measured: its last metric is a first look. `disturbed` names the metrics that other programs on the machine spoilt:
+    they guide this search, and are not kept as knowledge. `notes` are for people.
     """
 
     plan: Plan
     samples: Mapping[str, tuple[float, ...]]
     seconds: Mapping[str, float] = field(default_factory=dict)
     partial: bool = False
+    disturbed: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 

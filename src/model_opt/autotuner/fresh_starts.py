@@ -1,0 +1,218 @@
+"""Saved models timed in fresh processes, as many as it takes to say how fast they are, or that nobody can say."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from scipy import stats
+
+from model_opt.actors.child import MeasuringChild
+from model_opt.autotuner.result import Figure
+from model_opt.compression.fresh import Comparison, FreshTiming
+from model_opt.compression.inputs import Inputs
+from model_opt.errors import MeasurementFailed
+from model_opt.search.evaluator import Evaluator
+
+STARTS = 4
+FEWEST_STARTS = 2
+MORE_STARTS = 3
+"""Further starts where measurements contradict each other."""
+PATIENCE_S, START_S = 60.0, 15.0
+"""How long a start waits for a quiet machine, and what it usually takes besides, in seconds."""
+USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
+"""Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
+USUAL_DRIFT = 0.06
+"""Standard deviation of log speed-up between one minute and another: what a machine's other tenants and its clock do to
+two models unequally. All starts of a result share it; `benchmarks/intervals.py` shows whether it is enough."""
+CONTRADICTION = 2.5
+"""Standard deviations beyond which two measurements of one plan contradict each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What the search measured of a plan's log speed-up: its mean, its interval for a fresh process as `figure`, and
+    whether other programs disturbed all of it."""
+
+    mean: float
+    figure: Figure
+    disturbed: bool
+
+    def contradicts(self, logs: np.ndarray) -> bool:
+        """Whether fresh processes that measured `logs`, `[starts]`, say something else beyond their noise."""
+        spread = math.hypot(USUAL_SPREAD / math.sqrt(len(logs)), USUAL_SPREAD, math.sqrt(2) * USUAL_DRIFT)
+        return not self.disturbed and abs(float(logs.mean()) - self.mean) > CONTRADICTION * spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshFigures:
+    """Speed and memory over several process starts.
+
+    `logs` are the log speed-ups that `speedup` is made of, `[starts]`; `quiet` says whether they were undisturbed.
+    `others` are `peak_memory_ratio` and `speedup_usual_allocator`, each None where it is not known.
+    """
+
+    speedup: Figure
+    latency_ms: Figure
+    baseline_ms: float
+    logs: np.ndarray
+    quiet: bool
+    busy: float | None
+    others: Mapping[str, Figure | None]
+
+
+def time_fresh(
+    baseline: Path,
+    plan: Path,
+    example: Inputs,
+    *,
+    threads: int,
+    deadline: float | None,
+    on_start: Callable[[int, int], None],
+    searched: Searched,
+) -> FreshFigures | None:
+    """Compares the two saved models in `STARTS` fresh processes, then in one more with the system's usual allocator.
+
+    There are more where they contradict each other or the search, fewer where `deadline` (monotonic seconds) is near or
+    the machine is never quiet.
+
+    None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
+    """
+    seen: list[Comparison] = []
+    longest, wanted = 0.0, STARTS
+    while len(seen) < wanted:
+        started = time.monotonic()
+        if deadline is not None and started + 1.2 * longest > deadline:
+            break
+        on_start(len(seen) + 1, wanted)
+        patience_s = _patience_s(deadline, wanted - len(seen))
+        made = _start_or_none(baseline, plan, example, threads, len(seen) % 2 == 0, deadline, patience_s=patience_s)
+        if made is None:
+            break
+        seen.append(made)
+        longest = max(longest, time.monotonic() - started)
+        if len(seen) == FEWEST_STARTS and not any(one.quiet for one in seen):
+            break
+        if len(seen) == STARTS and _contradictory(seen, searched):
+            wanted = STARTS + MORE_STARTS
+    if len(seen) < FEWEST_STARTS:
+        return None
+    usual = None
+    if deadline is None or time.monotonic() + 1.2 * longest < deadline:
+        usual = _start_or_none(baseline, plan, example, threads, True, deadline, allocator=False)
+    return _figures(seen, usual)
+
+
+def _patience_s(deadline: float | None, starts: int) -> float:
+    """How long one of `starts` starts may wait for a quiet machine, in seconds."""
+    if deadline is None:
+        return PATIENCE_S
+    return max(0.0, min(PATIENCE_S, (deadline - time.monotonic()) / starts - START_S))
+
+
+def _contradictory(seen: Sequence[Comparison], searched: Searched) -> bool:
+    """Whether the undisturbed starts disagree with one another, or with the search, beyond their noise."""
+    logs = _quiet_logs(seen)
+    return len(logs) > 0 and (float(np.ptp(logs)) > 2 * CONTRADICTION * USUAL_SPREAD or searched.contradicts(logs))
+
+
+def _quiet_logs(seen: Sequence[Comparison]) -> np.ndarray:
+    return np.array([one.log_speedup for one in seen if one.quiet])
+
+
+def _start_or_none(
+    baseline: Path,
+    plan: Path,
+    example: Inputs,
+    threads: int,
+    plan_first: bool,
+    deadline: float | None,
+    *,
+    patience_s: float = 0.0,
+    allocator: bool = True,
+) -> Comparison | None:
+    """One start; None where `deadline` ended it."""
+    try:
+        return one_start(
+            baseline, plan, example, threads, plan_first, deadline, patience_s=patience_s, allocator=allocator
+        )
+    except MeasurementFailed:
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        raise
+
+
+def one_start(
+    baseline: Path,
+    plan: Path,
+    example: Inputs,
+    threads: int,
+    plan_first: bool,
+    deadline: float | None,
+    *,
+    patience_s: float = PATIENCE_S,
+    allocator: bool = True,
+) -> Comparison:
+    """One fresh process: loads both saved models, the plan's first if `plan_first`, and times them in turn.
+
+    `allocator` keeps freed memory in the process, as measuring processes do; without it it starts as any other would.
+    """
+    # A function of this module would make the process import all of it.
+    factory = partial(FreshTiming, baseline, plan, example, threads=threads, plan_first=plan_first)
+    made_by = cast(Callable[[], Evaluator], factory)
+    with MeasuringChild(made_by, deadline=deadline, allocator=allocator) as child:
+        made: Comparison = child.call("compare", patience_s, phase="time", phase_deadline=300.0 + patience_s)
+        return made
+
+
+def _figures(seen: Sequence[Comparison], usual: Comparison | None) -> FreshFigures:
+    """From the undisturbed starts if there are enough, else from all."""
+    quiet = [one for one in seen if one.quiet]
+    enough = len(quiet) >= FEWEST_STARTS
+    used = quiet if enough else seen
+    logs = np.array([one.log_speedup for one in used])
+    peaks = [[one.peak_bytes for one in seen[first::2]] for first in (0, 1)]
+    there = usual is not None and (usual.quiet or not enough)
+    return FreshFigures(
+        speedup=prediction(logs),
+        latency_ms=prediction(np.log([one.plan_ms for one in used])),
+        baseline_ms=float(np.median([one.baseline_ms for one in used])),
+        logs=logs,
+        quiet=enough,
+        busy=max((one.busy for one in seen if one.busy is not None), default=None),
+        others={
+            "peak_memory_ratio": _memory_ratio(*peaks),
+            "speedup_usual_allocator": prediction(np.array([usual.log_speedup])) if usual and there else None,
+        },
+    )
+
+
+def prediction(logs: np.ndarray) -> Figure:
+    """The exponential of the mean of `logs`, `[starts]`, with the 95 % interval for one more start at another time.
+
+    Student's t; the variance is that of the starts with `USUAL_SPREAD` as `USUAL_DEGREES` further degrees of freedom
+    (a scaled inverse chi-squared prior: Gelman et al., Bayesian Data Analysis, section 3.3), since two or three starts
+    that happen to agree, or not, say little by themselves. `USUAL_DRIFT` comes twice, for then and for now, undivided.
+    """
+    n = len(logs)
+    degrees = USUAL_DEGREES + n - 1
+    variance = (USUAL_DEGREES * USUAL_SPREAD**2 + float(((logs - logs.mean()) ** 2).sum())) / degrees
+    spread = math.sqrt(variance * (1 + 1 / n) + 2 * USUAL_DRIFT**2)
+    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * spread
+    return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
+
+
+def _memory_ratio(plan: Sequence[int | None], baseline: Sequence[int | None]) -> Figure | None:
+    """Peak memory of the original ÷ of the optimised model, from the starts in which each was loaded first."""
+    ours, theirs = [p for p in plan if p], [p for p in baseline if p]
+    if not ours or not theirs:
+        return None
+    return Figure(
+        value=float(np.mean(theirs) / np.mean(ours)),
+        low=min(theirs) / max(ours),
+        high=max(theirs) / min(ours),
+    )
