@@ -12,12 +12,14 @@ import re
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
 from model_opt.actors import frames
 from model_opt.actors.process_tree import call_itself_guard
+from model_opt.actors.timing_lock import TimingLock
 from model_opt.errors import MeasurementFailed, TechniqueError
 from model_opt.search.evaluator import Evaluator, Reason
 
@@ -86,15 +88,19 @@ class Server:
 
     def _run(self, method: str, arguments: tuple[Any, ...]) -> object:
         if self._evaluator is None:
-            with mmap.mmap(self._factory_fd, 0, access=mmap.ACCESS_READ) as pickled:
-                factory = pickle.loads(pickled)
-            self._evaluator = factory()
+            self._evaluator = self._read_factory()()
         if method == "describe":
             return dict(self._evaluator.describe())
         if method == "measure":
             plan, purpose = arguments
             return self._evaluator.measure(plan, purpose, self._phase)
         return getattr(self._evaluator, method)(*arguments)
+
+    def _read_factory(self) -> Callable[[], Evaluator]:
+        """Unpickles the factory, which imports all that it needs: seconds of work, so it stands still for timers."""
+        with TimingLock().shared(), mmap.mmap(self._factory_fd, 0, access=mmap.ACCESS_READ) as pickled:
+            factory: Callable[[], Evaluator] = pickle.loads(pickled)
+        return factory
 
     def _phase(self, name: str) -> None:
         if os.getpid() == self._pid:

@@ -16,7 +16,7 @@ from model_opt.actors.pausing import can_pause, paused
 from model_opt.actors.process_tree import UNKNOWN, find_process, pid_space
 
 HOST = "cpu"
-BREATH_SHARE, MOST_BREATH_S = 0.5, 1.0
+BREATH_SHARE, MOST_BREATH_S = 0.5, 3.0
 """After a timing those who were paused for it work on for this share of its seconds before the next one begins."""
 DRAIN_S = 0.2
 """What a paused process has queued on an accelerator runs on: so long a timer waits there."""
