@@ -195,6 +195,40 @@ def test_what_it_stands_still_for_others_counts_for_no_deadline(tmp_path: Path) 
         assert child.pid == pid
 
 
+def slowly_read(folder: Path) -> partial[Acting]:
+    (folder / "working").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    return partial(Acting, folder)
+
+
+class SlowToRead:
+    """A factory whose unpickling takes until the file `go` is there, as imports may."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Acting:
+        return Acting(self.folder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return slowly_read, (self.folder,)
+
+
+def test_a_process_that_starts_stands_still_for_timers(tmp_path: Path) -> None:
+    with MeasuringChild(SlowToRead(tmp_path), env={"TMPDIR": str(tmp_path)}) as child:
+        thread = threading.Thread(target=child.describe)
+        thread.start()
+        assert until((tmp_path / "working").exists)
+        pid = child.pid
+        assert pid is not None
+        with TimingLock(folder=tmp_path / f"model-opt-{os.getuid()}").exclusive():
+            assert stopped(pid)
+        (tmp_path / "go").touch()
+        thread.join()
+        assert child.describe()["pid"] == pid
+
+
 def test_of_a_failures_seconds_those_in_which_it_stood_still_are_none(tmp_path: Path) -> None:
     with MeasuringChild(partial(Acting, tmp_path), deadlines=Deadlines(accuracy_s=1.0)) as child:
         outcomes, thread = measured_beside(child, "work")
