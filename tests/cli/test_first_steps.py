@@ -59,6 +59,7 @@ def test_without_arguments_it_says_what_can_be_done_here(folder, monkeypatch, ca
         (["optimize", "fine.py"], "such as fine.py:build"),
         (["optimize", "fine.py:make"], "known: build"),
         (["optimize", "absent.py"], "there is no file absent.py"),
+        (["optimize", "model.pt"], "a function that loads and returns it, and name that: my_model.py:make"),
         (["optimize", "needs.py:make"], "missing 1 required positional argument: 'width'"),
         (["optimize", "weights.py:make"], "weights.pt"),
         (["optimize", "pair.py:make"], "returned tuple, not a torch.nn.Module or a mapping with 'model'"),

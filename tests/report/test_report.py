@@ -1,15 +1,19 @@
 """The report and what it is made of: from real searches over a made-up problem, and from files as they are written."""
 
+import io
 import json
 import math
 import os
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import plotly.graph_objects as go
 import pytest
 from made_results import OBJECTIVE, SPACE, made_result, measured
+from rich.console import Console
 
 from model_opt.actors import bundle
 from model_opt.actors.bundle import Manifest, Request
@@ -21,12 +25,18 @@ from model_opt.actors.proposer import Search
 from model_opt.actors.service import STATE_FILE
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import ProgressLog, read_progress
-from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.tally import Tally
+from model_opt.cli.explain import explained
+from model_opt.cli.tables import print_result
 from model_opt.errors import InvalidInput
 from model_opt.report.charts import charts
+from model_opt.report.live import summary
 from model_opt.report.page import report
+from model_opt.report.pareto import draw_pareto
 from model_opt.report.tree import grow
 from model_opt.report.view import find, of_fleet, of_folder, of_result
+from model_opt.report.watching import Watching
 from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Choice, Plan
 
@@ -266,3 +276,50 @@ def test_a_fleet_is_seen_while_it_writes(state):
 def test_a_name_that_is_nothing_says_what_there_is(state):
     with pytest.raises(InvalidInput, match="kept: night"):
         find("nowhere", str(state.parent))
+
+
+def test_the_picture_shows_every_measured_plan_in_any_viewer(result, tmp_path):
+    draw_pareto(result, tmp_path / "plans.svg")
+    drawn = ElementTree.parse(tmp_path / "plans.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    groups = {each.get("id"): each for each in drawn.iter(f"{space}g") if each.get("id")}
+    dots = [group for name, group in groups.items() if name.startswith("PathCollection")]
+    shown = sum(len(list(group.iter(f"{space}use"))) for group in dots)
+    others = {seen.plan for seen in result.observations if seen.failure is None} - {result.plan}
+    assert shown >= len(others) > 10
+    assert "fill: #ffffff" in next(drawn.iter(f"{space}path")).get("style"), "a ground of its own"
+    assert not list(drawn.iter(f"{space}text")), "no font is needed"
+
+
+def test_one_thing_has_one_number_everywhere(result, tmp_path):
+    """The terminal's table, the page, the list of the live page, the notebook and `explain` say the same."""
+    why = {"failure": "illegal: nothing to prune", "metrics": {}, "purpose": "explore"}
+    refused = [replace(seen, **why) for seen in result.observations[-3:]]
+    cut = replace(result.observations[0], failure="deadline: the search's time was up", metrics={})
+    figures = dict(result.figures) | {
+        "speedup": Figure(value=2.5, low=2.2, high=2.9),
+        "latency_ms": Figure(value=4.0, low=3.9, high=4.1),
+        "accuracy_drop": Figure(value=-0.0208, low=-0.03, high=0.01),
+        "compression_ratio": Figure.exact(1 / 76),
+    }
+    told = replace(result, figures=figures, observations=(*result.observations[:-3], *refused, cut))
+    tried = str(Tally.of(told.observations))
+    assert "refused, 1 cut off" in tried
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_result(told, console)
+    told.save(tmp_path / "one")
+    (listed,) = Watching([tmp_path], str(tmp_path / "none"), tmp_path / "kb.db").runs()
+    shown = {
+        "table": console.export_text(),
+        "page": unescape(report(of_result(told, "one")).split("<script>")[0]),
+        "notebook": unescape(told._repr_html_()),
+        "list": json.dumps(summary(listed)),
+    }
+    for where, text in shown.items():
+        assert tried in text and "2.50x" in text, where
+    for where in ("table", "page"):
+        assert "10.000 ms" in shown[where], "the original's, from the final figures"
+    for where in ("table", "page", "notebook"):
+        assert "76.00x" in shown[where] and "larger" in shown[where] and "0.01x" not in shown[where]
+        assert "2.08%" in shown[where] and "gained" in shown[where] and "-2.08" not in shown[where]
+    assert explained(told)["tried"] == tried

@@ -58,5 +58,7 @@ def test_a_data_frame_has_a_row_for_every_plan(result):
 
 def test_a_notebook_shows_figures_and_a_sketch(result):
     shown = result._repr_html_()
-    assert f"{result.speedup:.2f}×" in shown and "<svg" in shown and "script" not in shown
+    assert (
+        f"{result.speedup:.2f}x" in shown and "6 plans measured" in shown and "<svg" in shown and "script" not in shown
+    )
     assert json.loads(result.to_json())["plan"] and shown.count("<circle") == len(result.pareto)

@@ -5,14 +5,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
+from model_opt.autotuner.tally import Tally
 from model_opt.autotuner.trackers import scalars
+from model_opt.autotuner.wording import faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.errors import MissingDependency
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 _WIDTH, _HEIGHT, _EDGE = 320, 150, 14
-_ROWS = {"speedup": "times faster", "compression_ratio": "times smaller", "accuracy_drop": "accuracy lost"}
 
 
 def as_frame(result: CompressionResult) -> "DataFrame":
@@ -39,15 +40,13 @@ def as_html(result: CompressionResult) -> str:
     """A small table and a sketch of the trade-offs; no script, no style sheet, in the notebook's own colours."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{what}</th>"
-        f"<td style='text-align:right'><b>{_shown(name, figure.value)}</b></td>"
-        f"<td style='opacity:.7'>{_shown(name, figure.low)} … {_shown(name, figure.high)}</td></tr>"
-        for name, what in _ROWS.items()
-        for figure in [result.figures[name]]
+        f"<td style='text-align:right'><b>{value}</b></td><td style='opacity:.7'>{interval}</td></tr>"
+        for what, value, interval in _rows(result)
     )
     held = "all constraints hold" if result.feasible else "<b>the constraints do not all hold</b>"
     words = (
         f"<div>{escape(str(result.plan))}</div><div style='opacity:.7'>{held}; accuracy by "
-        f"{escape(result.accuracy_source)}; {len(result.measured)} plans measured, {escape(result.method)}</div>"
+        f"{escape(result.accuracy_source)}; {Tally.of(result.observations)}, {escape(result.method)}</div>"
     )
     return (
         "<div style='display:flex;gap:2em;flex-wrap:wrap;align-items:center'>"
@@ -55,8 +54,14 @@ def as_html(result: CompressionResult) -> str:
     )
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{value:+.2%}" if name == "accuracy_drop" else f"{value:.2f}×"
+def _rows(result: CompressionResult) -> list[tuple[str, str, str]]:
+    """What, its value, and its interval, of each figure."""
+    speed, size, drop = (result.figures[name] for name in ("speedup", "compression_ratio", "accuracy_drop"))
+    return [
+        ("times faster", figure_text(speed), interval_text(speed)),
+        ("times smaller", versus(size.value, "larger"), interval_text(size)),
+        ("accuracy", lost(drop.value), f"{lost(drop.low)} … {lost(drop.high)}"),
+    ]
 
 
 def _sketch(result: CompressionResult) -> str:
@@ -96,5 +101,5 @@ def _spread(values: list[float], length: int) -> list[float]:
 
 
 def _told(point: ParetoPoint) -> str:
-    figures = f"{point.speedup:.2f}x faster, {point.compression_ratio:.2f}x smaller, {point.accuracy_drop:.2%} lost"
+    figures = f"{faster(point.speedup)}, {smaller(point.compression_ratio)}, {lost(point.accuracy_drop)}"
     return f"{point.plan}: {figures}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.callbacks import PHASES, Callbacks
 from model_opt.autotuner.folder import PROGRESS_FILE
 from model_opt.autotuner.result import Observed, read_plan
 from model_opt.compression.shipping import write_atomically
@@ -137,8 +137,8 @@ def _after(before: Progress, event: Mapping[str, Any]) -> Progress:
     now = replace(before, at_s=float(event["at_s"]))
     match event["event"]:
         case "phase":
-            plan = event["plan"]
-            return replace(now, phase=event["name"] if plan is None else f"{event['name']}: {plan}")
+            plan, words = event["plan"], PHASES.get(event["name"], event["name"])
+            return replace(now, phase=words if plan is None else f"{words}: {plan}")
         case "note":
             return replace(now, notes=(*now.notes, event["text"]))
         case "end":

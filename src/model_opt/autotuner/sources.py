@@ -15,6 +15,7 @@ from torch import nn
 from model_opt.errors import InvalidInput, MissingDependency, UnknownName
 
 FACTORY_KEYS = frozenset({"model", "example_input", "calibration_data", "eval_fn", "train_data"})
+SAVED = frozenset({".pt", ".pt2", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +33,35 @@ def load_source(text: str, *, weights: str | None = None, batch: int = 8) -> Sou
     A file's factory takes nothing and returns a module, or a mapping with `model` and any of the other `FACTORY_KEYS`.
     Raises `InvalidInput`, `UnknownName` or `MissingDependency`.
     """
-    kind, _, name = text.rpartition(":")
-    if text.endswith(".py"):
-        raise InvalidInput(f"{text!r} names a file: add the function in it that makes the model, {_advice(Path(text))}")
-    if not kind or not name:
-        raise InvalidInput(
-            f"{text!r} names no model: torchvision:resnet18, timm:vit_tiny_patch16_224 or file.py:factory"
-        )
+    kind, name = source_of(text)
     torch.manual_seed(0)
     if kind == "torchvision":
         return _torchvision(name, weights, batch)
     if kind == "timm":
         return _timm(name, weights, batch)
-    if kind.endswith(".py"):
-        return _file(Path(kind), name)
-    raise UnknownName("source of models", kind, ["torchvision", "timm", "a path ending in .py"])
+    return _file(Path(kind), name)
+
+
+def source_of(text: str) -> tuple[str, str]:
+    """Where the model comes from that `text` names ("torchvision", "timm" or a file), and its name there.
+
+    Raises `InvalidInput` for what can name none, `UnknownName` for another source.
+    """
+    kind, _, name = text.rpartition(":")
+    if text.endswith(".py"):
+        raise InvalidInput(f"{text!r} names a file: add the function in it that makes the model, {_advice(Path(text))}")
+    if Path(text).suffix in SAVED:
+        raise InvalidInput(
+            f"{text!r} is a saved model, which needs your classes to be loaded: write a file with a function that "
+            "loads and returns it, and name that: my_model.py:make"
+        )
+    if not kind or not name:
+        raise InvalidInput(
+            f"{text!r} names no model: torchvision:resnet18, timm:vit_tiny_patch16_224 or file.py:factory"
+        )
+    if kind not in ("torchvision", "timm") and not kind.endswith(".py"):
+        raise UnknownName("source of models", kind, ["torchvision", "timm", "a path ending in .py"])
+    return kind, name
 
 
 def _torchvision(name: str, weights: str | None, batch: int) -> Source:

@@ -41,8 +41,8 @@ def is_uncertain(figure: "Figure") -> bool:
 
 
 def figure_text(figure: "Figure") -> str:
-    """A ratio with its interval as a value: "5.10x", or a question mark where it is too uncertain."""
-    return "?" if is_uncertain(figure) else times(figure.value)
+    """A speed-up as a value: "5.10x", "1.25x slower", or a question mark where it is too uncertain."""
+    return "?" if is_uncertain(figure) else versus(figure.value, "slower")
 
 
 def interval_text(figure: "Figure") -> str:

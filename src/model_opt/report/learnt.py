@@ -10,11 +10,14 @@ from model_opt.report.view import View
 
 def importance(view: View) -> Chart:
     """Each decision's share in what moves the figures."""
-    about = "How much each decision moves the figures that matter here, as the model of the search has learnt it."
+    about = (
+        "How much each decision moves the figures that matter here, as the model of the search has learnt it; "
+        "decisions that no measured plan had are left out."
+    )
     title = "Which decision matters"
     if not view.importance:
-        why = "is worked out at the end of a search" if view.running else "was not kept with this search"
-        return Chart(key="importance", title=title, about=about, missing=f"This {why}.")
+        why = "This is worked out at the end of a search." if view.running else "No plan was measured that differs."
+        return Chart(key="importance", title=title, about=about, missing=why)
     shares = sorted(view.importance.items(), key=lambda item: item[1])
     data = {
         "type": "bar",

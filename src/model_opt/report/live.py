@@ -138,8 +138,6 @@ def summary(seen: Seen) -> dict[str, Any]:
             "state": "error",
             "error": seen.error,
         }
-    best = view.best()
-    value = None if best is None else view.reward(best)
     return {
         "key": seen.key,
         "version": seen.version,
@@ -150,7 +148,8 @@ def summary(seen: Seen) -> dict[str, Any]:
         "settled": view.settled,
         "budget": view.budget,
         "phase": view.phase if view.running else "",
-        "best": None if value is None else f"{value:.2f}×" if view.objective == "log_speedup" else f"{value:.4g}",
+        "count": view.count(),
+        "best": view.headline() or None,
     }
 
 

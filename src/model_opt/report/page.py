@@ -7,6 +7,8 @@ from importlib import resources
 from pathlib import Path
 
 from model_opt import __version__
+from model_opt.autotuner.result import CompressionResult
+from model_opt.autotuner.wording import duration, faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.errors import InvalidInput, MissingDependency
 from model_opt.report.chart import Chart
 from model_opt.report.charts import charts
@@ -94,34 +96,39 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _summary(view: View) -> str:
-    failed = sum(seen.failure is not None for seen in view.observations)
-    parts = [f"{view.settled} of {view.budget} plans settled", view.where]
-    parts += [f"{failed} failed"] if failed else []
+    parts = [view.count(), view.where]
     parts += [f"now: {view.phase}"] if view.running and view.phase else []
     if view.result is not None:
-        parts += [view.result.method, f"{view.result.seconds['total']:.0f} s"]
+        parts += [view.result.method, duration(view.result.seconds["total"])]
     return ", ".join(parts)
 
 
 def _tiles(view: View) -> str:
     if view.result is None:
-        best = view.best()
-        value = view.reward(best) if best is not None else None
-        told = "none yet" if value is None else f"{value:.2f}×" if view.objective == "log_speedup" else f"{value:.4g}"
-        tiles = [(told, "best within the constraints"), (f"{view.settled}/{view.budget}", "plans settled")]
+        best = view.headline() or "none yet"
+        tiles = [(best, "best within the constraints"), (f"{view.settled}/{view.budget}", "plans settled")]
     else:
-        figures = view.result.figures
-        speed, drop = figures["speedup"], figures["accuracy_drop"]
-        tiles = [
-            (f"{speed.value:.2f}×", f"faster; 95 %: {speed.low:.2f} … {speed.high:.2f}"),
-            (f"{figures['compression_ratio'].value:.2f}×", "smaller, exact"),
-            (f"{drop.value:+.2%}", f"accuracy lost; 95 %: {drop.low:+.2%} … {drop.high:+.2%}"),
-        ]
-        if (memory := figures.get("peak_memory_ratio")) is not None:
-            tiles.append((f"{memory.value:.2f}×", f"peak memory, before ÷ after; {memory.low:.2f} … {memory.high:.2f}"))
+        tiles = _figures(view.result)
     return '<div class="tiles">' + "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for value, what in tiles
     ) + "</div>"  # fmt: skip
+
+
+def _figures(result: CompressionResult) -> list[tuple[str, str]]:
+    """The figures as values, and what they are with their intervals."""
+    figures = result.figures
+    speed, drop = figures["speedup"], figures["accuracy_drop"]
+    _, _, how = faster(speed.value).partition(" ")
+    shrunk, _, so = smaller(figures["compression_ratio"].value).partition(" ")
+    share, _, gone = lost(drop.value).partition(" ")
+    tiles = [
+        (figure_text(speed).partition(" ")[0], f"{how}; 95 %: {interval_text(speed)}"),
+        (shrunk, f"{so}, exact"),
+        (share, f"of accuracy {gone}; 95 %: {lost(drop.low)} … {lost(drop.high)}"),
+    ]
+    if (memory := figures.get("peak_memory_ratio")) is not None:
+        tiles.append((versus(memory.value, "more"), f"peak memory, before ÷ after; {interval_text(memory)}"))
+    return tiles
 
 
 def _plan(view: View) -> str:
@@ -165,7 +172,7 @@ def _facts(view: View) -> str:
         return ""
     base, context = view.result.baseline, view.result.context
     rows = [
-        ["original: latency", f"{base['latency_ms']:.3f} ms"],
+        ["original: latency", f"{view.result.original_ms:.3f} ms"],
         ["original: size", f"{base['size_bytes'] / 1e3:,.1f} kB"],
         ["original: accuracy", f"{base['accuracy']:.2%} ({view.result.accuracy_source})"],
     ]

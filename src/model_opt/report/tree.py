@@ -141,4 +141,4 @@ def _said(view: View, node: Node) -> str:
 def _best(view: View, node: Node) -> str:
     if node.best is None:
         return "none kept"
-    return f"{node.best:.2f}×" if view.objective == "log_speedup" else f"{node.best:.3g}"
+    return view.said(node.best)

@@ -17,7 +17,8 @@ from model_opt.autotuner.engine import observed_of, predicted_of
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import read_progress
 from model_opt.autotuner.result import CompressionResult, Observed
-from model_opt.autotuner.tally import of_tried
+from model_opt.autotuner.tally import Tally, of_tried
+from model_opt.autotuner.wording import figure_text, versus
 from model_opt.errors import InvalidInput
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -83,6 +84,26 @@ class View:
         kept = [seen for seen in self.observations if self.feasible(seen) and self.reward(seen) is not None]
         sign = 1.0 if self.maximize else -1.0
         return max(kept, key=lambda seen: sign * (self.reward(seen) or 0.0), default=None)
+
+    def said(self, value: float) -> str:
+        """A reward in words: "5.10x" of a speed-up, else the number."""
+        return versus(value, "slower") if self.objective == "log_speedup" else f"{value:.4g}"
+
+    def headline(self) -> str:
+        """What the search has come to, wherever it is named: the result's figure, else that of the best plan."""
+        if self.result is not None:
+            return figure_text(self.result.figures["speedup"])
+        best = self.best()
+        value = None if best is None else self.reward(best)
+        return "" if value is None else self.said(value)
+
+    def count(self) -> str:
+        """How far it is while it runs, and what became of its plans afterwards."""
+        if self.running:
+            return f"{self.settled} of {self.budget} settled"
+        if not self.observations and "settled" in self.status:
+            return str(Tally.of_status(self.status))
+        return str(Tally.of(self.observations))
 
 
 def _limits(bounds: Mapping[str, float], baseline: Mapping[str, float]) -> Objective:

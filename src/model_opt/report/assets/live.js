@@ -18,7 +18,7 @@ function listItem(run) {
   else {
     button.append(made("progress", { max: run.budget || 1, value: run.settled, "aria-label": "settled plans" }));
     button.append(made("span", { class: "soft" },
-      `${run.settled} of ${run.budget}${run.best ? ` · best ${run.best}` : ""} · ${run.where}`));
+      `${run.count}${run.best ? ` · best ${run.best}` : ""} · ${run.where}`));
   }
   button.addEventListener("click", () => choose(run.key));
   return made("li", {}, button);
