@@ -16,7 +16,7 @@ from model_opt.actors.pausing import can_pause, paused
 from model_opt.actors.process_tree import UNKNOWN, find_process, pid_space
 
 HOST = "cpu"
-BREATH_SHARE, MOST_BREATH_S = 0.5, 3.0
+BREATH_SHARE, MOST_BREATH_S = 0.5, 10.0
 """After a timing those who were paused for it work on for this share of its seconds before the next one begins."""
 DRAIN_S = 0.2
 """What a paused process has queued on an accelerator runs on: so long a timer waits there."""
@@ -87,7 +87,8 @@ class _Entry:
 
     def note(self, seconds: float) -> None:
         """Adds a pause."""
-        os.write(self.fd, f"{seconds:.3f}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk
+            os.write(self.fd, f"{seconds:.3f}\n".encode())
 
     def is_over(self) -> bool:
         """Whether nobody holds it any more; then it is removed."""
@@ -104,15 +105,18 @@ class _Entry:
 
     def pausable(self) -> int | None:
         """The pid of who works, where it is known here and can be paused."""
-        who = self._lines()[0]
-        pid = int(who.split()[0])
-        return pid if who == _identity(pid) and can_pause(pid) else None
+        who = self._who()
+        pid = int(who[0]) if who else 0
+        return pid if who and who == _identity(pid) and can_pause(pid) else None
 
     def is_dead(self) -> bool:
         """Whether who works has died, and only some forked child of it holds the file's lock still."""
-        who = self._lines()[0]
-        pid, started, machine = who.split()
-        return UNKNOWN not in (started, machine) and machine == pid_space() and who != _identity(int(pid))
+        who = self._who()
+        return UNKNOWN not in who and who[2:] == (pid_space(),) and who != _identity(int(who[0]))
+
+    def _who(self) -> tuple[str, ...]:
+        """The identity of who works; empty where the disk was too full to say."""
+        return tuple(self._lines()[0].split()) if self._lines() else ()
 
     def _lines(self) -> list[str]:
         return os.pread(self.fd, 1 << 20, 0).decode().splitlines()
@@ -125,7 +129,8 @@ def _entered(path: Path, pid: int) -> Iterator[_Entry]:
         fd, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".entry", dir=path.parent)
         entry = _Entry(path=Path(name), fd=fd)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.write(fd, f"{_identity(pid)}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk: it is waited for, not paused
+            os.write(fd, f"{' '.join(_identity(pid))}\n".encode())
     try:
         yield entry
     finally:
@@ -152,7 +157,8 @@ def _undisturbed(path: Path, *, drain_s: float) -> Iterator[None]:
                 now = time.monotonic()
                 for entry in pausable:
                     entry.note(now - began)
-                path.with_suffix(".last").write_text(f"{now} {now - began}")
+                with contextlib.suppress(OSError):
+                    path.with_suffix(".last").write_text(f"{now} {now - began}")
 
 
 def _breathe(path: Path) -> None:
@@ -179,10 +185,10 @@ def _entries(path: Path) -> Iterator[list[_Entry]]:
         yield [entry for entry in found if not entry.is_over()]
 
 
-def _identity(pid: int) -> str:
-    """What tells a process from every other of this host and from a later one with its pid, in three words."""
+def _identity(pid: int) -> tuple[str, str, str]:
+    """What tells a process from every other of this host and from a later one with its pid."""
     process = find_process(pid)
-    return f"{pid} {process.started if process else UNKNOWN} {pid_space()}"
+    return str(pid), str(process.started) if process else UNKNOWN, pid_space()
 
 
 def _door(path: Path) -> Path:
