@@ -208,7 +208,7 @@ def test_damaged_keys_are_said_to_be_so(harm: Callable[[Path], object], tmp_path
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identities, "user_data_path", lambda _: tmp_path)
+    monkeypatch.setattr(identities, "data_folder", lambda: tmp_path)
     run = CliRunner().invoke
 
     def ask(*words: str) -> dict[str, object]:

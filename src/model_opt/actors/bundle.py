@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cloudpickle
-from platformdirs import user_state_path
 
 from model_opt.actors.coordinator_state import Rules
 from model_opt.actors.deadlines import Deadlines
 from model_opt.actors.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.folders import state_folder
 from model_opt.search.evaluator import Evaluator
 from model_opt.search.signature import Signature
 
@@ -99,7 +99,7 @@ def read_chunk(path: Path, number: int) -> bytes:
 
 def state_root(state: str | None) -> Path:
     """The folder that searches are kept in: the given one, or the user's own on this machine."""
-    return Path(state) if state else user_state_path("model_opt") / "searches"
+    return Path(state) if state else state_folder() / "searches"
 
 
 def seal(folder: Path, manifest: Manifest, request: Request) -> None:

@@ -19,6 +19,7 @@ from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run, check_output
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.folders import passing
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store, place_of
 from model_opt.storage.store import KnowledgeStore
@@ -119,6 +120,8 @@ class IntelligentOptimizer:
         log = None if output is None else ProgressLog(Path(output), {"method": method, "constraints": asdict(wanted)})
         with self._telling(timeout_seconds) as shown:
             told = shown if log is None else Together([log, shown])
+            if self._store_at is None and (text := passing()) is not None:
+                told.on_note(text)
             run = Run(task, limits, told, plans=plans, freeze=freeze, exclude=exclude, cluster=cluster)
             if output is not None:
                 check_output(Path(output))

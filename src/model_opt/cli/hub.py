@@ -192,9 +192,9 @@ def _print_pushed(outcome: "PushOutcome") -> None:
 
 
 def _state() -> Path:
-    from platformdirs import user_data_path
+    from model_opt.folders import data_folder
 
-    return user_data_path("model_opt") / "hub"
+    return data_folder() / "hub"
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
-from platformdirs import user_data_path
 
 from model_opt.errors import StoreError
 from model_opt.federation.envelope import check_hex, new_epoch
 from model_opt.federation.private_file import write_private
+from model_opt.folders import data_folder
 
 KEY_BYTES, SIGNATURE_BYTES, EPOCH_BYTES = 32, 64, 16
 _ROOT, _SIGNING = "root.key", "signing.json"
@@ -64,7 +64,7 @@ class Identity:
 
 def identity_folder() -> Path:
     """Where this user's identity is kept."""
-    return user_data_path("model_opt") / "identity"
+    return data_folder() / "identity"
 
 
 def deployment_identity(folder: Path | None = None) -> Identity:

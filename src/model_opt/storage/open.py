@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
 
-from platformdirs import user_data_path
-
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.folders import data_folder
 from model_opt.storage.store import KnowledgeStore
 
 
@@ -32,8 +31,8 @@ _OURS = ("chroma", "federation")
 
 
 def default_store_path() -> Path:
-    """The SQLite file, in the user's data folder, that knowledge is kept in where nothing else is said."""
-    return user_data_path("model_opt") / "knowledge.db"
+    """The SQLite file that knowledge is kept in where nothing else is said; see `folders.data_folder`."""
+    return data_folder() / "knowledge.db"
 
 
 def open_store(store: str | Path | KnowledgeStore, federation: str = "local") -> KnowledgeStore:
