@@ -40,9 +40,11 @@ $(VENV)/bin/python:
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
 	@echo "installing model_opt with its runtimes and examples into $(VENV) (a few minutes, once)"
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,examples]'
+	$(BIN)/python -m model_opt.search.compiling
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "installing model_opt with everything into $(VENV) (a few minutes, once)"
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m model_opt.search.compiling
 	@touch $@ $(VENV)/.run

@@ -19,11 +19,13 @@ import numpy as np
 from contenders.environments import environment
 from numba import njit
 
-from model_opt.search.tree import EXPLORATION, Tree, back_up, expand, new_tree, select
+from model_opt.search.compiled import twins
+from model_opt.search.tree import EXPLORATION, Tree, new_tree
 
 BRANCHING, DEPTH, BLOCK = 12, 6, 64
 PEERS: Mapping[str, tuple[str, ...]] = {"open_spiel": ("open_spiel==2.0.2",), "mctx": ("mctx==0.0.71",)}
 """Peer → what its environment is pinned to."""
+select, expand, back_up = (twins()[name] for name in ("select", "expand", "back_up"))
 
 
 @njit(cache=True, _nrt=False)  # as the product's

@@ -8,7 +8,6 @@ import numpy as np
 from model_opt.search import Searcher
 from model_opt.search.planner import Planner
 from model_opt.search.searcher import _incumbent
-from model_opt.search.surrogate import Changes
 from searching.fleet import description, measured
 from searching.problems import Problem
 from searching.variants import LocalSearch, no_look_around
@@ -47,7 +46,7 @@ def _gaps(searcher: Searcher, every: np.ndarray, rng: np.random.Generator) -> di
     seen = {row.tobytes() for row in known}
     fresh = every[[row.tobytes() not in seen for row in every]]
     parts: Sequence[np.ndarray] = np.array_split(fresh, max(1, len(fresh) // 4096))
-    best = max(float(score(Changes.whole(part), part).max()) for part in parts)
+    best = max(float(score(part).max()) for part in parts)
     gaps = {}
     around = int((searcher._encoding.sizes - 1).sum())  # what looking around costs
     for name, (kind, patched) in PLANNERS.items():

@@ -8,7 +8,6 @@ import numpy as np
 
 from model_opt.search import Objective, Searcher
 from model_opt.search.design import draw, hypercube
-from model_opt.search.surrogate import Changes
 from searching.fleet import description, measured
 from searching.problems import Problem
 from searching.variants import no_rank_warp, unordered, without_kernel
@@ -56,7 +55,7 @@ def _score(problem: Problem, searcher: Searcher, seen: np.ndarray, unseen: np.nd
         searcher.tell(measured(problem, space.decode(problem.table.codes(int(row))), rng))
     model = searcher._beliefs.model(metric, searcher.objective)
     codes = np.array([problem.table.codes(int(row)) for row in unseen], dtype=np.int16)[:, space.sizes > 1]
-    mean, std = model.posterior(Changes.whole(codes))
+    mean, std = model.posterior(codes)
     truth = model._warp.forward(problem.table.means[metric][unseen])
     spread = np.hypot(std, 0.05)
     density = -0.5 * np.log(2 * np.pi * spread**2) - 0.5 * ((truth - mean) / spread) ** 2

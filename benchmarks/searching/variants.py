@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from model_opt.search import Decision, SearchSpace, metric_model, planner, searcher, surrogate
 from model_opt.search.design import draw
 from model_opt.search.planner import Planner, Ranking, Score
-from model_opt.search.surrogate import Changes
 from searching.methods import Answers, ours
 from searching.problems import Problem
 
@@ -89,7 +88,7 @@ class LocalSearch(Planner):
             codes = codes[[row.tobytes() not in seen for row in codes]] if len(codes) else codes
             fresh = [row for row in codes if row.tobytes() not in met]
             if fresh:
-                for row, found in zip(fresh, score(Changes.whole(np.array(fresh)), np.array(fresh)), strict=True):
+                for row, found in zip(fresh, score(np.array(fresh)), strict=True):
                     met[row.tobytes()] = (float(found), row)
             if len(codes):
                 best = max((met[row.tobytes()] for row in codes), key=lambda pair: pair[0])

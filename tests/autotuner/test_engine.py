@@ -8,11 +8,11 @@ import pytest
 from networks import small_cnn
 
 from model_opt.actors.child import MeasuringChild
-from model_opt.actors.proposer import warm_up
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
 from model_opt.compression.signature import sign_model
 from model_opt.search import Decision, Objective, SearchSpace
+from model_opt.search.compiling import start_compiling
 from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement
 from model_opt.search.plan import Choice, Plan
@@ -37,7 +37,7 @@ class Sleepy:
 
 @pytest.fixture(scope="module")
 def child():
-    warm_up()
+    start_compiling()
     with MeasuringChild(lambda: Sleepy(0.1)) as child:
         child.describe()
         yield child

@@ -35,7 +35,7 @@ def test_in_a_space_that_can_be_enumerated_the_tree_picks_the_best(seed: int) ->
     planner = Planner(encoding)
     assert planner.every is None
     exhaustive = 4 * table.metrics(table.all_codes())[0]
-    ranking = rank(planner, encoding, lambda _, codes: 4 * table.metrics(codes)[0], np.zeros((1, 8)), seed)
+    ranking = rank(planner, encoding, lambda codes: 4 * table.metrics(codes)[0], np.zeros((1, 8)), seed)
     assert len(ranking.values) < 1000
     assert ranking.values[0] >= exhaustive.max() - 0.35  # nats, of a range of about 20
     assert (exhaustive > ranking.values[0] + 1e-9).sum() <= 3
@@ -48,7 +48,7 @@ def test_a_small_space_is_searched_whole() -> None:
     value = table.metrics(codes)[0]
     known = codes[np.argsort(-value)[:20]]
     assert len(codes) == 1024
-    ranking = rank(Planner(encoding), encoding, lambda _, c: table.metrics(c)[0], known)
+    ranking = rank(Planner(encoding), encoding, lambda c: table.metrics(c)[0], known)
     np.testing.assert_allclose(ranking.values, np.sort(value)[::-1][20:])
 
 
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_ranking() -> None:
     table = Table(1, decisions=8)
     encoding = Encoding(table.space)
     first, again = (
-        rank(Planner(encoding), encoding, lambda _, c: table.metrics(c)[0], np.zeros((1, 8)), 5) for _ in range(2)
+        rank(Planner(encoding), encoding, lambda c: table.metrics(c)[0], np.zeros((1, 8)), 5) for _ in range(2)
     )
     np.testing.assert_array_equal(first.codes, again.codes)
     np.testing.assert_array_equal(first.values, again.values)
@@ -72,7 +72,7 @@ def test_nothing_forbidden_or_known_is_ever_proposed() -> None:
     space = SearchSpace(table.space.decisions, forbidden)
     encoding = Encoding(space)
     known = np.random.default_rng(0).integers(0, 4, (300, 8))
-    ranking = rank(Planner(encoding), encoding, lambda _, c: table.metrics(c)[0], known)
+    ranking = rank(Planner(encoding), encoding, lambda c: table.metrics(c)[0], known)
     assert space.allowed(ranking.codes).all()
     assert not {row.tobytes() for row in ranking.codes} & {row.tobytes() for row in known.astype(np.int16)}
     assert len(np.unique(ranking.codes, axis=0)) == len(ranking.codes) > 300

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from model_opt.search.acquisition import log_expected_improvement, log_feasible
-from model_opt.search.kernel import cross, gram, option_tables
+from model_opt.search.kernel import cross, gram, gram_gradient, one_hot, option_tables
 from model_opt.search.metric_model import MetricModel, Rows
-from model_opt.search.surrogate import Changes, Surrogate
+from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp
 
 SIZES = np.array([3, 4, 5, 2, 3, 4])
@@ -52,7 +52,7 @@ def test_gradient_with_sources_is_that_of_finite_differences() -> None:
 def test_a_source_that_is_just_like_the_problem_is_more_data_and_one_that_is_not_is_none() -> None:
     codes, raw = rows(40)
     z, noise, source = RankWarp(raw).targets, np.full(40, 0.02), (np.arange(40) >= 10).astype(np.int16)
-    candidates = Changes.whole(np.ascontiguousarray(rows(15, 7)[0].T))
+    candidates = rows(15, 7)[0].T
 
     def told(unlike: float | None, many: int = 40) -> tuple[np.ndarray, np.ndarray]:
         surrogate = Surrogate(SIZES, ORDERED, None if unlike is None else np.array([unlike]))
@@ -72,7 +72,7 @@ def test_errors_of_leaving_out_are_those_of_leaving_out() -> None:
     whole.target(z)
     rest.factor(codes[:, 1:], noise[1:])
     rest.target(z[1:])
-    mean, _ = rest.posterior(Changes.whole(np.ascontiguousarray(codes[:, :1].T)))
+    mean, _ = rest.posterior(codes[:, :1].T)
     assert whole.left_out()[0] == pytest.approx(z[0] - mean[0], abs=1e-4)
 
 
@@ -83,14 +83,41 @@ def test_kernel_by_hand() -> None:
     a, b = math.exp(-1), math.exp(-3.5)
     weights = np.array([0.6, 0.4])
     expected = 0.6 * (a + b) / 2 + 0.4 * a * b
-    assert gram(plans, tables, weights)[0, 1] == pytest.approx(expected)
-    assert gram(plans, tables, weights)[0, 0] == pytest.approx(1.0)
-    base = np.ascontiguousarray(plans.T[:1])
-    changed = cross(
-        base, np.zeros(1, dtype=np.int32), np.array([1], dtype=np.int16), np.array([2], dtype=np.int16), plans, tables,
-        weights
-    )  # fmt: skip
+    covariance, products = gram(plans, tables, weights)
+    assert covariance[0, 1] == pytest.approx(expected)
+    assert covariance[0, 0] == pytest.approx(1.0)
+    assert products[1, 0] == pytest.approx(a * b)
+    changed = cross(np.array([[0, 2]]), tables, weights, one_hot(plans, 3))
     assert changed[0, 1] == pytest.approx(0.6 * (a + 1) / 2 + 0.4 * a)
+
+
+@pytest.mark.parametrize("many", [1, 7, 300])
+def test_covariances_are_those_of_the_formula_pair_by_pair(many: int) -> None:
+    """In blocks, by matrices, or written out: the same; and the derivative is that of moving a parameter a little."""
+    rng, weights = np.random.default_rng(many), np.array([0.6, 0.4])
+    h, o, (codes, _) = rng.exponential(0.5, 6), rng.exponential(0.5, 6) * ORDERED, rows(many)
+    tables = option_tables(h, o, SIZES, 5)
+    each = np.stack([tables[d][codes[d][:, None], codes[d]] for d in range(6)])
+    expected = 0.6 * each.mean(axis=0) + 0.4 * each.prod(axis=0)
+    covariance, products = gram(codes, tables, weights)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-12)
+    np.testing.assert_allclose(cross(codes.T, tables, weights, one_hot(codes, 5)), expected, rtol=1e-6)
+    sensitivity = rng.normal(size=(many, many))
+    sensitivity += sensitivity.T
+    told = gram_gradient(codes, tables, weights, sensitivity, products)
+
+    def changed(step_h: np.ndarray, step_o: np.ndarray) -> float:
+        moved = option_tables(h + step_h, o + step_o, SIZES, 5)
+        return float((sensitivity * gram(codes, moved, weights)[0]).sum())
+
+    nought, step = np.zeros(6), 1e-5 * np.eye(6)
+    by_h = [(changed(e, nought) - changed(-e, nought)) / 2e-5 for e in step]
+    by_o = [(changed(nought, e) - changed(nought, -e)) / 2e-5 for e in step]
+    scale = np.abs(sensitivity).sum()
+    np.testing.assert_allclose(told[0] / scale, np.array(by_h) / scale, atol=1e-8)
+    np.testing.assert_allclose(told[1] / (SIZES - 1) / scale, np.array(by_o) / scale, atol=1e-8)
+    assert told[2, 0] == pytest.approx((sensitivity * each.mean(axis=0)).sum())
+    assert told[2, 1] == pytest.approx((sensitivity * each.prod(axis=0)).sum())
 
 
 def test_growing_by_rows_is_conditioning_on_all() -> None:
@@ -104,10 +131,8 @@ def test_growing_by_rows_is_conditioning_on_all() -> None:
     for surrogate in (whole, grown):
         surrogate.target(z)
     np.testing.assert_allclose(whole.at_rows(), grown.at_rows(), atol=1e-6)
-    unseen = np.ascontiguousarray(rows(50, seed=9)[0].T)
-    np.testing.assert_allclose(
-        whole.posterior(Changes.whole(unseen)), grown.posterior(Changes.whole(unseen)), atol=1e-4
-    )
+    unseen = rows(50, seed=9)[0].T
+    np.testing.assert_allclose(whole.posterior(unseen), grown.posterior(unseen), atol=1e-4)
 
 
 def test_posterior_is_the_textbook_one() -> None:
@@ -117,10 +142,10 @@ def test_posterior_is_the_textbook_one() -> None:
     surrogate.factor(codes, np.full(20, 0.1))
     surrogate.target(RankWarp(raw).targets)
     tables, weights, nugget, factor = surrogate._unpack(surrogate.parameters)
-    unseen = np.ascontiguousarray(rows(7, seed=5)[0])
-    joint = gram(np.concatenate([codes, unseen], axis=1), tables, weights)
+    unseen = rows(7, seed=5)[0]
+    joint, _ = gram(np.concatenate([codes, unseen], axis=1), tables, weights)
     inverse = np.linalg.inv(joint[:20, :20] + (nugget + 0.1 * factor + 1e-6) * np.eye(20))
-    mean, std = surrogate.posterior(Changes.whole(np.ascontiguousarray(unseen.T)))
+    mean, std = surrogate.posterior(unseen.T)
     np.testing.assert_allclose(mean, joint[20:, :20] @ inverse @ RankWarp(raw).targets, atol=1e-5)
     reduction = np.einsum("ij,jk,ik->i", joint[20:, :20], inverse, joint[20:, :20])
     np.testing.assert_allclose(std**2, weights.sum() + nugget - reduction, atol=1e-5)
@@ -134,7 +159,7 @@ def test_fitting_finds_what_matters_and_predicts() -> None:
     surrogate.factor(codes, np.full(80, 0.01))
     surrogate.target(warp.targets)
     unseen, truth = rows(300, seed=3)
-    mean, _ = surrogate.posterior(Changes.whole(np.ascontiguousarray(unseen.T)))
+    mean, _ = surrogate.posterior(unseen.T)
     assert np.corrcoef(mean, truth)[0, 1] > 0.95
     assert surrogate.importance[[4, 5]].max() < 0.5 * surrogate.importance[:4].min()
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from model_opt.search.cost import ExpectedSeconds
-from model_opt.search.evaluator import Measurement, Outcome, Purpose
-from model_opt.search.objective import Limit, Objective
+from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.objective import Objective
 from model_opt.search.ownership import owned_by
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Searcher
-from model_opt.search.space import Decision, SearchSpace
+from model_opt.search.space import SearchSpace
 
 Proposals = list[tuple[Plan, Purpose]]
 Fits = Callable[[Plan], bool]
@@ -107,16 +107,3 @@ class TreeProposer:
         over = left > searcher.verifications or leaders  # where there is no leader the rest explores too
         self.explores_until = budget - searcher.verifications if over else budget
         return [(proposal.plan, proposal.purpose) for proposal in found]
-
-
-def warm_up() -> None:
-    """Loads (at first compiles) the kernels of the searcher, so that a worker has its full speed from its first lease.
-
-    One suggestion in a made-up space that is too large to be enumerated.
-    """
-    space = SearchSpace([Decision(f"d{i}", "012345", ordered=i % 2 == 0) for i in range(8)])
-    searcher = Searcher(space, Objective(metric="x", limits=(Limit(metric="y", bound=0.5),)), budget=40)
-    for proposal in searcher.ask_many(10):
-        strength = float(sum(int(choice.option) for choice in proposal.plan.choices))
-        searcher.tell(Measurement(plan=proposal.plan, samples={"x": (strength,), "y": (1 / (1 + strength),)}))
-    searcher.ask_many(2)

@@ -14,10 +14,11 @@ import ray
 from model_opt.actors.bench import RemoteChild
 from model_opt.actors.bundle import Request
 from model_opt.actors.child import MeasuringChild
+from model_opt.actors.kernels import compile_kernels
 from model_opt.actors.leases import Holder
 from model_opt.actors.link import RayLink, child_of
 from model_opt.actors.logs import log_as_json
-from model_opt.actors.proposer import TreeProposer, warm_up
+from model_opt.actors.proposer import TreeProposer
 from model_opt.actors.slots import Slot
 from model_opt.actors.time_left import TimeLeft
 from model_opt.actors.worker_loop import WorkerLoop
@@ -78,7 +79,7 @@ class SearchWorker:
     def _search_once(self, link: RayLink) -> str:
         manifest, request = link.hire()
         with RemoteChild(self._search, self._slot) if self._remote else child_of(link, (manifest, request)) as child:
-            warm_up()
+            compile_kernels()
             description = child.describe()
             context = description.get("context")
             known = context if isinstance(context, Context) else None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from model_opt.actors.child import MeasuringChild
+from model_opt.actors.kernels import compile_kernels
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
@@ -101,6 +102,7 @@ class Run:
         """Measures, concludes, remembers; the model and the result are written to `output` if it is given."""
         for warning in self._warnings:
             self._callbacks.on_note(warning)
+        compile_kernels()
         with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)

@@ -14,7 +14,6 @@ from model_opt.search.ledger import Ledger, Record
 from model_opt.search.metric_model import MetricModel
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.surrogate import Changes
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int16]
@@ -109,16 +108,16 @@ class Beliefs:
     def _relevant(self, objective: Objective) -> dict[str, MetricModel]:
         return {metric: self._models[metric] for metric in objective.metrics if metric in self._models}
 
-    def acquisition(self, objective: Objective, incumbent: float | None) -> Callable[[Changes, Codes], Array]:
+    def acquisition(self, objective: Objective, incumbent: float | None) -> Callable[[Codes], Array]:
         """Log of EI below `incumbent` (a warped score, None: no feasible plan is known) + log P(feasible) + log
         P(success)."""
         models = self._relevant(objective)
         sign = -1.0 if objective.maximize else 1.0
 
-        def score(changes: Changes, codes: Codes) -> Array:
+        def score(codes: Codes) -> Array:
             value = self._failures.log_success(codes)
             for metric, model in models.items():
-                mean, std = model.posterior(changes)
+                mean, std = model.posterior(codes)
                 if metric == objective.metric and incumbent is not None:
                     value = value + log_expected_improvement(sign * mean, std, incumbent)
                 for limit in objective.limits:

@@ -10,7 +10,7 @@ from scipy.special import ndtr
 from model_opt.search.acquisition import log_feasible
 from model_opt.search.objective import Limit
 from model_opt.search.sources import Sources
-from model_opt.search.surrogate import Changes, Surrogate
+from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp
 
 Array = NDArray[np.float64]
@@ -125,7 +125,7 @@ class MetricModel:
         The kriging believer of Ginsbourger, Le Riche and Carraro 2010.
         """
         for row in codes:
-            mean, _ = self._surrogate.posterior(Changes.whole(row[None]))
+            mean, _ = self._surrogate.posterior(row[None])
             targets = np.append(self._surrogate.targets, mean)
             self._surrogate.append(row, 0.0)
             self._surrogate.target(targets)
@@ -139,9 +139,9 @@ class MetricModel:
             self._surrogate.target(targets)
             self._believed = 0
 
-    def posterior(self, candidates: Changes) -> tuple[Array, Array]:
-        """Mean and standard deviation in warped units, `[candidates]`."""
-        return self._surrogate.posterior(candidates)
+    def posterior(self, codes: NDArray[np.int16]) -> tuple[Array, Array]:
+        """Mean and standard deviation in warped units of plans that are not among the rows, `[plans, decisions]`."""
+        return self._surrogate.posterior(codes)
 
     def at_rows(self) -> tuple[Array, Array]:
         """Mean and standard deviation in warped units of every row given, `[rows]`."""
@@ -161,7 +161,7 @@ class MetricModel:
 
     def estimates(self, codes: NDArray[np.int16]) -> tuple[Array, Array]:
         """Mean and standard deviation in raw units of plans that are not among the rows, `[plans, decisions]`."""
-        return self._warp.raw(*self.posterior(Changes.whole(codes)))
+        return self._warp.raw(*self.posterior(codes))
 
     def score(self, limit: Limit) -> float:
         """The limit in warped units."""

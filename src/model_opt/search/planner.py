@@ -6,28 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_opt.search.compiled import Kernels
+from model_opt.search.compiling import kernels
 from model_opt.search.encoding import Encoding
-from model_opt.search.surrogate import Changes
-from model_opt.search.tree import (
-    CHUNK,
-    Archive,
-    Batch,
-    Rules,
-    Tree,
-    Walkers,
-    enlist_all,
-    mask_options,
-    new_archive,
-    new_tree,
-    new_walkers,
-    step,
-)
+from model_opt.search.tree import CHUNK, Archive, Rules, Tree, new_archive, new_tree, new_walkers
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int16]
-Score = Callable[[Changes, Codes], Array]
-"""Log acquisition `[candidates]` of candidates, given twice: as changes of bases, and written out `[candidates,
-decisions]`."""
+Score = Callable[[Codes], Array]
+"""Log acquisition `[candidates]` of candidates, `[candidates, decisions]`."""
 
 EVALUATIONS = 500
 """Plans estimated for one suggestion, by default."""
@@ -72,28 +59,29 @@ class Planner:
         `known` plans are never proposed; `importance` `[decisions]` orders the tree; `prior` `[decisions, widest]`
         weighs options. In a small space every plan is estimated, so the first of the ranking is the exhaustive argmax.
         """
-        encoding = self._encoding
+        encoding, moves = self._encoding, kernels()
+        known, incumbents = (np.ascontiguousarray(codes, dtype=np.int16) for codes in (known, incumbents))
         rules = Rules(table=encoding.rules, named=encoding.named, known=known)
         limit = self._evaluations if self.every is None else min(self._evaluations, len(self.every))
         archive = new_archive(
             len(known) + limit + int(encoding.sizes.sum()) + 2 * _WALKERS * CHUNK, encoding.sizes, rng
         )
-        enlist_all(archive, known, -np.inf)
+        moves.enlist_all(archive, known, -np.inf)
         first = len(known)
-        self._look_around(score, archive, rules, incumbents[0])
+        self._look_around(moves, score, archive, rules, incumbents[0])
         tree = new_tree(np.argsort(-importance, kind="stable"), encoding.sizes, self._nodes)
-        mask_options(tree, 0, 0, incumbents[0], rules)
-        self._explore(score, tree, rules, archive, incumbents, self._policy(prior), limit, rng)
+        moves.mask_options(tree, 0, 0, incumbents[0], rules)
+        self._explore(moves, score, tree, rules, archive, incumbents, self._policy(prior), limit, rng)
         codes, values = archive.codes[first : archive.used[0]], archive.values[first : archive.used[0]]
         if self.every is not None:
             rest = _without(self.every, np.concatenate([known, codes]))
-            codes, values = np.concatenate([codes, rest]), np.concatenate([values, score(Changes.whole(rest), rest)])
+            codes, values = np.concatenate([codes, rest]), np.concatenate([values, score(rest)])
         possible = values > -np.inf
         codes, values = codes[possible], values[possible]
         order = np.argsort(-values, kind="stable")
         return Ranking(codes=codes[order], values=values[order], tree=tree)
 
-    def _look_around(self, score: Score, archive: Archive, rules: Rules, incumbent: Codes) -> None:
+    def _look_around(self, moves: Kernels, score: Score, archive: Archive, rules: Rules, incumbent: Codes) -> None:
         """Estimates every one-option change of the incumbent that may be proposed."""
         sizes = self._encoding.sizes
         pairs = [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]]
@@ -104,15 +92,9 @@ class Planner:
         fresh = fresh[_is_new(codes[fresh], rules.known)]
         if not len(fresh):
             return
-        changes = Changes(
-            bases=incumbent[None],
-            base_of=np.zeros(len(fresh), dtype=np.int32),
-            decision=changed[fresh, 0],
-            option=changed[fresh, 1],
-        )
         place = archive.used[0]
-        enlist_all(archive, codes[fresh], -np.inf)
-        archive.values[place : archive.used[0]] = score(changes, codes[fresh])
+        moves.enlist_all(archive, codes[fresh], -np.inf)
+        archive.values[place : archive.used[0]] = score(codes[fresh])
 
     def _policy(self, prior: Array) -> NDArray[np.float32]:
         """P of PUCT, `[decisions, widest]`: the prior, mixed with a little of the uniform."""
@@ -122,6 +104,7 @@ class Planner:
 
     def _explore(
         self,
+        moves: Kernels,
         score: Score,
         tree: Tree,
         rules: Rules,
@@ -133,37 +116,17 @@ class Planner:
     ) -> None:
         """Simulates until `limit` plans are estimated, or nothing new is met any more."""
         walkers = new_walkers(_WALKERS, self._encoding.sizes, rng)
-        batch = _new_batch()
+        places = np.zeros(_WALKERS * CHUNK, dtype=np.int64)
         estimated, idle = 0, 0
         while estimated < limit and idle < _IDLE_ROUNDS:
-            waiting = step(tree, rules, archive, walkers, batch, incumbents, policy)
+            top = float(archive.values[: archive.used[0]].max())
+            waiting = moves.step(tree, rules, archive, walkers, places, incumbents, policy, top)
             if waiting < 0:
                 return
             idle = 0 if waiting else idle + 1
             if waiting:
-                _estimate(score, archive, walkers, batch, waiting)
+                archive.values[places[:waiting]] = score(archive.codes[places[:waiting]])
                 estimated += waiting
-
-
-def _estimate(score: Score, archive: Archive, walkers: Walkers, batch: Batch, waiting: int) -> None:
-    place = batch.place[:waiting]
-    changes = Changes(
-        bases=walkers.codes,
-        base_of=batch.base_of[:waiting],
-        decision=batch.decision[:waiting],
-        option=batch.option[:waiting],
-    )
-    archive.values[place] = score(changes, archive.codes[place])
-
-
-def _new_batch() -> Batch:
-    many = _WALKERS * CHUNK
-    return Batch(
-        place=np.zeros(many, dtype=np.int64),
-        base_of=np.zeros(many, dtype=np.int32),
-        decision=np.zeros(many, dtype=np.int16),
-        option=np.zeros(many, dtype=np.int16),
-    )
 
 
 def _is_new(codes: Codes, known: Codes) -> NDArray[np.bool_]:

@@ -21,7 +21,6 @@ from model_opt.search.plan import Plan
 from model_opt.search.planner import EVALUATIONS, NODES, Planner, Ranking
 from model_opt.search.recommendation import Recommendation, or_better, pareto_front, recommend
 from model_opt.search.space import SearchSpace
-from model_opt.search.surrogate import Changes
 from model_opt.search.tree import Tree
 
 Codes = NDArray[np.int16]
@@ -269,7 +268,7 @@ class Searcher:
         chosen: list[NDArray[np.int16]] = []
         score = self._beliefs.acquisition(self.objective, _incumbent(judged))
         while len(shortlist) and len(chosen) < many:
-            best = 0 if not chosen else int(np.argmax(score(Changes.whole(shortlist), shortlist)))
+            best = 0 if not chosen else int(np.argmax(score(shortlist)))
             chosen.append(shortlist[best])
             if len(chosen) < many:
                 self._beliefs.believe(self.objective, shortlist[best : best + 1])

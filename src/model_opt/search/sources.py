@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model_opt.search.encoding import Encoding
 from model_opt.search.plan import Plan
-from model_opt.search.surrogate import Changes, Surrogate
+from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp
 
 Array = NDArray[np.float64]
@@ -83,7 +83,7 @@ class _Source:
     def _predict(self, codes: NDArray[np.int16]) -> Array:
         fresh = [row for row in codes if row.tobytes() not in self._told]
         if fresh:
-            scores, _ = self._surrogate.posterior(Changes.whole(np.array(fresh, dtype=np.int16)))
+            scores, _ = self._surrogate.posterior(np.array(fresh, dtype=np.int16))
             self._told |= {row.tobytes(): float(v) for row, v in zip(fresh, self._warp.backward(scores), strict=True)}
         return np.array([self._told[row.tobytes()] for row in codes])
 

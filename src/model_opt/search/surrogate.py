@@ -1,13 +1,12 @@
 """A Gaussian process over plans, with hyperparameters at their maximum a posteriori and a factor that grows by rows."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from model_opt.search.kernel import cross, gram, gram_gradient, option_tables
+from model_opt.search.kernel import cross, gram, gram_gradient, one_hot, option_tables
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -16,24 +15,6 @@ _JITTER = 1e-6
 _LOG_WEIGHT, _LOG_NUGGET = math.log(0.4), math.log(0.01)
 _STD_NUGGET, _STD_NOISE = 1.5, 0.5
 _TAIL = 2.0  # degrees of freedom of the prior on how unlike a source is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """Candidates as one-option changes of a few plans: `bases` `[bases, decisions]`; `[candidates]`: which base, which
-    decision (-1: none), which option."""
-
-    bases: Integers
-    base_of: Integers
-    decision: Integers
-    option: Integers
-
-    @staticmethod
-    def whole(codes: Integers) -> "Changes":
-        """Every row of `codes`, `[candidates, decisions]`, as it is."""
-        many = len(codes)
-        nothing = np.full(many, -1, dtype=np.int16)
-        return Changes(bases=codes, base_of=np.arange(many, dtype=np.int32), decision=nothing, option=nothing)
 
 
 class Surrogate:
@@ -61,7 +42,7 @@ class Surrogate:
         self.parameters: Array = self._centre.copy()
         self.size = 0
         self._capacity = 0
-        self._rows: NDArray[np.int16] = np.zeros((self._dims, 0), dtype=np.int16)
+        self._hot: NDArray[np.float32] = np.zeros((self._dims * self._widest, 0), dtype=np.float32)
         self._source: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
         self._noise: Array = np.zeros(0)
         self._lower: Array = np.zeros((0, 0))
@@ -94,7 +75,7 @@ class Surrogate:
         """Minus the log posterior of `parameters` and its gradient, given `rows` `[decisions, rows]`, targets, noise
         variances and sources `[rows]` (Rasmussen and Williams 2006, equation 5.9)."""
         tables, weights, nugget, factor = self._unpack(parameters)
-        plans = gram(rows, tables, weights)
+        plans, products = gram(rows, tables, weights)
         kin = None if source is None or not source.any() else self._kinship(parameters)[np.ix_(source, source)]
         covariance = plans.copy() if kin is None else plans * kin
         covariance.flat[:: len(z) + 1] += nugget + factor * noise + _JITTER
@@ -107,7 +88,7 @@ class Surrogate:
         tail = 0.5 * (_TAIL + 1) * np.log1p(offset[unlike] ** 2 / _TAIL) - 0.5 * offset[unlike] ** 2
         value = 0.5 * float(z @ alpha) + 0.5 * log_determinant + 0.5 * float(offset @ offset) + float(tail.sum())
         sensitivity = 0.5 * (inverse - np.outer(alpha, alpha))
-        parts = gram_gradient(rows, tables, weights, sensitivity if kin is None else sensitivity * kin)
+        parts = gram_gradient(rows, tables, weights, sensitivity if kin is None else sensitivity * kin, products)
         diagonal = np.diag(sensitivity)
         gradient = offset / spread
         gradient[unlike] *= (_TAIL + 1) / (_TAIL + offset[unlike] ** 2)
@@ -160,14 +141,14 @@ class Surrogate:
         """Conditions on `rows`, `[decisions, rows]`, with noise variances and sources `[rows]`: O(rows^3)."""
         self._tables, self._weights, self._nugget, self._factor = self._unpack(self.parameters)
         n = rows.shape[1]
-        covariance = gram(rows, self._tables, self._weights)
+        covariance, _ = gram(rows, self._tables, self._weights)
         kin = self._kinship(self.parameters)
         self._alike = kin[0].astype(np.float32)
         if source is not None and source.any():
             covariance *= kin[np.ix_(source, source)]
         covariance.flat[:: n + 1] += self._nugget + self._factor * noise + _JITTER
         self._reserve(n)
-        self._rows[:, :n], self._noise[:n] = rows, self._factor * noise
+        self._hot[:, :n], self._noise[:n] = one_hot(rows, self._widest), self._factor * noise
         self._source[:n] = 0 if source is None else source
         self._lower[:n, :n] = _lower_inverse(covariance)[0]
         self._lower32[:n, :n] = self._lower[:n, :n]
@@ -178,14 +159,13 @@ class Surrogate:
         """Conditions on one more row of the problem itself, `[decisions]`: O(rows^2)."""
         n = self.size
         self._reserve(n + 1)
-        covariance = cross(row[None], _NOUGHT, _NONE, _NONE, self._rows[:, :n], self._tables, self._weights)[0]
-        covariance *= self._alike[self._source[:n]]
-        lower = self._lower[:n, :n] @ covariance.astype(np.float64)
+        lower = self._lower[:n, :n] @ self._covariance(row[None])[0].astype(np.float64)
         pivot = self._prior + self._factor * noise + _JITTER - float(lower @ lower)
         scale = 1 / math.sqrt(max(pivot, _JITTER))
         self._lower[n, :n], self._lower[n, n] = -scale * (lower @ self._lower[:n, :n]), scale
         self._lower32[n, : n + 1] = self._lower[n, : n + 1]
-        self._rows[:, n], self._noise[n], self._source[n] = row, self._factor * noise, 0
+        self._hot[:, n] = one_hot(row[:, None], self._widest)[:, 0]
+        self._noise[n], self._source[n] = self._factor * noise, 0
         self.size = n + 1
         self._inverse_diagonal = None
 
@@ -205,15 +185,21 @@ class Surrogate:
         """What `target` was given, `[rows]`."""
         return self._targets
 
-    def posterior(self, candidates: Changes) -> tuple[Array, Array]:
-        """Mean and standard deviation of the noise-free metric of plans that are not among the rows, `[candidates]`."""
-        n, c = self.size, candidates
-        covariance = cross(c.bases, c.base_of, c.decision, c.option, self._rows[:, :n], self._tables, self._weights)
-        covariance *= self._alike[self._source[:n]]
+    def posterior(self, codes: Integers) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noise-free metric of plans that are not among the rows, `[candidates]`;
+        `codes` are `[candidates, decisions]`."""
+        covariance = self._covariance(codes)
         projected = blas.strmm(1.0, self._lower32.T, covariance.T, trans_a=1)  # L^-1 k, [rows, candidates]
         variance = self._prior - np.einsum("ij,ij->j", projected, projected).astype(np.float64)
         mean = covariance @ self._alpha.astype(np.float32)
         return mean.astype(np.float64), np.sqrt(np.maximum(variance, 1e-6))
+
+    def _covariance(self, codes: Integers) -> NDArray[np.float32]:
+        """With all rows, `[candidates, rows]`."""
+        found = cross(codes, self._tables, self._weights, self._hot[:, : self.size])
+        if len(self._alike) > 1:
+            found *= self._alike[self._source[: self.size]]
+        return found
 
     def left_out(self) -> Array:
         """By how much each row's target is missed by what the others say, `[rows]` (Rasmussen and Williams 2006,
@@ -245,14 +231,12 @@ class Surrogate:
         if size <= self._capacity:
             return
         old, many = self.size, max(64, int(size * 1.5))
-        rows, noise, lower = np.zeros((self._dims, many), dtype=np.int16), np.zeros(many), np.zeros((many, many))
+        hot = np.zeros((len(self._hot), many), dtype=np.float32)
+        noise, lower = np.zeros(many), np.zeros((many, many))
         self._source = np.concatenate([self._source, np.zeros(many - len(self._source), dtype=np.int16)])
-        rows[:, :old], noise[:old], lower[:old, :old] = self._rows[:, :old], self._noise[:old], self._lower[:old, :old]
-        self._rows, self._noise, self._lower, self._lower32 = rows, noise, lower, lower.astype(np.float32)
+        hot[:, :old], noise[:old], lower[:old, :old] = self._hot[:, :old], self._noise[:old], self._lower[:old, :old]
+        self._hot, self._noise, self._lower, self._lower32 = hot, noise, lower, lower.astype(np.float32)
         self._capacity = many
-
-
-_NOUGHT, _NONE = np.zeros(1, dtype=np.int32), np.full(1, -1, dtype=np.int16)
 
 
 def _by_unlike(weighted: Array, source: Integers, log_unlike: Array) -> Array:

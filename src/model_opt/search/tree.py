@@ -5,15 +5,17 @@ simulations go side by side: down the tree by PUCT, complete the plan, climb, ba
 batches, because a surrogate answers many plans for little more than one: `step` moves all of them as far as they get
 with the estimates there are, and lists the plans whose estimates they wait for.
 
-All that is compiled is in this one file, because a function compiled earlier is kept until its own file changes.
+These functions are plain Python. `compiled` makes twins of them by numba that answer the same to the last bit, and
+`compiling` says which to use. All that is compiled is in this one file, because a function compiled earlier is kept
+until its own file changes; it makes no arrays, raises nothing and needs no other compiled code, so that it is compiled
+in seconds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 EXPLORATION = 0.5
@@ -21,10 +23,25 @@ EXPLORATION = 0.5
 
 
 _HALF, _ONE, _MASKED = np.float32(0.5), np.float32(1.0), np.float32(-np.inf)
-_QUICK = {"nnan", "nsz", "reassoc", "contract", "arcp"}  # what lets LLVM use vectors; infinities keep their meaning
-_LEAN: Mapping[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
-"""For functions that make no arrays: without counting references to those that they read, which took over half of the
-time."""
+_VECTORS = {"nnan", "nsz"}
+"""What lets LLVM find a greatest number by vectors. Nothing that rounds differently: the twins would part."""
+
+_LEAN: Mapping[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+"""For functions that make no arrays: without counting references to those that they read, which takes half of the
+time; and without what nobody calls, which takes half of the compiling."""
+
+KERNELS: dict[str, Mapping[str, Any]] = {}
+"""What is compiled, callees first: name → numba's options."""
+
+
+def kernel(*, entry: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Marks a function that has a compiled twin; Python calls only that of an `entry`."""
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        KERNELS[function.__name__] = {**_LEAN, "no_cpython_wrapper": not entry, **options}
+        return function
+
+    return mark
 
 
 class Tree(NamedTuple):
@@ -74,7 +91,7 @@ def new_tree(order: NDArray[np.int64], sizes: NDArray[np.int64], capacity: int) 
     return tree
 
 
-@njit(**_LEAN, fastmath=_QUICK)
+@kernel(fastmath=_VECTORS)
 def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     """Descends by PUCT from the root to an edge without a child; returns the length of the path, 0 if all is masked.
 
@@ -106,7 +123,7 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
     return depth
 
 
-@njit(**_LEAN)
+@kernel()
 def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     """Adds the child below an edge whose node is at `depth` - 1; returns it, or -1 where the tree is full or ends."""
     if tree.used[0] >= len(tree.parent) or depth >= len(tree.sizes):
@@ -120,7 +137,7 @@ def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
     return child
 
 
-@njit(**_LEAN)
+@kernel()
 def back_up(tree, nodes, options, depth, value):  # type: ignore[no-untyped-def]
     """Adds `value` to every edge of a path that `select` has counted; one that was masked meanwhile stays so."""
     for i in range(depth):
@@ -129,7 +146,7 @@ def back_up(tree, nodes, options, depth, value):  # type: ignore[no-untyped-def]
             tree.best[nodes[i], options[i]] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel(entry=True)
 def mask_options(tree, node, depth, prefix, rules):  # type: ignore[no-untyped-def]
     """Masks the options of `node` that lead nowhere: a rule is broken whatever follows, or every plan below is known.
 
@@ -140,7 +157,9 @@ def mask_options(tree, node, depth, prefix, rules):  # type: ignore[no-untyped-d
     below = 1.0
     for t in range(depth + 1, len(tree.sizes)):
         below *= tree.sizes[t]
-    counts = np.zeros(tree.sizes[depth])
+    counts = tree.scores
+    for a in range(tree.sizes[depth]):
+        counts[a] = 0
     for k in range(len(rules.known)):
         same = True
         for t in range(depth):
@@ -148,18 +167,21 @@ def mask_options(tree, node, depth, prefix, rules):  # type: ignore[no-untyped-d
                 same = False
                 break
         if same:
-            counts[rules.known[k, decision]] += 1
+            counts[rules.known[k, decision]] += _ONE
     for a in range(tree.sizes[depth]):
         if counts[a] >= below or _surely_broken(tree, depth, prefix, a, rules):
             tree.best[node, a] = _MASKED
-    while node >= 0 and tree.best[node].max() == _MASKED:
+    while node >= 0:
+        for a in range(tree.best.shape[1]):
+            if tree.best[node, a] != _MASKED:
+                return
         up = tree.parent[node]
         if up >= 0:
             tree.best[up, tree.edge[node]] = _MASKED
         node = up
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _surely_broken(tree, depth, prefix, option, rules):  # type: ignore[no-untyped-def]
     """Whether some rule names only decisions down to `depth`, and all of their options hit it."""
     for r in range(len(rules.table)):
@@ -176,7 +198,7 @@ def _surely_broken(tree, depth, prefix, option, rules):  # type: ignore[no-untyp
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def allowed(codes, rules):  # type: ignore[no-untyped-def]
     """Whether one complete plan, `[decisions]`, breaks no rule."""
     for r in range(len(rules.table)):
@@ -233,16 +255,6 @@ class Walkers(NamedTuple):
     random: NDArray[np.uint64]
 
 
-class Batch(NamedTuple):
-    """What waits for an estimate, `[waiting]`: the archive's place, the walker whose plan is changed, the decision (-1:
-    the walker's plan itself) and its option."""
-
-    place: NDArray[np.int64]
-    base_of: NDArray[np.int32]
-    decision: NDArray[np.int16]
-    option: NDArray[np.int16]
-
-
 def new_archive(capacity: int, sizes: NDArray[np.int64], rng: np.random.Generator) -> Archive:
     """Room for `capacity` plans."""
     widest = int(sizes.max())
@@ -274,7 +286,7 @@ def new_walkers(many: int, sizes: NDArray[np.int64], rng: np.random.Generator) -
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def enlist(archive, codes):  # type: ignore[no-untyped-def]
     """The place of a plan in the archive, and whether it is new there; -1 where the archive is full."""
     word = np.uint64(0)
@@ -290,12 +302,13 @@ def enlist(archive, codes):  # type: ignore[no-untyped-def]
     if place >= len(archive.hashes):
         return np.int64(-1), False
     archive.slots[at], archive.hashes[place] = place, word
-    archive.codes[place] = codes
+    for d in range(len(codes)):
+        archive.codes[place, d] = codes[d]
     archive.used[0] = place + 1
     return np.int64(place), True
 
 
-@njit(cache=True, nogil=True)
+@kernel(entry=True)
 def enlist_all(archive, codes, value):  # type: ignore[no-untyped-def]
     """Puts all of `codes`, `[plans, decisions]`, into the archive with one value."""
     for k in range(len(codes)):
@@ -304,7 +317,7 @@ def enlist_all(archive, codes, value):  # type: ignore[no-untyped-def]
             archive.values[place] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _uniform(random):  # type: ignore[no-untyped-def]
     """The next number in [0, 1) by splitmix64 (Steele, Lea and Flood 2014)."""
     random[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -314,7 +327,7 @@ def _uniform(random):  # type: ignore[no-untyped-def]
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _start(tree, rules, walkers, w, incumbents, prior):  # type: ignore[no-untyped-def]
     """Sends walker `w` down the tree and completes its plan from an incumbent; False where no allowed one was found."""
     nodes, options, codes = walkers.nodes[w], walkers.options[w], walkers.codes[w]
@@ -324,7 +337,8 @@ def _start(tree, rules, walkers, w, incumbents, prior):  # type: ignore[no-untyp
         return False
     which = 0 if _uniform(walkers.random) < 0.5 else int(_uniform(walkers.random) * len(incumbents))
     for attempt in range(10):
-        codes[:] = incumbents[which]
+        for d in range(len(codes)):
+            codes[d] = incumbents[which, d]
         for t in range(len(tree.sizes)):
             d = tree.order[t]
             if t < depth:
@@ -340,7 +354,7 @@ def _start(tree, rules, walkers, w, incumbents, prior):  # type: ignore[no-untyp
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _draw(weights, size, random):  # type: ignore[no-untyped-def]
     left = _uniform(random)
     for a in range(size):
@@ -350,7 +364,7 @@ def _draw(weights, size, random):  # type: ignore[no-untyped-def]
     return size - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _shuffle(walkers, w):  # type: ignore[no-untyped-def]
     moves = walkers.moves[w]
     for i in range(len(moves) - 1, 0, -1):
@@ -359,8 +373,8 @@ def _shuffle(walkers, w):  # type: ignore[no-untyped-def]
     walkers.cursor[w] = 0
 
 
-@njit(cache=True, nogil=True)
-def _arrive(tree, archive, walkers, w):  # type: ignore[no-untyped-def]
+@kernel()
+def _arrive(tree, archive, walkers, w, top):  # type: ignore[no-untyped-def]
     """Takes the estimates that walker `w` waited for: moves it, or ends its climb and backs its value up."""
     target, value = -1, walkers.values[w]
     for c in range(CHUNK):
@@ -368,56 +382,60 @@ def _arrive(tree, archive, walkers, w):  # type: ignore[no-untyped-def]
         if place >= 0 and archive.values[place] > value + 1e-9:
             target, value = place, archive.values[place]
     if target >= 0:
-        walkers.codes[w], walkers.values[w] = archive.codes[target], value
+        for d in range(walkers.codes.shape[1]):
+            walkers.codes[w, d] = archive.codes[target, d]
+        walkers.values[w] = value
         _shuffle(walkers, w)
     elif walkers.cursor[w] >= len(walkers.pairs):
-        top = archive.values[: archive.used[0]].max()
         scaled = max(0.0, 1.0 - (top - value) / NATS) if value > -np.inf else 0.0
         back_up(tree, walkers.nodes[w], walkers.options[w], walkers.depth[w], scaled)
         walkers.state[w] = 0
 
 
-@njit(cache=True, nogil=True)
-def _await(archive, batch, waiting, codes, w, d, o, rules):  # type: ignore[no-untyped-def]
-    """Looks up one plan, a change of walker `w`'s; a new one that is allowed joins the batch. Returns place,
-    waiting."""
+@kernel()
+def _await(archive, places, waiting, codes, rules):  # type: ignore[no-untyped-def]
+    """Looks up one plan; a new one that is allowed joins those that wait. Returns its place, and how many wait."""
     place, new = enlist(archive, codes)
     if new and allowed(codes, rules):
-        batch.place[waiting], batch.base_of[waiting] = place, w
-        batch.decision[waiting], batch.option[waiting] = d, o
+        places[waiting] = place
         waiting += 1
     return place, waiting
 
 
-@njit(cache=True, nogil=True)
-def step(tree, rules, archive, walkers, batch, incumbents, prior):  # type: ignore[no-untyped-def]
-    """Moves every walker on once the estimates of the last batch are in `archive.values`; returns how many wait now, or
-    -1 where nothing is left to explore."""
-    waiting, alive = 0, False
+@kernel(entry=True)
+def step(tree, rules, archive, walkers, places, incumbents, prior, top):  # type: ignore[no-untyped-def]
+    """Moves every walker on once the estimates it waited for are in `archive.values`, the greatest of which is `top`.
+
+    Writes the archive places of what waits for an estimate now to `places`, `[walkers * CHUNK]`; returns how many, or
+    -1 where nothing is left to explore.
+    """
+    waiting, alive = np.int64(0), False
     for w in range(len(walkers.state)):
         if walkers.state[w] == 1:  # its start has been estimated
             walkers.values[w] = archive.values[walkers.picks[w, 0]] if walkers.picks[w, 0] >= 0 else -np.inf
             walkers.state[w] = 2
         elif walkers.state[w] == 2:
-            _arrive(tree, archive, walkers, w)
-        walkers.picks[w] = -1
+            _arrive(tree, archive, walkers, w, top)
+        for c in range(CHUNK):
+            walkers.picks[w, c] = -1
         codes = walkers.codes[w]
         if walkers.state[w] == 0:
             if _start(tree, rules, walkers, w, incumbents, prior):
                 walkers.state[w] = 1
                 _shuffle(walkers, w)
-                walkers.picks[w, 0], waiting = _await(archive, batch, waiting, codes, w, -1, 0, rules)
+                walkers.picks[w, 0], waiting = _await(archive, places, waiting, codes, rules)
             alive |= walkers.depth[w] > 0
             continue
         alive = True
         taken = 0
         while taken < CHUNK and walkers.cursor[w] < len(walkers.pairs):
-            d, o = walkers.pairs[walkers.moves[w, walkers.cursor[w]]]
+            move = walkers.moves[w, walkers.cursor[w]]
+            d, o = walkers.pairs[move, 0], walkers.pairs[move, 1]
             walkers.cursor[w] += 1
             if codes[d] != o:
                 old = codes[d]
                 codes[d] = o
-                walkers.picks[w, taken], waiting = _await(archive, batch, waiting, codes, w, d, o, rules)
+                walkers.picks[w, taken], waiting = _await(archive, places, waiting, codes, rules)
                 codes[d] = old
                 taken += 1
     return waiting if alive else -1
