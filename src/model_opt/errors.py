@@ -57,7 +57,16 @@ class SearchExhausted(SearchError):
 
 
 class TechniqueError(ModelOptError):
-    """A technique cannot be used on this model or device."""
+    """A technique cannot be used on this model or device.
+
+    `blamed` are (decision, option) pairs of which it is known that no plan that has them all can be made.
+    """
+
+    blamed: frozenset[tuple[str, str]] = frozenset()
+
+
+class CannotExport(TechniqueError):
+    """The model's own code is what an exporter cannot follow, whatever is done to it."""
 
 
 class TechniqueDidNothing(TechniqueError):

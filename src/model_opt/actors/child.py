@@ -75,7 +75,8 @@ class MeasuringChild:
         if answer[0] == "done" and isinstance(answer[1], Measurement):
             return answer[1]
         if answer[0] == "failed":
-            return Failure(plan=plan, reason=answer[1], message=answer[2], seconds=watch.seconds())
+            blamed: frozenset[tuple[str, str]] = getattr(answer[3], "blamed", frozenset())
+            return Failure(plan=plan, reason=answer[1], message=answer[2], seconds=watch.seconds(), blamed=blamed)
         message = f"the evaluator returned {type(answer[1]).__name__}, not a Measurement"
         return Failure(plan=plan, reason=Reason.ERROR, message=message, seconds=watch.seconds())
 

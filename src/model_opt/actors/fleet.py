@@ -104,7 +104,7 @@ def submit(
         raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")
     with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
         path, manifest = pickled(factory, Path(folder))
-        connect(address, cpus=_local_cpus(request.placement))
+        connect(address, cpus=local_cpus(request.placement))
         coordinator = _start(name, state)
         if not answer(coordinator.is_open.remote()):
             for number, chunk in enumerate(chunks(path)):
@@ -279,7 +279,7 @@ def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
         raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
 
 
-def _local_cpus(placement: Placement) -> int | None:
+def local_cpus(placement: Placement) -> int | None:
     """Logical CPUs for a local cluster: enough for the workers that were asked for."""
     return None if placement.workers is None else max(1, round(placement.workers * placement.cpus))
 

@@ -80,7 +80,8 @@ def _read_plan(choices: list[list[Any]]) -> Plan:
 def _outcome(outcome: Outcome) -> Mapping[str, object]:
     shared = {"plan": _plan(outcome.plan), "seconds": dict(outcome.seconds)}
     if isinstance(outcome, Failure):
-        return shared | {"reason": outcome.reason, "message": outcome.message}
+        blamed = {"blamed": sorted(outcome.blamed)} if outcome.blamed else {}
+        return shared | {"reason": outcome.reason, "message": outcome.message} | blamed
     samples = {metric: [float(value) for value in values] for metric, values in outcome.samples.items()}
     told = {"samples": samples, "notes": list(outcome.notes), "partial": outcome.partial}
     return shared | told | {"disturbed": sorted(outcome.disturbed)}
@@ -89,7 +90,9 @@ def _outcome(outcome: Outcome) -> Mapping[str, object]:
 def _read_outcome(fields: Mapping[str, Any]) -> Outcome:
     plan, seconds = _read_plan(fields["plan"]), fields["seconds"]
     if "reason" in fields:
-        return Failure(plan=plan, reason=Reason(fields["reason"]), message=fields["message"], seconds=seconds)
+        blamed = frozenset((decision, option) for decision, option in fields.get("blamed", ()))
+        reason, message = Reason(fields["reason"]), fields["message"]
+        return Failure(plan=plan, reason=reason, message=message, seconds=seconds, blamed=blamed)
     samples = {metric: tuple(values) for metric, values in fields["samples"].items()}
     return Measurement(
         plan=plan,

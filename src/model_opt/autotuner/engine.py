@@ -11,6 +11,7 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
+from model_opt.compression.machine import Machine
 from model_opt.search.beliefs import Estimate
 from model_opt.search.cost import ExpectedSeconds, PlanSeconds
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
@@ -42,6 +43,8 @@ class Problem:
     known: Sequence[Plan] = ()
     evidence: Sequence[Evidence] = ()
     seed: int = 0
+    machine: Machine | None = None
+    """What the device can do, for the prior."""
     noise_db: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """What each option does to the outputs, as far as it was measured layer by layer; see `rules.prior`."""
     explore_until: float | None = None
@@ -109,7 +112,7 @@ class MCTSEngine:
             noise=problem.noise,
             first=first_plans(problem),
             given=(problem.original,),
-            prior=prior(problem.space, problem.noise_db),
+            prior=prior(problem.space, problem.noise_db, problem.machine),
             evidence=problem.evidence,
         )
         return measure_all(problem, searcher, self.n_simulations, ended="budget")
@@ -184,20 +187,27 @@ class _Clock:
         self.refused = False
         if self._until is None:
             return searcher.ask()
-        left_s = self._until - time.monotonic()
+        while True:
+            proposal = self._ask_in_time(searcher, budget, self._until - time.monotonic())
+            if proposal is None or self._fits(proposal.plan, self._until - time.monotonic()):
+                return proposal  # planning may take long where its kernels have to be compiled first
+
+    def _ask_in_time(self, searcher: Searcher, budget: int, left_s: float) -> Proposal | None:
         if self._spent:  # leaders are verified before the time is up
             plans = left_s / max(float(np.median(self._spent)), 1e-9)
             searcher.budget = int(min(budget, searcher.settled + max(plans, 1.0)))
         verify_s = self._verify_s(searcher)
 
         def fits(plan: Plan) -> bool:
-            again = plan.key in self._measured
-            purpose = Purpose.VERIFY if again else Purpose.EXPLORE
-            fitting = self._seconds.fits(plan, purpose, left_s - (0.0 if again else verify_s))
+            fitting = self._fits(plan, left_s - (0.0 if plan.key in self._measured else verify_s))
             self.refused |= not fitting
             return fitting
 
         return searcher.ask(owned=fits)
+
+    def _fits(self, plan: Plan, left_s: float) -> bool:
+        purpose = Purpose.VERIFY if plan.key in self._measured else Purpose.EXPLORE
+        return self._seconds.fits(plan, purpose, left_s)
 
     def _verify_s(self, searcher: Searcher) -> float:
         """Seconds to keep for measuring the plan that leads once more; none where it needs none, or nothing leads."""

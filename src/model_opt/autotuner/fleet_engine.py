@@ -8,8 +8,8 @@ from typing import Any
 
 from model_opt.actors import fleet
 from model_opt.actors.bundle import Placement, Sharing
-from model_opt.actors.cluster import disconnect
-from model_opt.actors.fleet import FleetResult
+from model_opt.actors.cluster import connect, disconnect
+from model_opt.actors.fleet import FleetResult, local_cpus
 from model_opt.actors.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of, predicted_of
 from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
@@ -118,10 +118,16 @@ class FleetEngine:
             seed=problem.seed,
             noise=problem.noise,
             first=tuple(first_plans(problem)),
-            prior=prior(problem.space, problem.noise_db),
+            prior=prior(problem.space, problem.noise_db, problem.machine),
             evidence=tuple(problem.evidence),
             expected=problem.expected,
         )
+
+
+def reach(cluster: Cluster) -> None:
+    """Joins the cluster, or starts one on this machine; `FleetEngine.run` finds it there. Raises `FleetError`."""
+    workers = Placement(workers=cluster.workers)
+    connect(None if cluster.address == LOCAL else cluster.address, cpus=local_cpus(workers))
 
 
 def _seconds_left(until: float | None) -> float | None:

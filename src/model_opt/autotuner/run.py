@@ -4,6 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,7 +19,7 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import Answer, conclude, front
-from model_opt.autotuner.fleet_engine import Cluster, FleetEngine
+from model_opt.autotuner.fleet_engine import Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
 from model_opt.autotuner.request import NOISE
@@ -36,6 +37,7 @@ from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.space import SearchSpace
 from model_opt.storage.store import KnowledgeStore
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ METHODS = ("rule_based", "mcts", "hybrid")
 SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""
+IDLE_S = 10.0
+"""How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
 FINISH_S = 45.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
@@ -85,14 +89,8 @@ class Run:
         self._task, self._limits, self._callbacks = task, limits, callbacks
         self.signature = sign_model(task.model)
         self.machine = inspect(task.device)
-        self.space = build_space(
-            task.model,
-            self.signature,
-            self.machine,
-            exclude=exclude,
-            freeze=freeze,
-            trains=task.train_data is not None,
-        )
+        self._exclude, self._freeze = exclude, freeze
+        self.space = self._space()
         self._first = [self._user_plan(plan) for plan in plans]
         self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
         self._at_work: Plan | None = None
@@ -119,11 +117,12 @@ class Run:
     def _measure(
         self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
     ) -> tuple[Found, Answer, Lesson, Mapping[str, object], Recalled]:
-        described = self._timed("baseline", child.describe)
+        described = self._timed("baseline", lambda: self._described(child))
         context = cast(Context, described["context"])
         baseline = cast(Mapping[str, float], described["baseline"])
         self._callbacks.on_baseline(baseline)
         objective = self._limits.constraints.objective(baseline)
+        self._timed("what applies", lambda: self._leave_out(child))
         recalled = self._recall(store, context, objective)
         lesson = Lesson(self.signature, context)
 
@@ -135,6 +134,7 @@ class Run:
             child=child,
             space=self.space,
             signature=self.signature,
+            machine=self.machine,
             objective=objective,
             noise=cast(Mapping[str, float | None], described["noise"]),
             original=original_of(baseline),
@@ -154,6 +154,53 @@ class Run:
         child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
+
+    def _described(self, child: MeasuringChild) -> Mapping[str, object]:
+        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
+        if self._cluster is None:
+            return child.describe()
+        with ThreadPoolExecutor(1) as beside:
+            told = beside.submit(child.describe)
+            try:
+                reach(self._cluster)  # here: what Ray starts ends with the thread that started it
+                return told.result()
+            except BaseException:
+                child.kill()
+                raise
+
+    def _space(self, idle: Collection[tuple[str, str]] = ()) -> SearchSpace:
+        return build_space(
+            self._task.model,
+            self.signature,
+            self.machine,
+            exclude=self._exclude,
+            freeze=self._freeze,
+            trains=self._task.train_data is not None,
+            idle=idle,
+        )
+
+    def _leave_out(self, child: MeasuringChild) -> None:
+        """Takes options out of the space that would change nothing in this model, but for those that the user named."""
+        left = math.inf if self._limits.deadline is None else self._limits.deadline - time.monotonic()
+        most_s = min(IDLE_S, SENSITIVITY_SHARE * left)
+        try:
+            idle = cast(Mapping[tuple[str, str], str], child.call("idle_options", most_s, phase="prepare"))
+        except MeasurementFailed as error:
+            self._callbacks.on_note(f"what would change nothing is found out as it is tried: {error}")
+            return
+        named = {(choice.decision, choice.option) for plan in self._first for choice in plan.choices}
+        idle = {pair: reason for pair, reason in idle.items() if pair not in named}
+        space = self._space(idle)
+        if not all(map(space.fits, self._first)):
+            return
+        self.space = space
+        for decision in dict.fromkeys(decision for decision, _ in idle if "/" not in decision):
+            options = [option for name, option in idle if name == decision]
+            self._warn(f"left out: {decision} {', '.join(options)} ({idle[decision, options[0]]})")
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._callbacks.on_note(text)
 
     def _sensitivity(self, child: MeasuringChild) -> Mapping[tuple[str, str], float]:
         """What each option does to the outputs, measured layer by layer for a while; nothing for a short search."""

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from model_opt.compression.hopeless import blame, idle_of, refuse_known
 from model_opt.compression.inputs import call, output
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
 from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
 from model_opt.search.plan import Choice, Plan
-
-SAME = "same"
-"""The first option of a stage's decision: whatever the whole model's decision says."""
 
 STRUCTURES_KEPT = 3
 
@@ -51,20 +49,32 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
     """The model that `plan` makes of a copy of the teacher, in eval mode; the teacher is not touched.
 
     Structures (what comes before precision and runtime) are kept for the next plans that share them. Raises
-    `TechniqueError` where the plan cannot be applied, `MeasurementFailed` where the outcome gives wrong outputs.
+    `TechniqueError` where the plan cannot be applied, `MeasurementFailed` where the outcome gives wrong outputs. What
+    failed once for certain fails at once in the plans that follow.
     """
-    pending = steps(plan, material.teacher)
+    refuse_known(plan, material)
+    pending = [step for step in steps(plan, material.teacher) if not _idle_here(step, plan, material)]
     structural = [step for step in pending if step.handler.decision not in ("precision", "runtime")]
     for step in pending:
         if step.handler.check is not None:
-            step.handler.check(step.option, material)
+            with blame(step.handler, plan, material, alone=step.option):
+                step.handler.check(step.option, material)
     resolved = _resolved(pending)
-    model = _structure(structural, resolved, material)
+    model = _structure(structural, resolved, plan, material)
     material.cache["structure"] = (model, tuple((s.handler.decision, s.option, s.stage) for s in structural))
     for step in pending[len(structural) :]:
-        model = _apply(step, model, resolved, material)
+        with blame(step.handler, plan, material):
+            model = _apply(step, model, resolved, material)
     _check(model, material)
     return model
+
+
+def _idle_here(step: Step, plan: Plan, material: Material) -> bool:
+    """Whether a step would change nothing in a stage that only has it from the whole model."""
+    where = f"{step.handler.decision}/{step.stage}"
+    if step.stage is None or plan.option(where) is not None:
+        return False
+    return (where, step.option) in idle_of(step.handler, material)
 
 
 def _resolved(pending: list[Step]) -> Plan:
@@ -81,7 +91,7 @@ def _resolved(pending: list[Step]) -> Plan:
     )
 
 
-def _structure(pending: list[Step], plan: Plan, material: Material) -> nn.Module:
+def _structure(pending: list[Step], resolved: Plan, plan: Plan, material: Material) -> nn.Module:
     """The model after `pending`, a copy that the caller may change; starts from the longest part already made.
 
     Parts end where a decision ends, since a technique that was applied to several stages recovers after the last.
@@ -93,7 +103,8 @@ def _structure(pending: list[Step], plan: Plan, material: Material) -> nn.Module
     done = next((n for n in ends if tuple(keys[:n]) in kept), 0)
     model = copy.deepcopy(kept[tuple(keys[:done])] if done else material.teacher).eval()
     for position in range(done, len(pending)):
-        model = _apply(pending[position], model, plan, material)
+        with blame(pending[position].handler, plan, material):
+            model = _apply(pending[position], model, resolved, material)
         if position + 1 in ends:
             kept[tuple(keys[: position + 1])] = copy.deepcopy(model)
     while len(kept) > STRUCTURES_KEPT:

@@ -343,8 +343,15 @@ def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequen
 def _apply_clean(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
     cleaned, done = _cleaned(material)
     if not done:
-        raise TechniqueDidNothing("nothing to rewrite: no batch norm after a layer, no attention, no dropout")
+        raise TechniqueDidNothing(_NOTHING)
     return copy.deepcopy(cleaned)
+
+
+_NOTHING = "nothing to rewrite: no batch norm after a layer, no attention, no dropout"
+
+
+def _idle(material: Material) -> Mapping[tuple[str, str], str]:
+    return {} if _cleaned(material)[1] else {("clean", "fused"): _NOTHING}
 
 
 register(
@@ -354,5 +361,6 @@ register(
         technique=lambda option: Technique.LAYER_FUSION,
         options=_options,
         apply=_apply_clean,
+        idle=_idle,
     )
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model_opt.compression import space  # noqa: F401  (registers every technique)
 from model_opt.compression.accuracy import Drop, FidelityJudge, FunctionJudge, Judge, LabelJudge
 from model_opt.compression.apply import apply_plan
+from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.machine import inspect, libraries
 from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
@@ -200,6 +201,11 @@ class CompressionEvaluator:
         """(decision, option) → the signal-to-noise ratio to expect, from at most about `most_s` seconds of probing."""
         with self._lock("shared"):
             return option_noise_db(self._material, most_s)
+
+    def idle_options(self, most_s: float) -> Mapping[tuple[str, str], str]:
+        """(decision, option) → why it would change nothing in this model; see `hopeless.idle_options`."""
+        with self._lock("shared"):
+            return idle_options(self._material, most_s)
 
     def sensitivities(self) -> list[Sensitivity]:
         """Every layer or stage under every technique, most harmful first."""

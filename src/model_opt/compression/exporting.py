@@ -13,7 +13,7 @@ from model_opt.compression.inputs import Inputs, positional
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
 from model_opt.compression.technique import Material
-from model_opt.errors import MissingDependency, TechniqueError
+from model_opt.errors import CannotExport, MissingDependency, TechniqueError
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def export_program(
     try:
         return _export(flat, example_tensors(example, layout), None), False
     except Exception as error:
-        raise TechniqueError(f"torch.export cannot follow this model: {_first_line(error)}") from error
+        raise CannotExport(f"torch.export cannot follow this model: {_first_line(error)}") from error
 
 
 def _export(flat: Flat, tensors: tuple[Tensor, ...], free: Layout | None) -> torch.export.ExportedProgram:

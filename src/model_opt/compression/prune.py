@@ -7,18 +7,19 @@ attention heads are pruned. The refit is part of the technique.
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.clean import ensure
+from model_opt.compression.clean import ensure, reference
 from model_opt.compression.flops import cost, require_cheaper
 from model_opt.compression.heads import prune_heads
 from model_opt.compression.inputs import Inputs, call, shapes, tensors
 from model_opt.compression.refit import KEPT, refit
-from model_opt.compression.stages import WEIGHTED, weighted_layers
+from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.compression.statistics import few, stage_filter
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import TechniqueError
@@ -59,11 +60,33 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str], bool], most: int | None) -> list[Any]:
-    """The groups that may be pruned: most of their layers are `inside`, and nothing in them must keep its width."""
+    """The groups that may be pruned, as torch-pruning works them out, of those that are `inside`."""
+    chosen = [found for found in _candidates(graph, model, inputs, most) if found.lies(inside)]
+    needed = {module for found in chosen for module in found.reached}
+    # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
+    graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
+    return [_whole(graph, found.root) for found in chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A group by its `root`: what pruning that touches, and the names of the layers that make its channels."""
+
+    root: nn.Module
+    reached: dict[Any, bool]
+    makers: tuple[str, ...]
+
+    def lies(self, inside: Callable[[str], bool]) -> bool:
+        """Whether most of its layers are `inside`."""
+        return sum(map(inside, self.makers)) * 2 > len(self.makers)
+
+
+def _candidates(graph: Any, model: nn.Module, inputs: Inputs, most: int | None) -> list[_Candidate]:
+    """The groups in which nothing must keep its width, with at most `most` makers each."""
     names = {module: name for name, module in model.named_modules()}
     fixed = {m for owner in model.modules() if _owns_heads(owner) for m in owner.modules()} | set(heads(model, inputs))
     seen: set[nn.Module] = set()
-    roots, needed = [], set[Any]()
+    found = []
     for root in graph.module2node:
         if not isinstance(root, _ROOTS) or root in seen or root in fixed:
             continue
@@ -74,12 +97,8 @@ def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str]
             continue
         if any(isinstance(m, nn.LayerNorm | nn.Parameter) or (out and m in fixed) for m, out in reached.items()):
             continue
-        if sum(inside(names[m]) for m in makers) * 2 > len(makers):
-            roots.append(root)
-            needed |= set(reached)
-    # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
-    graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
-    return [_whole(graph, root) for root in roots]
+        found.append(_Candidate(root=root, reached=reached, makers=tuple(names[m] for m in makers)))
+    return found
 
 
 def _whole(graph: Any, root: nn.Module) -> Any:
@@ -241,6 +260,33 @@ def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequen
     return RATIOS if len(wide) >= 2 else ()
 
 
+def _idle(material: Material) -> Mapping[tuple[str, str], str]:
+    """Ratios that leave every group as wide as it is, in the whole model and stage by stage: widths are rounded."""
+    model, inputs = copy.deepcopy(reference(material)), few(material.example, 2)
+    if any(_owns_heads(module) for module in model.modules()):
+        return {}  # whole heads go there, which is another sum
+    try:
+        graph = _graph(model.requires_grad_(True), inputs)
+        groups = [(found, *_width(graph, found)) for found in _candidates(graph, model, inputs, None)]
+    except BROKEN:
+        return {}  # applying it says what is wrong
+    idle = {}
+    for stage in (None, *stages(material.teacher)):
+        inside = stage_filter(material.teacher, stage)
+        widths = [(width, parts) for found, width, parts in groups if found.lies(inside)]
+        where = "prune" if stage is None else f"prune/{stage}"
+        for ratio in RATIOS:
+            if all(_keep(width, float(ratio), parts) == width for width, parts in widths):
+                idle[where, ratio] = "no channels to prune" + (" at this ratio" if widths else "")
+    return idle
+
+
+def _width(graph: Any, found: _Candidate) -> tuple[int, int]:
+    """The width of each of a group's parts, and how many parts it has."""
+    parts = max(map(_parts, found.reached))
+    return graph.get_out_channels(found.root) // parts, parts
+
+
 register(
     Handler(
         decision="prune",
@@ -248,6 +294,7 @@ register(
         technique=lambda option: Technique.STRUCTURED_PRUNING,
         options=_options,
         apply=_apply,
+        idle=_idle,
         ordered=True,
         version=2,
         per_stage=True,

@@ -14,9 +14,8 @@ from model_opt.compression import (  # noqa: F401  (each registers its technique
     runtime,
     token_merging,
 )
-from model_opt.compression.apply import SAME
 from model_opt.compression.precision import forbidden
-from model_opt.compression.stages import stages, weighted_layers
+from model_opt.compression.stages import SAME, stages, weighted_layers
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.plan import Choice
@@ -35,15 +34,18 @@ def build_space(
     exclude: Collection[str] = (),
     freeze: Mapping[str, str] | None = None,
     trains: bool = False,
+    idle: Collection[tuple[str, str]] = (),
 ) -> SearchSpace:
     """The decisions for `model`, in the order of composition, with the combinations that are not allowed.
 
     `exclude` names techniques ("int8") or decisions ("prune") that are not to be used. `freeze` fixes decisions: their
-    option is part of every plan. `trains` says that there is data to fine-tune on.
+    option is part of every plan. `trains` says that there is data to fine-tune on. `idle` are (decision, option) pairs
+    that would change nothing in this model: they are not offered.
     Raises `UnknownName` for names that mean nothing here.
     """
     _check_names(exclude)
     frozen = dict(freeze or {})
+    idle = set(idle) - set(frozen.items())
     decisions, rules, choices, every = [], [], [], list[Decision]()
     for name in ORDER:
         handler = HANDLERS.get(name)
@@ -54,7 +56,7 @@ def build_space(
             *([distil.FINETUNE] if trains and name == "distil" else []),
         ]
         options = [option for option in offered if handler.technique(option) not in exclude]
-        made = _decisions(handler, options, model)
+        made = _decisions(handler, options, model, idle)
         rules += _once(made, frozen)
         every += made
         for decision in made:
@@ -77,12 +79,18 @@ def _check_names(exclude: Collection[str]) -> None:
             raise UnknownName("technique or decision to exclude:", name, known)
 
 
-def _decisions(handler: Handler, options: Sequence[str], model: nn.Module) -> list[Decision]:
-    """The decision of a technique, and one for each stage."""
-    name, every = handler.decision, (handler.leave_alone, *options)
-    made = [Decision(name, every, handler.ordered, version=handler.version)]
-    if options and handler.per_stage and len(weighted_layers(model)) >= STAGED_LAYERS:
-        made += [Decision(f"{name}/{stage}", (SAME, *every), version=handler.version) for stage in stages(model)]
+def _decisions(
+    handler: Handler, options: Sequence[str], model: nn.Module, idle: Collection[tuple[str, str]]
+) -> list[Decision]:
+    """The decision of a technique, and one for each stage in which it can do something."""
+    name = handler.decision
+    useful = [option for option in options if (name, option) not in idle]
+    made = [Decision(name, (handler.leave_alone, *useful), handler.ordered, version=handler.version)]
+    if useful and handler.per_stage and len(weighted_layers(model)) >= STAGED_LAYERS:
+        for stage in stages(model):
+            own = [option for option in useful if (f"{name}/{stage}", option) not in idle]
+            every = (SAME, handler.leave_alone, *own) if own else (SAME,)
+            made.append(Decision(f"{name}/{stage}", every, version=handler.version))
     return made
 
 

@@ -7,6 +7,10 @@ from torch import nn
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d, nn.Embedding)
 
 
+SAME = "same"
+"""The first option of a stage's decision: whatever the whole model's decision says."""
+
+
 def weighted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """(name, module) of the layers that hold most weights, in the order in which they are defined."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]

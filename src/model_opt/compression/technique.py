@@ -4,7 +4,7 @@ A technique changes a *copy* of the user's model. Handlers are applied in the or
 which a plan names them: other orders fail, or silently do nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -88,6 +88,8 @@ class Handler:
     version: int = 1
     check: Callable[[str, Material], None] | None = None
     """`(option, material)`: raises `TechniqueError` where it can be told at once that an option cannot be applied."""
+    idle: Callable[[Material], Mapping[tuple[str, str], str]] | None = None
+    """Which (decision, option) pairs would change nothing in this model, each with the reason in words; quick."""
     per_stage: bool = False
     """Whether the decision may be made per stage ("prune/stage2") as well as for the whole model."""
 

@@ -47,12 +47,14 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A plan that could not be measured."""
+    """A plan that could not be measured. `blamed` are those of its (decision, option) pairs, left alone or not, that
+    are known to fail together in every plan: none is proposed that has them all. Empty where that is not known."""
 
     plan: Plan
     reason: Reason
     message: str
     seconds: Mapping[str, float] = field(default_factory=dict)
+    blamed: frozenset[tuple[str, str]] = frozenset()
 
 
 Outcome = Measurement | Failure

@@ -43,13 +43,15 @@ class Evidence:
 @dataclass
 class Record:
     """One plan that was tried. `attempts` counts its outcomes; it is measured once it has any sample, and `whole`
-    once a measurement was not cut short. `means` are those of the samples, without noise where `exact`."""
+    once a measurement was not cut short. `means` are those of the samples, without noise where `exact`. It is
+    `explained` where a failure said itself what is to blame."""
 
     plan: Plan
     codes: NDArray[np.int16]
     attempts: int = 0
     whole: bool = False
     exact: bool = False
+    explained: bool = False
     samples: dict[str, tuple[float, ...]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ class Ledger:
             return
         record.exact = exact
         if isinstance(outcome, Failure):
+            record.explained |= bool(outcome.blamed)
             return
         record.whole |= not outcome.partial
         self._add_samples(record, outcome)
@@ -192,8 +195,8 @@ class Ledger:
         return self._stack(self.records.values())
 
     def failed(self) -> NDArray[np.int16]:
-        """Plans that were tried and have no sample, `[plans, decisions]`."""
-        return self._stack([record for record in self.records.values() if not record.samples])
+        """Plans that were tried and have no sample, nobody knows why, `[plans, decisions]`."""
+        return self._stack([record for record in self.records.values() if not (record.samples or record.explained)])
 
     def succeeded(self) -> NDArray[np.int16]:
         """Plans that have a sample of something, `[plans, decisions]`."""

@@ -14,7 +14,7 @@ from model_opt.search.beliefs import Beliefs, Estimate, Judged
 from model_opt.search.checks import is_whole
 from model_opt.search.design import draw, hypercube
 from model_opt.search.encoding import Encoding
-from model_opt.search.evaluator import Measurement, Outcome, Purpose
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -100,6 +100,7 @@ class Searcher:
         self._seed = seed
         self._encoding = Encoding(space)
         self._ledger = Ledger(self._encoding, noise or {}, evidence)
+        self._hopeless: list[Mapping[str, str]] = []
         self._given = [measurement for measurement in given if space.fits(measurement.plan)]
         self._outside = [measurement for measurement in given if not space.fits(measurement.plan)]
         for measurement in self._given:
@@ -155,7 +156,7 @@ class Searcher:
             raise InvalidInput(f"at least one plan must be asked for, not {many}")
         if self.settled + len(believed) >= self.budget:
             return []
-        mine = owned or (lambda _: True)
+        mine = self._promising(owned)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
         if self.settled + len(believed) >= self.budget - self._verifications_left():
             leaders = self._leaders(mine, believed)[:many]
@@ -169,6 +170,18 @@ class Searcher:
         ):  # nothing is left to explore: the rest of the budget makes the leaders surer
             return self._proposals(self._leaders(mine, believed)[:many], Purpose.VERIFY)
         return self._proposals(plans, Purpose.EXPLORE)
+
+    def _promising(self, owned: Owned | None) -> Owned:
+        """Which plans are `owned` and have nothing in them that failed for certain."""
+        groups = self._hopeless
+
+        def mine(plan: Plan) -> bool:
+            if owned is not None and not owned(plan):
+                return False
+            has = self.space.assignment(plan) if groups else {}
+            return not any(all(has.get(name, option) == option for name, option in group.items()) for group in groups)
+
+        return mine
 
     def _proposals(self, plans: Sequence[Plan], purpose: Purpose) -> list[Proposal]:
         expected = self.predict(plans)
@@ -301,6 +314,8 @@ class Searcher:
         if not self.space.fits(outcome.plan):
             raise InvalidInput(f"told of {outcome.plan}, which the space lacks: {_why_not(self.space, outcome.plan)}")
         self._ledger.add(outcome)
+        if isinstance(outcome, Failure) and outcome.blamed:
+            self._hopeless.append(dict(outcome.blamed))
 
     def hopeless(self, samples: Mapping[str, Sequence[float]], errors: Mapping[str, float] | None = None) -> bool:
         """Whether what is known of a plan so far rules out that it is feasible (P < 0.001): the rest need not be
