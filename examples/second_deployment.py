@@ -3,7 +3,8 @@
 python examples/second_deployment.py BUNDLE RESULT ORIGIN
 
 Trusts ORIGIN, takes in the BUNDLE that it has signed, compresses a network one block deeper than that of RESULT, and
-says after how many measured plans it was as good. Its keys, whom it trusts and its knowledge are in its own HOME.
+says in its last line whether it was as good, and after how many measured plans. Its keys, whom it trusts and its
+knowledge are in its own HOME.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from rich.console import Console
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.autotuner.wording import faster, interval_text, lost, smaller, times
 from model_opt.cli.explain import print_explanation
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
@@ -90,26 +92,41 @@ def main() -> None:
     compare(CompressionResult.load(arguments.result), result, console)
 
 
+def best_of(result: CompressionResult) -> float:
+    """How many times faster the fastest plan within the limit was, as the search saw it."""
+    kept = [seen for seen in result.observations if seen.metrics.get("accuracy_drop", 1.0) <= MOST_LOST]
+    return max((math.exp(seen.metrics["log_speedup"]) for seen in kept), default=1.0)
+
+
+def sooner(first: int | None, second: int | None, fast: str, tried: int) -> str:
+    """Whether and how much sooner the second was as good, in one sentence; `fast` says how fast its best was."""
+    if second is None:
+        return f"The second deployment did not get as fast in the {tried} plans that it measured: {fast}."
+    said = f"The second deployment was as fast after {second} measured plan{'s' * (second != 1)}"
+    if first is None or second > first:
+        return f"{said}; the first needed {first or 'more than it had'}: it was no sooner."
+    if second == first:
+        return f"{said}, like the first: it was no sooner."
+    return f"{said}; the first needed {first}."
+
+
 def compare(first: CompressionResult, second: CompressionResult, console: Console) -> None:
-    """The last lines: after how many measurements each had the first one's final quality."""
+    """The last lines: both answers, and whether the second deployment was as fast sooner."""
     goal = searched(first)
-    for name, result in (("the first deployment (A)", first), ("the second deployment (B)", second)):
-        number, measured = reached(result, goal), len(compressed(result))
-        said = f"had A's final quality after {number} of {measured} measured plans"
-        if number is None:
-            best = max(
-                (math.exp(o.metrics["log_speedup"]) for o in result.observations
-                 if o.metrics.get("accuracy_drop", 1.0) <= MOST_LOST), default=1.0,
-            )  # fmt: skip
-            said = f"did not get to A's final quality in {measured} measured plans; its best was {best:.2f}x"
-        console.print(f"{name} {said}", highlight=False)
+    console.rule("what it was good for")
+    for name, result in (("first", first), ("second", second)):
+        figures = (faster(result.speedup), smaller(result.compression_ratio), lost(result.accuracy_drop))
+        interval = interval_text(result.figures["speedup"])
+        console.print(f"the {name} deployment's answer: {', '.join(figures)}; speed {interval}", highlight=False)
     console.print(
-        f"A's final quality: {goal:.2f}x faster (give or take {1 - ALIKE:.0%}) within {MOST_LOST:.0%} of accuracy. "
-        f"B's answer: {second.speedup:.2f}x "
-        f"[{second.figures['speedup'].low:.2f}, {second.figures['speedup'].high:.2f}], "
-        f"{second.compression_ratio:.2f}x smaller, {second.accuracy_drop:+.2%} lost",
+        f"as fast: at least {ALIKE:.0%} of the {times(goal)} that the first one's answer had in its search, within "
+        f"{MOST_LOST:.0%} of accuracy lost",
+        style="dim",
         highlight=False,
     )
+    fast = f"{times(best_of(second))} where the first had {times(goal)}"
+    told = sooner(reached(first, goal), reached(second, goal), fast, len(compressed(second)))
+    console.print(told, style="bold", highlight=False)
 
 
 if __name__ == "__main__":

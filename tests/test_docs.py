@@ -1,25 +1,21 @@
-"""The documentation: it builds without a warning, its code runs as it is written, its commands exist."""
+"""The documentation: it builds without a warning, its code runs as it is written. Its commands: test_commands.py."""
 
-import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import typer
 
-from model_opt.cli.main import app
+import documented
+from documented import ROOT
 from model_opt.compression import space, technique
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-NEEDS_A_CLUSTER = {"fleet.md"}  # its block searches on `--address auto`; howto/my-cluster.md runs the same call here
+PAGES = [page for page in documented.PAGES if page.is_relative_to(ROOT / "docs")]
 NUMBERS = {"n_simulations=6": "n_simulations=2", "n_simulations=4": "n_simulations=2"}
 
 
-def blocks(page, kind):
-    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+def blocks(page):
+    """The page's Python, without what it says cannot be run."""
+    return [block.text for block in documented.blocks(page, "python") if not block.why_not]
 
 
 def named(page):
@@ -38,33 +34,17 @@ def as_before():
         now.update(then)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p.name not in NEEDS_A_CLUSTER], ids=named)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(600)
 def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch, as_before):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    code = "\n".join(blocks(page, "python"))
+    code = "\n".join(blocks(page))
     for usual, quick in NUMBERS.items():
         code = code.replace(usual, quick)
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
-
-
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
-def test_every_command_and_option_exists(page):
-    main = typer.main.get_command(app)
-    for line in "".join(blocks(page, "bash")).splitlines():
-        words = shlex.split(line, comments=True)
-        if not words or words[0] != "model-opt":
-            continue
-        command, rest = main, words[1:]
-        while hasattr(command, "commands"):
-            assert rest and rest[0] in command.commands, line
-            command, rest = command.commands[rest[0]], rest[1:]
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for word in rest:
-            assert not word.startswith("-") or word in known, line
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

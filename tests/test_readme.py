@@ -1,15 +1,16 @@
-"""The README's code runs as it is written, and its commands exist."""
+"""The README's code runs as it is written. Its commands: test_commands.py."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from documented import ROOT, blocks
+
 README = (ROOT / "README.md").read_text()
+CODE = [block.text for block in blocks(ROOT / "README.md", "python")]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL), ids=["model", "search"])
+@pytest.mark.parametrize("code", CODE, ids=["model", "search"])
 @pytest.mark.timeout(600)
 def test_the_code_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

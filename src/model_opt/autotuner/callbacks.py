@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PHASES: Mapping[str, str] = {
     "load": "loading the model",
     "baseline": "measuring the model as it is",
+    "what applies": "finding out what applies to this model",
     "sensitivity": "finding out which layers are sensitive",
     "workers": "starting the workers",
     "search": "planning",
