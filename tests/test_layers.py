@@ -13,6 +13,7 @@ import pytest
         ("model_opt.federation.wire, model_opt.storage.open", {"torch", "ray", "neo4j", "chromadb"}),
         ("model_opt.cli.main", {"torch", "ray", "neo4j", "chromadb", "openvino"}),
         ("model_opt.compression.own", {"numba", "scipy"}),
+        ("model_opt.search.searcher, model_opt.cli.main", {"numba"}),
         ("model_opt.autotuner", {"ray", "neo4j", "chromadb", "openvino", "onnxruntime", "torchao"}),
     ],
 )

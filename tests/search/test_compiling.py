@@ -118,13 +118,18 @@ def test_a_search_outlives_the_process_that_compiles_for_it(tmp_path: Path) -> N
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_without_a_folder_that_can_be_written_the_kernels_stay_plain(tmp_path: Path) -> None:
-    program = (
-        "from model_opt.search import compiled\ncompiled._folders = lambda: iter(())\n"
-        + SETTLED
-        + "print(COMPILER.kernels is compiled.PLAIN, compiled.mark())"
-    )
-    done = run(program, tmp_path)
+def test_without_a_folder_that_can_be_written_the_kernels_stay_plain() -> None:
+    """No temporary folder, no home, a read-only package: not even root can write to /proc."""
+    nowhere = Path("/proc/nothing")
+    places = f"""
+        import os, tempfile
+        os.environ.update(HOME="{nowhere}", XDG_CACHE_HOME="{nowhere}")
+        tempfile._candidate_tempdir_list = lambda: ["/proc"]
+        from model_opt.search import compiled
+        compiled.tree.__file__ = "{nowhere}/tree.py"
+    """
+    told = "print(COMPILER.kernels is compiled.PLAIN, compiled.mark())"
+    done = run(textwrap.dedent(places) + SETTLED + told, nowhere)
     assert (done.stdout, done.stderr) == ("True None\n", "")
 
 

@@ -6,6 +6,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -100,7 +101,8 @@ def _folders() -> Iterator[Path]:
         yield Path(home) / "model_opt"
     elif home := os.environ.get("HOME"):
         yield Path(home) / ".cache" / "model_opt"
-    yield Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}"
+    with suppress(OSError):  # there is none
+        yield Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}"
 
 
 def _is_ours(folder: Path) -> bool:
