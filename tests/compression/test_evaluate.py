@@ -236,6 +236,12 @@ def test_the_description_has_context_baseline_and_noise(evaluator):
     assert said["context"].batch == 4 and said["context"].input_shapes == ((4, 1, 28, 28),)
 
 
+def test_what_another_process_has_found_the_original_to_be_is_not_timed_again(evaluator):
+    said = evaluator.describe()
+    other = CompressionEvaluator(replace(evaluator._task, described=said))
+    assert other.describe() == said and other._baseline_ms == said["baseline"]["latency_ms"]
+
+
 def space(model, **given):
     return build_space(model, sign_model(model), inspect("cpu"), **given)
 

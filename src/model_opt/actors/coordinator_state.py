@@ -36,8 +36,8 @@ GIVEN_UP = 0
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What a search may do. `deadline_s` is wall time; `patience` ends it after so many settlements without a better
-    plan. Of partial measurements the metrics of `whole_only` do not reach the rows, nor do disturbed ones. `gather` grants nothing
-    until so many workers have come, or `gather_s` seconds have passed."""
+    plan. Of partial measurements the metrics of `whole_only` do not reach the rows, nor do disturbed ones. `gather`
+    grants nothing until so many workers have come, or `gather_s` seconds have passed."""
 
     budget: int
     objective: Objective

@@ -147,7 +147,7 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
     return FleetResult(
         name=name,
         ending=status["ending"] or "running",
-        recommendation=searcher.recommend() if outcomes else None,
+        recommendation=searcher.recommend() if outcomes or request.search.given else None,
         outcomes=outcomes,
         timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
         believed=believed,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from model_opt.search.cost import ExpectedSeconds
-from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.ownership import owned_by
 from model_opt.search.plan import Plan
@@ -21,14 +21,15 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched for: everything a worker needs to make its `Searcher`, apart from the budget. `expected` is what
-    plans should take, where that can be told."""
+    """What is searched for: everything a worker needs to make its `Searcher`, apart from the budget. `given` are
+    figures that no worker has to measure; `expected` is what plans should take, where that can be told."""
 
     space: SearchSpace
     objective: Objective
     seed: int = 0
     noise: Mapping[str, float | None] = field(default_factory=dict)
     first: tuple[Plan, ...] = ()
+    given: tuple[Measurement, ...] = ()
     prior: Mapping[tuple[str, str], float] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
     expected: ExpectedSeconds | None = None
@@ -42,6 +43,7 @@ class Search:
             seed=self.seed,
             noise={**self.noise, **noise},
             first=self.first,
+            given=self.given,
             prior=self.prior,
             evidence=self.evidence,
         )

@@ -18,7 +18,6 @@ from model_opt.autotuner.rules import prior
 from model_opt.compression.evaluate import Task
 from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
-from model_opt.search.recommendation import or_better
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
@@ -51,7 +50,7 @@ class FleetEngine:
     def run(self, problem: Problem) -> Found:
         """Searches until the budget is settled or the time is up. A cluster that was started for this ends with it.
 
-        Raises `FleetError` where the cluster cannot be reached or no worker can measure, and where nothing settled.
+        Raises `FleetError` where the cluster cannot be reached or no worker can measure.
         """
         problem.child.rest()  # its memory and threads are the workers' now
         cluster = self._cluster
@@ -80,16 +79,12 @@ class FleetEngine:
                 disconnect()
         if found.recommendation is None:
             raise FleetError(f"the search ended ({found.ending}) before anything was measured")
-        observed, best = _observed(found), found.recommendation
-        if not problem.space.fits(problem.original.plan):  # a decision is frozen: no worker has measured the original
-            observed = (observed_of(problem.original, GIVEN), *observed)
-            best = or_better(best, [problem.original], problem.objective)
         if sharing is None:
-            for outcome in found.outcomes:
+            for outcome in (problem.original, *found.outcomes):
                 problem.on_outcome(outcome)
         return Found(
-            best=best,
-            observed=observed,
+            best=found.recommendation,
+            observed=(observed_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
@@ -118,6 +113,7 @@ class FleetEngine:
             seed=problem.seed,
             noise=problem.noise,
             first=tuple(first_plans(problem)),
+            given=(problem.original,),
             prior=prior(problem.space, problem.noise_db, problem.machine),
             evidence=tuple(problem.evidence),
             expected=problem.expected,
@@ -152,15 +148,18 @@ class _Watcher:
             self._problem.callbacks.on_merge(status)
 
 
-def _observed(found: FleetResult) -> tuple[Observed, ...]:
-    """The outcomes in the order in which they were settled; times are from the first lease on."""
+def _observed(found: FleetResult, *, taught: bool) -> tuple[Observed, ...]:
+    """The outcomes in the order in which they were settled; times are from the first lease on. Of the first nothing was
+    foretold, unless the search was `taught` by others: the original alone foretells nothing."""
     began = float(found.status["first_grant_s"] or 0.0)
     return tuple(
         replace(
             observed_of(outcome, told.purpose),
             at_s=told.at_s - began,
             worker=told.worker,
-            predicted=predicted_of(expected),
+            predicted=predicted_of(expected) if taught or number else {},
         )
-        for outcome, told, expected in zip(found.outcomes, found.timeline, found.believed, strict=True)
+        for number, (outcome, told, expected) in enumerate(
+            zip(found.outcomes, found.timeline, found.believed, strict=True)
+        )
     )

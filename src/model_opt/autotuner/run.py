@@ -19,7 +19,7 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import Answer, conclude, front
-from model_opt.autotuner.fleet_engine import Cluster, FleetEngine, reach
+from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
 from model_opt.autotuner.knowledge import Lesson, Recalled, recall
 from model_opt.autotuner.request import NOISE
@@ -150,7 +150,7 @@ class Run:
             on_plan=self._begin,
         )
         child.deadline = self._limits.explore_until  # a plan that hangs may not take the final figures' time
-        found = self._timed("search", lambda: self._engine().run(problem))
+        found = self._timed("search", lambda: self._engine(described).run(problem))
         child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
         return found, answer, lesson, described, recalled
@@ -215,12 +215,15 @@ class Run:
             return {}
         return cast(Mapping[tuple[str, str], float], found)
 
-    def _engine(self) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
+    def _engine(self, described: Mapping[str, object]) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
         budget = self._limits.budget
         self._callbacks.on_start(plans=self.space.total_plans, budget=budget)
         if self._limits.method == "rule_based":
             return CompressionTreeSearch()
-        return FleetEngine(budget, self._cluster, self._task) if self._cluster else MCTSEngine(budget)
+        if self._cluster is None:
+            return MCTSEngine(budget)
+        known = described if self._cluster.address == LOCAL else None  # other machines have to time the original
+        return FleetEngine(budget, self._cluster, replace(self._task, described=known))
 
     def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> Answer:
         return conclude(
