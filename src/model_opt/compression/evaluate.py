@@ -29,8 +29,8 @@ from model_opt.search.plan import Plan
 
 BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
 TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
-PATIENCE_S = {Purpose.EXPLORE: 6.0, Purpose.VERIFY: 16.0}
-"""How much longer a plan is timed on a busy machine, until enough of it was undisturbed."""
+PATIENCE_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
+"""How much longer a plan is timed on a busy machine, until enough of it was undisturbed; all others stand still then."""
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
