@@ -1,17 +1,18 @@
 """Precisions in torch itself: they run, they come close, they shrink, and the pairs that do not go are known."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
 import torch
 from compression_made import cnn, material, plan, vit
-from torch import nn
+from torch import Tensor, nn
 
-from model_opt.compression import precision, runtime
+from model_opt.compression import precision, runtime, static_int8
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
-from model_opt.compression.precision import PRECISIONS, forbidden, precisions
+from model_opt.compression.precision import PRECISIONS, able, forbidden, precisions
 from model_opt.compression.runtime_module import signal_to_noise_db
 from model_opt.compression.shipping import size_bytes
 from model_opt.compression.static_int8 import quantised_engine, repair_relu6, to_static_int8
@@ -92,22 +93,99 @@ def test_a_runtime_that_quantises_itself_gets_the_float_model() -> None:
 def test_options_fit_the_model_and_rules_fit_the_space() -> None:
     model, x, family = vit()
     machine = inspect()
-    offered = precisions(model, material(model, x, family).signature, machine)
-    assert "int8_dynamic" in offered or not machine.int8_dot
+    assert "int8_dynamic" in precisions(model, material(model, x, family).signature, machine)
     convolutional = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
-    assert "int8_dynamic" not in precisions(convolutional, material(model, x, family).signature, machine)
+    small = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(64, 10)).eval()
+    for without in (convolutional, small):  # dynamic int8 of so small a layer saves nothing
+        assert "int8_dynamic" not in precisions(without, material(model, x, family).signature, machine)
     space = SearchSpace(
         [
             Decision("precision", sorted({o for able in PRECISIONS.values() for o in able}, key=lambda o: o != "fp32")),
             Decision("runtime", sorted(PRECISIONS, key=lambda o: o != "torch")),
         ],
-        forbidden(machine, material(model, x, Family.VIT).signature),
+        forbidden(machine),
     )
     for illegal in (("bf16", "onnxruntime"), ("int8_static", "packed"), ("int8_dynamic", "openvino")):
         assert not space.fits(space.plan({"precision": illegal[0], "runtime": illegal[1]}))
-    assert not space.fits(space.plan({"precision": "int8_static"}))
-    assert space.fits(space.plan({"precision": "int8_static", "runtime": "openvino"}))
+    for runtime_name in ("torch", "openvino", "onnxruntime"):
+        assert space.fits(space.plan({"precision": "int8_static", "runtime": runtime_name}))
     assert set(runtime.MAKE) == set(PRECISIONS) - {"torch"}
+
+
+@pytest.mark.parametrize("dot", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_no_instruction_set_is_a_condition(dot: bool, bf16: bool) -> None:
+    machine = dataclasses.replace(inspect(), int8_dot=dot, bf16=bf16)
+    for make in (cnn, vit):
+        model, x, family = make()
+        offered = precisions(model, material(model, x, family).signature, machine)
+        assert offered == ["bf16", "int8_static", "int8_dynamic"]
+    assert forbidden(machine) == forbidden(inspect())
+
+
+def test_what_a_package_would_do_is_not_offered_without_it() -> None:
+    bare = dataclasses.replace(inspect(), packages={"openvino": "1", "onnxruntime": "1"})
+    for name in ("openvino", "onnxruntime", "aot_inductor"):
+        assert "int8_static" not in able(name, bare)
+    assert "int8_static" in able("openvino", dataclasses.replace(bare, packages={"openvino": "1", "nncf": "1"}))
+
+
+@pytest.mark.parametrize("engine", torch.backends.quantized.supported_engines)
+@pytest.mark.parametrize("option", ["int8_static", "int8_dynamic"])
+def test_int8_is_right_in_every_engine_and_comes_back_in_it(
+    engine: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "none":
+        pytest.skip("that is none")
+    monkeypatch.setattr(static_int8, "ENGINES", (engine,))
+    monkeypatch.setattr(static_int8, "ON_ARM", (engine,))
+    model, x, family = cnn()
+    made = precision.apply(copy.deepcopy(model), option, None, plan(), material(model, x, family))
+    assert made.engine == engine
+    got = made(x)
+    assert signal_to_noise_db(model(x), got) > 22
+    monkeypatch.undo()
+    assert torch.equal(pickle.loads(pickle.dumps(made))(x), got)
+
+
+class Loud(nn.Module):
+    """All inputs and weights are as large as can be: sums of two products do not fit in 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 32, 1, bias=False)
+        self.second = nn.Conv2d(32, 32, 3, padding=1, bias=False)
+        nn.init.constant_(self.first.weight, 1.0)
+        nn.init.constant_(self.second.weight, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x))).flatten(1)
+
+
+@pytest.mark.parametrize("runtime_name", ["torch", "openvino", "onnxruntime"])
+def test_sums_of_the_largest_products_do_not_saturate(runtime_name: str) -> None:
+    if runtime_name != "torch":
+        pytest.importorskip(runtime_name)
+    torch.manual_seed(0)
+    model, x = Loud().eval(), torch.rand(8, 1, 12, 12) * 0.2 + 0.8
+    given = material(model, x, Family.CNN)
+    chosen = plan(precision="int8_static", runtime=runtime_name)
+    if runtime_name == "torch":
+        made = precision.apply(copy.deepcopy(model), "int8_static", None, chosen, given)
+    else:
+        made = runtime.apply(copy.deepcopy(model), runtime_name, None, chosen, given)
+    with torch.no_grad():
+        assert signal_to_noise_db(model(x), made(x)) > 35
+
+
+def test_older_files_were_packed_by_onednn() -> None:
+    if "onednn" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this build of torch has no oneDNN")
+    model, x, family = cnn()
+    for option in ("int8_static", "int8_dynamic"):
+        made = precision.apply(copy.deepcopy(model), option, None, plan(), material(model, x, family))
+        del made.engine
+        assert made.engine == pickle.loads(pickle.dumps(made)).engine == "onednn"
 
 
 def test_mappings_and_structures_survive() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from model_opt.compression.machine import Machine
 from model_opt.search.plan import Plan
 from model_opt.search.signature import Family
 from model_opt.search.space import Decision, SearchSpace
@@ -67,6 +68,14 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("token_merging", "0"): 3.0,
 }
 """Prior weights of options; what is not named weighs 1. What costs accuracy or minutes of preparation weighs less."""
+
+WITHOUT_INT8_DOT: Mapping[tuple[str, str], float] = {
+    ("precision", "int8_static"): 3.0,
+    ("precision", "int8_dynamic"): 1.5,
+}
+"""Weights where the hardware does not add int8 products up in 32 bits: int8 gains less time, as many bytes."""
+WITHOUT_BF16: Mapping[tuple[str, str], float] = {("precision", "bf16"): 0.5}
+"""Weights where bf16 is emulated: half the bytes; as fast as float32 in OpenVINO, many times slower in torch."""
 TOLERABLE_DB = 15.0
 """The signal-to-noise ratio of the outputs at which an option's weight is halved."""
 STAGE_WEIGHT = 12.0
@@ -79,19 +88,31 @@ def strategies(family: Family, space: SearchSpace) -> list[Plan]:
     return [plan for plan in dict.fromkeys(plans) if space.why_not(plan) is None and plan != space.plan({})]
 
 
-def prior(space: SearchSpace, noise_db: Mapping[tuple[str, str], float] | None = None) -> dict[tuple[str, str], float]:
+def prior(
+    space: SearchSpace,
+    noise_db: Mapping[tuple[str, str], float] | None = None,
+    machine: Machine | None = None,
+) -> dict[tuple[str, str], float]:
     """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most.
 
-    `noise_db` is the signal-to-noise ratio to expect of options: those that drown the outputs weigh less.
+    `noise_db` is the signal-to-noise ratio to expect of options: those that drown the outputs weigh less. So does what
+    the hardware of `machine` does not do by itself.
     """
+    known = {**WEIGHTS, **_slower(machine)}
     weights = {}
     for decision in space.decisions:
         for position, option in enumerate(decision.options):
             staged = "/" in decision.name and position == 0
-            usual = STAGE_WEIGHT if staged else WEIGHTS.get((decision.name, option), 1.0)
+            usual = STAGE_WEIGHT if staged else known.get((decision.name, option), 1.0)
             expected = (noise_db or {}).get((decision.name, option), math.inf)
             weights[decision.name, option] = usual / (1 + 10 ** ((TOLERABLE_DB - expected) / 10))
     return weights
+
+
+def _slower(machine: Machine | None) -> dict[tuple[str, str], float]:
+    if machine is None:
+        return {}
+    return {**({} if machine.int8_dot else WITHOUT_INT8_DOT), **({} if machine.bf16 else WITHOUT_BF16)}
 
 
 def _fill(template: Template, space: SearchSpace) -> Plan:

@@ -73,7 +73,10 @@ class _Samples:
 
 
 def quantise(file: bytes, layout: Layout, material: Material) -> bytes:
-    """Static int8 as QDQ: QUInt8 activations, QInt8 weights per channel; raises `TechniqueError`."""
+    """Static int8 as QDQ: QUInt8 activations, QInt8 weights per channel; raises `TechniqueError`.
+
+    Where sums of int8 products saturate in 16 bits, weights have 7 bits.
+    """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -88,6 +91,7 @@ def quantise(file: bytes, layout: Layout, material: Material) -> bytes:
                 _Samples(_input_names(ready), calibration_samples(layout, material, layout.batch)),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=not material.machine.int8_dot,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

@@ -5,6 +5,7 @@ from the plan.
 """
 
 import io
+import platform
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -17,7 +18,13 @@ from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import BF16_DB, INT8_DB, checked
 from model_opt.compression.shipping import size_bytes
-from model_opt.compression.static_int8 import quantised_engine, to_static_int8
+from model_opt.compression.static_int8 import (
+    FIRST_ENGINE,
+    engine_here,
+    quantised_engine,
+    required_engine,
+    to_static_int8,
+)
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import MissingDependency, TechniqueDidNothing, TechniqueError, UnknownName
 from model_opt.search.plan import Plan
@@ -51,8 +58,34 @@ COUNTS_AS = {
 }
 
 
+ONNX = frozenset({"onnxruntime", "onnx", "onnxscript"})
+"""The packages that ONNX Runtime needs."""
+
+NEEDS: Mapping[tuple[str, str], Callable[[Machine], bool]] = {
+    ("torch", "int8_static"): lambda machine: engine_here() is not None,
+    ("torch", "int8_dynamic"): lambda machine: engine_here() is not None,
+    ("torch", "int8_torchao"): lambda machine: machine.device != "cpu",
+    ("openvino", "int8_static"): lambda machine: {"openvino", "nncf"} <= set(machine.packages),
+    ("onnxruntime", "int8_static"): lambda machine: set(machine.packages) >= ONNX,
+    ("aot_inductor", "int8_static"): lambda machine: machine.compiler and "torchao" in machine.packages and on_x86(),
+}
+"""(runtime, precision) → whether it can be had on a machine; no instruction set is asked for, measuring decides."""
+
+LEAST_SHARE = 0.04
+"""Dynamic int8 takes three quarters of the linear layers' bytes: below this share of the model's it shrinks nothing."""
+
+
+def able(runtime: str, machine: Machine) -> frozenset[str]:
+    """The precisions that `runtime` can run on `machine`."""
+    return frozenset(p for p in PRECISIONS[runtime] if NEEDS.get((runtime, p), _always)(machine))
+
+
+def _always(machine: Machine) -> bool:
+    return True
+
+
 def precisions(model: nn.Module, signature: Signature, machine: Machine) -> list[str]:
-    """The precisions worth offering, without "fp32"."""
+    """The precisions that something can run here, without "fp32"."""
     linears = any(type(module) is nn.Linear for module in model.modules())
     if machine.device.startswith("cuda"):
         torchao = "torchao" in machine.packages and linears
@@ -62,26 +95,26 @@ def precisions(model: nn.Module, signature: Signature, machine: Machine) -> list
             *(["fp8"] if torchao and _has_fp8(machine) else []),
         ]
     convolutions = any(isinstance(module, nn.Conv2d | nn.Conv1d) for module in model.modules())
-    static = convolutions or any(name in machine.packages for name in ("nncf", "onnxruntime"))
+    static = [*(["torch"] if convolutions or linears else []), *QUANTISE_THEMSELVES - {"tensorrt"}]
     offered = {
-        "bf16": machine.bf16,
-        "int8_static": static and machine.int8_dot,
-        "int8_dynamic": linears and machine.int8_dot,
+        "bf16": True,
+        "int8_static": any("int8_static" in able(runtime, machine) for runtime in static),
+        "int8_dynamic": _linear_share(model) >= LEAST_SHARE and "int8_dynamic" in able("torch", machine),
     }
     return [name for name, there in offered.items() if there]
 
 
-def forbidden(machine: Machine, signature: Signature | None = None) -> tuple[Forbid, ...]:
-    """The illegal pairs of precision and runtime; of them, a space takes those whose options it has.
+def _linear_share(model: nn.Module) -> float:
+    """The share of the model's parameters that linear layers have."""
+    linear = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+    return linear / max(1, sum(parameter.numel() for parameter in model.parameters()))
 
-    With `signature`, what torch itself has no kernels for in that family is illegal too.
-    """
-    transformer = signature is not None and signature.family in TRANSFORMERS
+
+def forbidden(machine: Machine) -> tuple[Forbid, ...]:
+    """The illegal pairs of precision and runtime; of them, a space takes those whose options it has."""
     rules = []
-    for runtime, able in PRECISIONS.items():
-        able = able - {"int8_static"} if runtime == "torch" and transformer else able
-        able = able - {"int8_torchao"} if runtime == "torch" and machine.device == "cpu" else able
-        illegal = sorted({"fp32", *COUNTS_AS} - able)
+    for runtime in PRECISIONS:
+        illegal = sorted({"fp32", *COUNTS_AS} - able(runtime, machine))
         if illegal:
             reason = f"{runtime} does not run {' or '.join(illegal)} here"
             rules.append(Forbid({DECISION: illegal, RUNTIME: [runtime]}, reason))
@@ -149,17 +182,22 @@ def to_dynamic_int8(model: nn.Module, material: Material) -> nn.Module:
 
     if not any(type(module) is nn.Linear for module in model.modules()):
         raise TechniqueDidNothing("dynamic int8: the model has no linear layer")
-    with quantised_engine(), quiet():
+    engine = required_engine()
+    with quantised_engine(engine), quiet():
         made: nn.Module = cast(Any, quantization).quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    return DynamicInt8Module(made).eval()
+    return DynamicInt8Module(made, engine).eval()
 
 
 class DynamicInt8Module(nn.Module):
     """A model with packed int8 linears. Copies are packed under the same engine: under another they round otherwise."""
 
-    def __init__(self, model: nn.Module) -> None:
+    engine: str = FIRST_ENGINE
+
+    def __init__(self, model: nn.Module, engine: str) -> None:
+        """`engine` is torch's that packed the weights."""
         super().__init__()
         self.model = model
+        self.engine = engine
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
@@ -174,7 +212,7 @@ class DynamicInt8Module(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         file = state.pop("_file")
         cast(Any, super()).__setstate__(state)
-        with quantised_engine(), quiet():
+        with quantised_engine(self.engine), quiet():
             self.model = torch.load(io.BytesIO(file), weights_only=False)
 
 
@@ -205,6 +243,11 @@ APPLY: Mapping[str, Callable[[nn.Module, Material], nn.Module]] = {
     "int4": _torchao("Int4WeightOnlyConfig"),
     "fp8": _torchao("Float8DynamicActivationFloat8WeightConfig"),
 }
+
+
+def on_x86() -> bool:
+    """Whether the processor is one that PT2E's X86 quantizer is made for."""
+    return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def _has_fp8(machine: Machine) -> bool:

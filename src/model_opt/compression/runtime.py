@@ -10,7 +10,7 @@ from model_opt.compression.inputs import call
 from model_opt.compression.onnx_runtime import to_onnxruntime
 from model_opt.compression.openvino import to_openvino
 from model_opt.compression.packed_linear import available, to_packed
-from model_opt.compression.precision import DECISION, PRECISIONS, RUNTIME
+from model_opt.compression.precision import DECISION, ONNX, PRECISIONS, RUNTIME
 from model_opt.compression.runtime_module import BF16_DB, EXACT_DB, INT8_DB, checked
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import TechniqueError, UnknownName
@@ -50,7 +50,7 @@ def runtimes(model: nn.Module, signature: Signature, machine: Machine) -> list[s
     linears = any(type(module) is nn.Linear for module in model.modules() if _is_wide(module))
     offered = {
         "openvino": "openvino" in machine.packages,
-        "onnxruntime": {"onnxruntime", "onnx", "onnxscript"} <= set(machine.packages),
+        "onnxruntime": set(machine.packages) >= ONNX,
         "packed": linears and available(),
         "aot_inductor": machine.compiler,
         "torch_compile": machine.compiler,
