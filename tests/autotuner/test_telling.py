@@ -84,6 +84,9 @@ def test_what_takes_long_is_named_once_for_each_plan(hasty):
     lines.on_phase("remember", None)
     told = wait_for(stream, "keeping")
     assert told.count("prune=0.5") == 1 and "preparing: prune=0.5 …" in told and "timing" not in told
+    for number in (1, 2):
+        lines.on_phase(f"fresh process {number} of 4", PLAN)
+        assert f"fresh process {number} of 4: prune=0.5 …" in wait_for(stream, f"process {number}")
 
 
 def test_nothing_is_said_after_the_end(hasty):

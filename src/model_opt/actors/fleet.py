@@ -129,6 +129,12 @@ def watch(name: str, *, address: str | None = None, on_progress: Progress | None
         time.sleep(WATCH_S)
 
 
+def settled(name: str, since: int) -> list[Outcome]:
+    """What settled after the first `since`, in its order, at most 1,000; of a search that this process watches."""
+    told: list[tuple[str, Outcome]] = answer(find_coordinator(name).results.remote(since))
+    return [outcome for _, outcome in told]
+
+
 def result(name: str, *, address: str | None = None) -> FleetResult:
     """What a search has found so far, finished or not."""
     connect(address)

@@ -21,9 +21,10 @@ PHASES: Mapping[str, str] = {
     "what applies": "finding out what applies to this model",
     "sensitivity": "finding out which layers are sensitive",
     "workers": "starting the workers",
-    "search": "planning",
+    "search": "searching",
     "prepare": "preparing",
     "compile": "compiling",
+    "wait": "waiting for its turn to be timed",
     "time": "timing",
     "accuracy": "judging",
     "save": "saving",
@@ -51,7 +52,8 @@ class Callbacks:
         is the best known that keeps the constraints."""
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
-        """A cluster's coordinator has merged new measurements: its counts, `measured_by` of them by worker."""
+        """A cluster's coordinator has merged new measurements, each of which was told before: its counts, `measured_by`
+        of them by worker."""
 
     def on_note(self, text: str) -> None:
         """Something the user should know."""
@@ -116,7 +118,7 @@ class LineProgress(Callbacks):
         self._stream = stream or sys.stderr
         self._pace = Pace(time.monotonic(), timeout_s)
         self._slow: threading.Timer | None = None
-        self._told = ""
+        self._told, self._settled = "", 0
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +138,7 @@ class LineProgress(Callbacks):
     def on_phase(self, name: str, plan: Plan | None) -> None:
         """Says what is going on once it has gone on for a while; once for each plan."""
         self._hush()
-        told = name if plan is None else str(plan)
+        told = name if plan is None or name not in PHASES else str(plan)
         if told == self._told:
             return
         wait_s = self.PHASE_S if plan is None and name != "search" else self.PLAN_S
@@ -147,14 +149,16 @@ class LineProgress(Callbacks):
     def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
         """Says what was measured, and how long the rest will take."""
         self._pace.settle(time.monotonic(), settled, budget)
+        self._told, self._settled = "", settled
         if settled:
             self._say(f"{settled}/{budget}  {describe_observed(observed)}{self._left()}")
         self.on_phase("search", None)
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
-        """Says what was merged."""
-        self._pace.settle(time.monotonic(), status["settled"], status["budget"])
-        self._say(f"{describe_status(status)}{self._left()}")
+        """Says what was merged, unless its plans have been told one by one."""
+        if status["settled"] > self._settled:
+            self._pace.settle(time.monotonic(), status["settled"], status["budget"])
+            self._say(f"{describe_status(status)}{self._left()}")
 
     def on_note(self, text: str) -> None:
         """Says it."""

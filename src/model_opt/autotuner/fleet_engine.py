@@ -11,13 +11,15 @@ from model_opt.actors.bundle import Placement, Sharing
 from model_opt.actors.cluster import connect, disconnect
 from model_opt.actors.fleet import FleetResult, local_cpus
 from model_opt.actors.proposer import Search
-from model_opt.autotuner.engine import Found, Problem, first_plans, observed_of, predicted_of
+from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of
 from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior
 from model_opt.compression.evaluate import Task
 from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
+from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.plan import Plan
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
@@ -53,6 +55,7 @@ class FleetEngine:
         Raises `FleetError` where the cluster cannot be reached or no worker can measure.
         """
         problem.child.rest()  # its memory and threads are the workers' now
+        problem.callbacks.on_phase("workers", None)
         cluster = self._cluster
         address = None if cluster.address == LOCAL else cluster.address
         try:
@@ -137,15 +140,29 @@ def _summary(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Watcher:
-    """Told the status twice a second: passes it on where something was settled."""
+    """Told the status twice a second: passes on what was settled, a plan at a time, and then the counts."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem, self._settled = problem, 0
+        self._problem, self._began = problem, time.monotonic()
+        self._settled = 0
+        self._means: dict[Plan, Mapping[str, float]] = {problem.original.plan: mean_metrics(problem.original)}
 
     def __call__(self, status: Mapping[str, Any]) -> None:
-        if int(status["settled"]) > self._settled:
-            self._settled = int(status["settled"])
-            self._problem.callbacks.on_merge(status)
+        if int(status["settled"]) <= self._settled:
+            return
+        for outcome in fleet.settled(str(status["name"]), self._settled):
+            self._settled += 1
+            self._tell(outcome, int(status["budget"]))
+        self._problem.callbacks.on_merge(status)
+
+    def _tell(self, outcome: Outcome, budget: int) -> None:
+        purpose = Purpose.VERIFY if outcome.plan in self._means else Purpose.EXPLORE
+        seen = replace(observed_of(outcome, purpose), at_s=time.monotonic() - self._began)
+        if seen.failure is None:
+            self._means[seen.plan] = seen.metrics
+        best = min(self._means, key=lambda plan: self._problem.objective.order(self._means[plan]))
+        kept = self._problem.objective.violation(self._means[best]) == 0
+        self._problem.callbacks.on_measurement(seen, settled=self._settled, budget=budget, best=best if kept else None)
 
 
 def _observed(found: FleetResult, *, taught: bool) -> tuple[Observed, ...]:

@@ -24,6 +24,8 @@ from model_opt.search.plan import Plan
 if TYPE_CHECKING:
     from model_opt.autotuner.result import Observed
 
+AS_IT_IS = "the model as it is"
+
 
 class LiveProgress(Callbacks):
     """A bar and two lines on standard error while it is open; measured plans scroll by above. A context manager."""
@@ -34,7 +36,7 @@ class LiveProgress(Callbacks):
             TextColumn("settled"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=self._console
         )
         self._task = self._bar.add_task("settled", total=None)
-        self._now, self._best = "starting", ""
+        self._now, self._best, self._settled = "starting", "", 0
         self._since = time.monotonic()
         self._pace = Pace(self._since, timeout_s)
         self._live = Live(
@@ -65,21 +67,23 @@ class LiveProgress(Callbacks):
     def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
         """Shows what was measured."""
         self._settle(settled, budget)
-        self._best = str(best) if best is not None else "none keeps the constraints yet"
+        self._best = "none keeps the constraints yet" if best is None else str(best if best.choices else AS_IT_IS)
         if settled:
             self._print(f"{settled:>3}  {describe_observed(observed)}")
         self.on_phase("search", None)
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
-        """Shows what was merged."""
-        self._settle(status["settled"], status["budget"])
-        self._print(describe_status(status))
+        """Shows what was merged, unless its plans have been shown one by one."""
+        if status["settled"] > self._settled:
+            self._settle(status["settled"], status["budget"])
+            self._print(describe_status(status))
 
     def on_note(self, text: str) -> None:
         """Shows it above the bar."""
         self._print(text)
 
     def _settle(self, settled: int, budget: int) -> None:
+        self._settled = settled
         self._pace.settle(time.monotonic(), settled, budget)
         self._bar.update(self._task, completed=settled, total=budget)
 

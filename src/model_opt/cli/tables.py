@@ -18,7 +18,7 @@ def print_result(result: CompressionResult, console: Console) -> None:
     kept = ("all constraints hold", "") if result.feasible else ("the constraints do not all hold", "red")
     _say(console, "constraints", f"{bounds}: ", kept)
     for worker, count in sorted(result.fleet.get("measured_by", {}).items()):
-        _say(console, "worker", f"{worker} measured {count} plans")
+        _say(console, "worker", f"{worker} settled {count} plans")
     if result.fleet:
         _say(
             console,
