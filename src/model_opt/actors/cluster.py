@@ -12,6 +12,9 @@ from model_opt.errors import FleetError, ModelOptError
 NAMESPACE = "model_opt"
 _PREFIX = "search/"
 PROBE_S = 5.0
+OBJECTS_BYTES = 256 << 20
+"""Of shared memory, on one machine: a search's files pass through in pieces. Ray's default is a third of all memory,
+whatever a container may use."""
 HEAD = {"node:__internal_head__": 0.001}
 """A resource that only the head node has; hard affinity to its id would outlast the node and never be met again."""
 
@@ -31,7 +34,9 @@ def connect(address: str | None, *, cpus: int | None = None) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, 15, lets every other program go first
         with _on_loopback():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECTS_BYTES, **quiet
+            )
         return
     try:
         if _answers(address):
