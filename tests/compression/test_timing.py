@@ -56,24 +56,23 @@ def test_what_others_disturb_is_set_aside():
     assert paired.set_aside > 0 or not paired.quiet
 
 
-def side(all_ms, quiet_ms):
-    made = _Side(model=nn.Identity(), calls=1, settles=False)
-    made.all_ms, made.quiet_ms = list(all_ms), list(quiet_ms)
-    return made
+def side(*turns):
+    return _Side(model=nn.Identity(), calls=1, settles=False, turns=list(turns))
 
 
 def test_quiet_turns_make_the_figures_where_there_are_enough():
-    paired = _paired([side([2.0, 90.0] * 15, [2.0] * 15), side([1.0, 50.0] * 15, [1.0] * 15)], 5, 7, 0.6)
+    paired = _paired([side(*[(2.0, 0.0), (90.0, 0.9)] * 15), side(*[(1.0, 0.0), (50.0, 0.9)] * 15)], 5, 7, 0.6)
     assert paired.quiet and len(paired.log_ratios) == FEWEST_BLOCKS
     assert paired.baseline_ms.tolist() == [2.0] * 3 and paired.plan_ms.tolist() == [1.0] * 3
     assert paired.set_aside == pytest.approx(0.5)
 
 
-def test_where_hardly_a_turn_is_quiet_it_is_said():
-    paired = _paired([side([90.0] * 15, []), side([1.0] * 15, [1.0] * 15)], 5, 7, 0.6)
-    assert not paired.quiet and paired.baseline_ms.tolist() == [90.0] * 3
+def test_where_hardly_a_turn_is_quiet_it_is_said_and_those_disturbed_least_are_told():
+    disturbed = side(*[(90.0, 0.9), (4.0, 0.2)] * 15)
+    paired = _paired([disturbed, side(*[(1.0, 0.0)] * 30)], 5, 7, 0.6)
+    assert not paired.quiet and paired.baseline_ms.tolist() == [4.0] * 3
 
 
 def test_threads_that_wait_for_each_other_are_nobodys_disturbance():
-    paired = _paired([side([3.0] * 15, []), side([1.0] * 15, [])], 5, 7, 0.0)
-    assert paired.quiet and paired.set_aside == 0.0
+    paired = _paired([side(*[(3.0, 0.5)] * 15), side(*[(1.0, 0.4)] * 15)], 5, 7, 0.0)
+    assert paired.quiet and paired.set_aside == 0.0 and len(paired.log_ratios) == FEWEST_BLOCKS

@@ -1,7 +1,7 @@
 """The final figures: the optimised model saved, loaded in fresh processes, and timed there beside the original."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from pathlib import Path
@@ -12,7 +12,7 @@ from model_opt.actors.child import ALLOCATOR, MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
-from model_opt.autotuner.result import Figure, ParetoPoint, pareto_points
+from model_opt.autotuner.result import Figure, Observed, ParetoPoint, pareto_points
 from model_opt.compression.evaluate import Task, kept_model
 from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
@@ -89,7 +89,7 @@ def _model_of(plan: Plan, child: MeasuringChild, scratch: Path) -> Path:
 
 def _candidates(found: Found, objective: Objective) -> list[Plan]:
     """The recommended plan, then the two next best of those measured whole, then the original."""
-    means = _means(found)
+    means = _means(found.observed)
     complete = [plan for plan in means if set(objective.metrics) <= means[plan].keys()]
 
     def order(a: Plan, b: Plan) -> int:
@@ -99,9 +99,9 @@ def _candidates(found: Found, objective: Objective) -> list[Plan]:
     return list(dict.fromkeys([found.best.plan, *ranked[:3], Plan()]))
 
 
-def _means(found: Found) -> dict[Plan, Mapping[str, float]]:
+def _means(observed: Iterable[Observed]) -> dict[Plan, Mapping[str, float]]:
     """The latest figures of each measured plan."""
-    return {seen.plan: seen.metrics for seen in found.observed if seen.failure is None}
+    return {seen.plan: seen.metrics for seen in observed if seen.failure is None}
 
 
 def _answer(
@@ -192,8 +192,9 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
 
 
 def front(found: Found) -> tuple[ParetoPoint, ...]:
-    """The Pareto front of what was measured, with intervals from what is believed after the last measurement."""
-    means = _means(found)
+    """The Pareto front of what was measured and nobody disturbed, with intervals from what is believed after the last
+    measurement."""
+    means = _means([seen for seen in found.observed if not seen.disturbed])
     points = pareto_points(means)
     beliefs = found.searcher.predict([point.plan for point in points])
     return tuple(

@@ -90,33 +90,48 @@ def time_pair(
 
 
 def _paired(sides: "Sequence[_Side]", turns: int, most: int, busy: float | None) -> Paired:
-    """The turns as up to `most` blocks: the quiet ones, if there are enough; all, if nobody else held them up."""
+    """The turns as up to `most` blocks: the quiet ones, if there are enough; all, if nobody else held them up; else the
+    least disturbed."""
     alone = busy is not None and busy < ALONE
-    quiet = not alone and min(len(side.quiet_ms) for side in sides) >= FEWEST_BLOCKS
-    times = [side.quiet_ms if quiet else side.all_ms for side in sides]
+    quiet = alone or min(len(side.quiet_ms) for side in sides) >= FEWEST_BLOCKS
+    if alone:
+        times = [[ms for ms, _ in side.turns] for side in sides]
+    elif quiet:
+        times = [side.quiet_ms for side in sides]
+    else:
+        times = [side.least_disturbed(FEWEST_BLOCKS * turns) for side in sides]
     fewest = min(map(len, times))
     blocks = max(min(fewest, FEWEST_BLOCKS), min(most, fewest // turns))
     baseline_ms, plan_ms = ([float(np.median(part)) for part in np.array_split(one, blocks)] for one in times)
-    aside = 1 - sum(len(side.quiet_ms) for side in sides) / sum(len(side.all_ms) for side in sides)
+    aside = 1 - sum(len(side.quiet_ms) for side in sides) / sum(len(side.turns) for side in sides)
     return Paired(
         baseline_ms=np.array(baseline_ms),
         plan_ms=np.array(plan_ms),
         busy=busy,
-        quiet=quiet or alone,
+        quiet=quiet,
         set_aside=0.0 if alone else aside,
     )
 
 
 @dataclass(kw_only=True)
 class _Side:
-    """One of two models that are timed in turn. A turn is `calls` calls; `all_ms` and `quiet_ms` have the milliseconds
-    of one call, a value a turn."""
+    """One of two models that are timed in turn. A turn is `calls` calls; `turns` has, for each, the milliseconds of one
+    call, and the share of its time for which threads waited for a processor."""
 
     model: nn.Module
     calls: int
     settles: bool
-    all_ms: list[float] = field(default_factory=list)
-    quiet_ms: list[float] = field(default_factory=list)
+    turns: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def quiet_ms(self) -> list[float]:
+        """Milliseconds of a call, of each turn that others did not disturb."""
+        return [ms for ms, waited in self.turns if waited <= DISTURBED]
+
+    def least_disturbed(self, many: int) -> list[float]:
+        """Milliseconds of a call, of the `many` turns that others disturbed least, as they came."""
+        least = sorted(range(len(self.turns)), key=lambda number: self.turns[number][1])[:many]
+        return [self.turns[number][0] for number in sorted(least)]
 
     def take_turn(self, inputs: Inputs, queue: RunQueue) -> None:
         """One turn; the first call of a short one is not timed: the other model's threads still spin, the caches are
@@ -125,14 +140,12 @@ class _Side:
             call(self.model, inputs)
         before_s = queue.waited_s()
         ms = _turn_ms(self.model, inputs, self.calls)
-        waited_s = queue.waited_s() - before_s
-        self.all_ms.append(ms)
-        if not queue.known or waited_s <= DISTURBED * ms * self.calls / 1000:
-            self.quiet_ms.append(ms)
+        waited_s = queue.waited_s() - before_s if queue.known else 0.0
+        self.turns.append((ms, waited_s * 1000 / (ms * self.calls)))
 
     def shorten_turns(self) -> None:
         """Where most turns are disturbed, shorter ones are more often not."""
-        if self.calls > 1 and len(self.quiet_ms) < len(self.all_ms) / 2:
+        if self.calls > 1 and len(self.quiet_ms) < len(self.turns) / 2:
             self.calls = max(1, self.calls // 4)
 
 
