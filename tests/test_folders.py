@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 SHOW = """
-from model_opt.folders import data_folder, passing, state_folder
-print(data_folder(), state_folder(), passing(), sep="\\n")
+from model_opt.folders import data_folder, home_variables, passing, state_folder
+print(data_folder(), state_folder(), passing(), home_variables().get("HOME"), sep="\\n")
 """
 NOBODY = """
 import pwd
@@ -26,20 +26,21 @@ def shown(tmp_path: Path, *, first: str = "", **env: str) -> list[str]:
 
 
 def test_a_home_that_can_be_written_holds_everything(tmp_path: Path) -> None:
-    data, state, note = shown(tmp_path, HOME=str(tmp_path))
+    data, state, note, home = shown(tmp_path, HOME=str(tmp_path))
     assert data == str(tmp_path / ".local/share/model_opt") and state == str(tmp_path / ".local/state/model_opt")
-    assert note == "None"
+    assert note == home == "None"
 
 
 def test_where_the_home_cannot_be_written_the_temporary_folder_holds_everything_and_that_is_said(
     tmp_path: Path,
 ) -> None:
-    data, state, note = shown(tmp_path, HOME="/dev/null")
+    data, state, note, home = shown(tmp_path, HOME="/dev/null")
     own = tmp_path / f"model-opt-{os.getuid()}"
     assert (data, state) == (str(own / "data"), str(own / "state"))
+    assert home == str(own / "home") and Path(home).is_dir()
     assert note.endswith(f"knowledge and identity are kept in {own / 'data'}, which may not last")
 
 
 def test_a_user_whom_the_system_does_not_know_needs_no_home(tmp_path: Path) -> None:
-    data, _, note = shown(tmp_path, first=NOBODY)
+    data, _, note, _ = shown(tmp_path, first=NOBODY)
     assert data == str(tmp_path / f"model-opt-{os.getuid()}" / "data") and "may not last" in note

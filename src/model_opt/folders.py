@@ -26,6 +26,15 @@ def temporary_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"model-opt-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
+def home_variables() -> dict[str, str]:
+    """What to set for programs that insist on a home, and for their caches: nothing where there is one to write to."""
+    if _usual(user_data_path) is not None:
+        return {}
+    folder = temporary_folder() / "home"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {"HOME": str(folder)}
+
+
 def passing() -> str | None:
     """What to tell a user whose knowledge is kept where it may not last; None where it is kept as it should be."""
     if _usual(user_data_path) is not None:

@@ -13,6 +13,7 @@ import cloudpickle
 from model_opt.actors.child_process import ChildProcess, Died
 from model_opt.actors.deadlines import Deadlines
 from model_opt.errors import InvalidInput, MeasurementFailed, ModelOptError
+from model_opt.folders import home_variables
 from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.plan import Plan
 
@@ -46,7 +47,7 @@ class MeasuringChild:
         deadline: float | None = None,
     ) -> None:
         self._factory = _open_factory(factory)
-        self._env = (ALLOCATOR if allocator else {}) | dict(env or {})
+        self._env = home_variables() | (ALLOCATOR if allocator else {}) | dict(env or {})
         self._deadlines = deadlines or Deadlines()
         self._on_phase = on_phase
         self.deadline = deadline

@@ -82,13 +82,14 @@ class Coordinator:
         """Keeps the workers that the cluster has room for, as long as the search lasts; and the metrics."""
         service, request = self._serving()
         crew, metrics = Crew(self._search, request.placement), FleetMetrics(self._search)
-        while not self._closing.wait(RECONCILE_S):
+        while not self._closing.is_set():
             try:
                 status = service.status()
                 crew.dismiss() if status["ending"] else crew.reconcile()
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
+            self._closing.wait(RECONCILE_S)
         crew.dismiss(grace_s=0.0)
 
     def _serving(self) -> tuple[CoordinatorService, Request]:

@@ -26,9 +26,9 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("runtime", "openvino"), ("precision", "int8_static")): (4.0, 0.4, 60),
     (("runtime", "onnxruntime"),): (4.0, 0.2, 10),
     (("runtime", "onnxruntime"), ("precision", "int8_static")): (1.0, 0.2, 30),
-    (("runtime", "aot_inductor"),): (30.0, 0.5, 10),
+    (("runtime", "aot_inductor"),): (45.0, 0.5, 10),
     (("runtime", "aot_inductor"), ("precision", "int8_static")): (15.0, 0.5, 30),
-    (("runtime", "torch_compile"),): (20.0, 0.5, 10),
+    (("runtime", "torch_compile"),): (30.0, 0.5, 10),
     (("runtime", "tensorrt"),): (30.0, 1.0, 10),
 }
 """Options that a plan has → seconds that it then takes longer: for itself, a million parameters, and a call of the

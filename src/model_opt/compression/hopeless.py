@@ -11,7 +11,7 @@ from model_opt.search.plan import Plan
 
 KNOWN = "hopeless"
 """The key of what was found out, in `Material.cache`: groups of (decision, option), each with what was said."""
-_LOOKING_S = 3.0
+_LOOKING_S = 4.0
 """What looking at a technique may take, for its libraries have to be loaded."""
 _LAST = ("precision", "runtime")
 _CLEAN = "clean"
