@@ -21,11 +21,12 @@ _CNN: Sequence[Template] = (
     {"clean": ["fused"], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
-    {"clean": ["fused"], "precision": ["bf16"], "runtime": ["aot_inductor"]},
+    {"clean": ["fused"], "precision": INT8, "runtime": ("onnxruntime", "openvino", "aot_inductor")},
     {"clean": ["fused"], "precision": INT8},
     {"clean": ["fused"], "prune": [STRONG], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MOST], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "runtime": ("onnxruntime", "openvino", "aot_inductor")},
+    {"clean": ["fused"], "precision": ["bf16"], "runtime": ["aot_inductor"]},
 )
 _VIT: Sequence[Template] = (
     {"clean": ["fused"], "precision": INT8, "runtime": FAST},

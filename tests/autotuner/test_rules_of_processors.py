@@ -1,0 +1,32 @@
+"""What the hardware does not do by itself weighs less in the prior, and is offered all the same."""
+
+import dataclasses
+
+from model_opt.autotuner.rules import WEIGHTS, prior, strategies
+from model_opt.compression.machine import inspect
+from model_opt.search.signature import Family
+from model_opt.search.space import Decision, SearchSpace
+
+SPACE = SearchSpace(
+    [
+        Decision("clean", ["none", "fused"]),
+        Decision("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"]),
+        Decision("runtime", ["torch", "openvino", "onnxruntime"]),
+    ]
+)
+
+
+def test_what_the_hardware_lacks_weighs_less() -> None:
+    full = dataclasses.replace(inspect(), bf16=True, int8_dot=True)
+    bare = dataclasses.replace(full, bf16=False, int8_dot=False)
+    assert prior(SPACE, None, full) == prior(SPACE)
+    for name in ("bf16", "int8_static", "int8_dynamic"):
+        weight = prior(SPACE, None, bare)["precision", name]
+        assert 0 < weight < prior(SPACE, None, full)["precision", name] == WEIGHTS["precision", name]
+
+
+def test_convolutional_networks_and_transformers_begin_with_int8() -> None:
+    for family in (Family.CNN, Family.VIT):
+        first = strategies(family, SPACE)[0]
+        assert first.option("precision") == "int8_static"
+        assert first.option("runtime") == "openvino"
