@@ -117,7 +117,7 @@ def compare(first: CompressionResult, second: CompressionResult, console: Consol
     for name, result in (("first", first), ("second", second)):
         figures = (faster(result.speedup), smaller(result.compression_ratio), lost(result.accuracy_drop))
         interval = interval_text(result.figures["speedup"])
-        console.print(f"the {name} deployment's answer: {', '.join(figures)}; speed {interval}", highlight=False)
+        console.print(f"the {name} deployment's answer: {', '.join(figures)}; 95 %: {interval}", highlight=False)
     console.print(
         f"as fast: at least {ALIKE:.0%} of the {times(goal)} that the first one's answer had in its search, within "
         f"{MOST_LOST:.0%} of accuracy lost",

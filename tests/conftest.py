@@ -13,7 +13,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
 TESTS = Path(__file__).parent
-SHARED = {"actors": "ray", "test_docs.py": "ray", "test_readme.py": "ray", "storage": "servers", "hub": "servers"}
+SHARED = {
+    "actors": "ray",
+    "test_docs.py": "ray",
+    "test_commands.py": "ray",
+    "test_readme.py": "ray",
+    "storage": "servers",
+    "hub": "servers",
+}
 """What uses the same clusters or servers stays in one process; every other file is by itself."""
 
 

@@ -23,7 +23,9 @@ STANDS_FOR = {"ORIGIN": "ab" * 32, "torchvision:mobilenet_v3_small": "my_model.p
 SHELL = [block for page in PAGES for block in blocks(page, "bash")]
 SAID = {(named(block.page), line): block.why_not for block in SHELL for line in block.commands}
 NAMED = [(named(path), line) for path in [*PAGES, *CLUSTER_FILES] for line in mentions(path)]
-RUN = {line: page for (page, line), why_not in SAID.items() if not why_not}
+RUNNABLE = [line for (_, line), why_not in SAID.items() if not why_not]
+RUN = list({re.sub(r"\S+\.py:", "", line): line for line in reversed(RUNNABLE)}.values())[::-1]
+"""What differs only in whose model file is named is run once, as the first page has it."""
 
 
 def called(command: str) -> typer.Context:
