@@ -308,7 +308,8 @@ class Lesson:
         """Adds a measured plan; what was told from a part of the data only does not count as its accuracy."""
         for metric in SHARED_METRICS:
             values = measurement.samples.get(metric, ())
-            if metric not in WHOLE_ONLY or not measurement.partial:
+            whole = metric not in WHOLE_ONLY or not measurement.partial
+            if whole and metric not in measurement.disturbed:
                 self._samples[measurement.plan][metric] += [v for v in values if math.isfinite(v)]
 
     def teach(self, store: KnowledgeStore) -> int:
