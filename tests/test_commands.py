@@ -16,7 +16,7 @@ from model_opt.autotuner.sources import source_of
 from model_opt.cli.main import app, main
 
 SLOW = ("openvino", "onnxruntime", "aot_inductor", "torch_compile")
-QUICK = ["--simulations", "2", *(word for name in SLOW for word in ("--exclude", name))]
+QUICK = ["--simulations", "2", "--timeout", "60", *(word for name in SLOW for word in ("--exclude", name))]
 """Makes a search short; of an option that is given twice the last counts."""
 STANDS_FOR = {"ORIGIN": "ab" * 32, "torchvision:mobilenet_v3_small": "my_model.py:make"}
 """Of a word in a page that a reader replaces, and of a model that takes minutes: what is run in its place."""
@@ -111,7 +111,7 @@ def run(patch, command, *more):
 
 
 @pytest.mark.parametrize("command", RUN, ids=lambda text: text)
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_command_does_what_the_page_says(home, command, monkeypatch, capsys):
     monkeypatch.chdir(home)
     name, *rest = words(command)
