@@ -13,6 +13,7 @@ from model_opt.actors.child import MeasuringChild
 from model_opt.actors.cluster import find_coordinator
 from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Ask, Reply
+from model_opt.processors import usable_processors
 from model_opt.search.context import Context
 
 ANSWER_S = 30.0
@@ -57,5 +58,4 @@ def child_of(link: RayLink, hired: tuple[Manifest, Request]) -> MeasuringChild:
 
 def _child_env(request: Request) -> dict[str, str]:
     """Ray sets `OMP_NUM_THREADS=1` for small actors; the measuring process has all processors unless told otherwise."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(processors), **request.placement.env}
+    return {"OMP_NUM_THREADS": str(usable_processors()), **request.placement.env}

@@ -69,6 +69,11 @@ class TimingLock:
             finally:
                 self.paused_s += max(entry.paused_s() for entry in entries)
 
+    def at_work(self) -> int:
+        """How many blocks of work there are on the device now."""
+        with _entries(self._path(self.device)) as entries:
+            return len(entries)
+
     def _path(self, device: str) -> Path:
         readable = re.sub(r"[^A-Za-z0-9-]+", "_", device)[:40]
         return self._folder / f"{readable}-{hashlib.blake2b(device.encode(), digest_size=4).hexdigest()}"

@@ -3,7 +3,8 @@
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from model_opt.search.plan import Plan
 BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
 TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
 PATIENCE_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
-"""How much longer a plan is timed on a busy machine, until enough of it was undisturbed; all others stand still then."""
+"""How much longer a plan is timed on a busy machine, until enough was undisturbed; other workers stand still then."""
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
@@ -72,7 +73,8 @@ class Task:
     described: Mapping[str, Any] | None = None
     """What another process on this device has found the original to be: it is not timed once more."""
     timing_lock: Any = field(default=None)
-    """A lock with `exclusive()` and `shared()` context managers, or None on a machine that nobody else measures on."""
+    """A lock with the context managers `exclusive()` and `shared()`, and `at_work()` (`actors.timing_lock`); None on a
+    machine that nobody else measures on."""
 
 
 class CompressionEvaluator:
@@ -205,17 +207,17 @@ class CompressionEvaluator:
 
     def option_noise_db(self, most_s: float) -> Mapping[tuple[str, str], float]:
         """(decision, option) → the signal-to-noise ratio to expect, from at most about `most_s` seconds of probing."""
-        with self._lock("shared"):
+        with self._working():
             return option_noise_db(self._material, most_s)
 
     def idle_options(self, most_s: float) -> Mapping[tuple[str, str], str]:
         """(decision, option) → why it would change nothing in this model; see `hopeless.idle_options`."""
-        with self._lock("shared"):
+        with self._working():
             return idle_options(self._material, most_s)
 
     def sensitivities(self) -> list[Sensitivity]:
         """Every layer or stage under every technique, most harmful first."""
-        with self._lock("shared"):
+        with self._working():
             return sensitivities(self._material)
 
     def _keep(self, plan: Plan, model: nn.Module, log_speedup: float, drop: Drop, phase: Phase) -> None:
@@ -236,15 +238,15 @@ class CompressionEvaluator:
     def _made(self, plan: Plan, phase: Phase) -> nn.Module:
         _seed(self._task.seed)
         self._material.phase = phase
-        with self._lock("shared"):
+        with self._working():
             return apply_plan(plan, self._material)
 
     def _time(self, model: nn.Module, purpose: Purpose, phase: Phase = lambda name: None) -> Paired:
         task = self._task
         blocks = task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
-        with self._lock("shared"):
+        with self._working():
             warm_up(model, task.example)
-        with self._lock("exclusive"):
+        with self._timing():
             phase("time")
             return time_pair(
                 task.model,
@@ -257,14 +259,28 @@ class CompressionEvaluator:
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
         limit = self._task.accuracy_limit
-        with self._lock("shared"):
+        with self._working():
             part = self._judge.part(model) if limit is not None else None
             if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
                 return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
             return self._judge.whole(model), ()
 
-    def _lock(self, kind: str) -> Any:
-        return getattr(self._task.timing_lock, kind)() if self._task.timing_lock else _Unlocked()
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Nobody times inside the block; torch has its share of the threads: two on one processor wait for one another
+        for a hundred times as long as they compute."""
+        lock = self._task.timing_lock
+        with lock.shared() if lock else nullcontext():
+            torch.set_num_threads(max(1, self._task.threads // max(1, lock.at_work() if lock else 1)))
+            yield
+
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
+        """Nobody else works inside the block; torch has all the task's threads."""
+        lock = self._task.timing_lock
+        with lock.exclusive() if lock else nullcontext():
+            torch.set_num_threads(self._task.threads)
+            yield
 
 
 def kept_model(folder: Path, plan: Plan) -> Path:
@@ -281,12 +297,6 @@ def _dropped(plan: Plan, samples: Mapping[str, tuple[float, ...]], clock: "_Phas
     """What is known of a plan that is measured no further."""
     clock("")
     return Measurement(plan=plan, samples=samples, seconds=clock.seconds, partial=True, notes=notes)
-
-
-class _Unlocked:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...
 
 
 class _Phases:

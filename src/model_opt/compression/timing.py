@@ -21,8 +21,11 @@ TURNS = 5
 """A block is the median of this many turns of each model, of fewer where one call is long."""
 FEWEST_BLOCKS = 3
 SETTLE_S = 0.02
-"""A model whose call is shorter than this gets a call that is not timed before each turn."""
-DISTURBED = 0.03
+"""A model whose call is shorter than this gets a rest and a call that is not timed before each turn."""
+REST_S = 0.01
+"""OpenMP's threads wait for their next work by spinning for about 5 ms, and would take the processors from the other
+model's (measured with torch and OpenVINO: a call of 1.5 ms takes 2.0)."""
+DISTURBED = 0.05
 """A turn is disturbed where threads waited for a processor for more than this share of it."""
 ALONE = 0.01
 """Where others used less than this share of the processors, it was the model's own threads that waited for each
@@ -134,9 +137,10 @@ class _Side:
         return [self.turns[number][0] for number in sorted(least)]
 
     def take_turn(self, inputs: Inputs, queue: RunQueue) -> None:
-        """One turn; the first call of a short one is not timed: the other model's threads still spin, the caches are
-        full of its weights."""
+        """One turn; a short one begins with a rest and a call that is not timed: the other model's threads still spin,
+        and the caches are full of its weights."""
         if self.settles:
+            time.sleep(REST_S)
             call(self.model, inputs)
         before_s = queue.waited_s()
         ms = _turn_ms(self.model, inputs, self.calls)
