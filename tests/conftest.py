@@ -40,10 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def two_fresh_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two fresh processes time a result, the fewest that give an interval; outside of `make soak`, and of fixtures
-    that serve a whole module: those have the usual four."""
+    """Two fresh processes time a result, the fewest that give an interval, and wait for no quiet, for other tests run
+    beside them; outside of `make soak`, and of fixtures that serve a whole module: those have the usual four."""
     if not os.environ.get("MODEL_OPT_SOAK"):
         monkeypatch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)
+        monkeypatch.setattr("model_opt.autotuner.fresh_starts.PATIENCE_S", 0.0)
 
 
 def _session_server(name: str, factory: pytest.TempPathFactory) -> Iterator[Server]:

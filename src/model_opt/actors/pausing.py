@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 from model_opt.actors.process_tree import GUARD, Process, ancestors, descendants, every_process, find_process
 
@@ -100,6 +101,7 @@ class _Guard:
             start_new_session=True,
             cwd="/",
         )
+        self._pipe = cast(IO[bytes], self._process.stdin)
 
     @property
     def lives(self) -> bool:
@@ -107,16 +109,14 @@ class _Guard:
 
     def tell(self, *words: str) -> bool:
         """Writes a line; False where nobody reads any more."""
-        assert self._process.stdin is not None
         try:
-            os.write(self._process.stdin.fileno(), f"{' '.join(words)}\n".encode())
+            os.write(self._pipe.fileno(), f"{' '.join(words)}\n".encode())
         except BrokenPipeError:
             return False
         return True
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._pipe.close()
         if self.owner == os.getpid():
             self._process.wait()
 

@@ -69,10 +69,12 @@ class Proposer(Protocol):
 
 
 class TreeProposer:
-    """Proposes from a `Searcher`: plans that this worker owns, and anybody's once it owns none that are left."""
+    """Proposes from a `Searcher`: plans that this worker owns, and anybody's once it owns none that are left. The plans
+    that a search begins with are anybody's: leases keep two workers apart."""
 
     def __init__(self, worker: str, search: Search, budget: int, noise: Mapping[str, float | None]) -> None:
         self._worker = worker
+        self._first = {plan.key for plan in search.first}
         self._searcher = search.searcher(budget, noise)
         self.explores_until = budget
 
@@ -99,8 +101,12 @@ class TreeProposer:
         left = budget - searcher.settled - len(flying)
         found = []
         if self._worker in roster and left > searcher.verifications:
-            mine = owned_by(self._worker, roster)
-            found = searcher.ask_many(many, owned=lambda plan: mine(plan) and fits(plan), believed=flying)
+            owned = owned_by(self._worker, roster)
+
+            def mine(plan: Plan) -> bool:
+                return (plan.key in self._first or owned(plan)) and fits(plan)
+
+            found = searcher.ask_many(many, owned=mine, believed=flying)
         found = found or searcher.ask_many(many, owned=fits, believed=flying)
         if not found and not searcher.verify:
             searcher.verify = True

@@ -30,8 +30,6 @@ from model_opt.search.plan import Plan
 
 BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
 TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
-PATIENCE_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
-"""How much longer a plan is timed on a busy machine, until enough was undisturbed; other workers stand still then."""
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
@@ -248,14 +246,7 @@ class CompressionEvaluator:
             warm_up(model, task.example)
         with self._timing():
             phase("time")
-            return time_pair(
-                task.model,
-                model,
-                task.example,
-                blocks=blocks,
-                at_most_s=TIMING_S[purpose],
-                patience_s=PATIENCE_S[purpose],
-            )
+            return time_pair(task.model, model, task.example, blocks=blocks, at_most_s=TIMING_S[purpose])
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
         limit = self._task.accuracy_limit

@@ -12,7 +12,7 @@ from model_opt.compression.inputs import Inputs
 from model_opt.compression.shipping import load_model
 from model_opt.compression.timing import peak_memory_bytes, time_pair
 
-BLOCKS = 15
+BLOCKS = 9
 TIMING_S = 6.0
 
 

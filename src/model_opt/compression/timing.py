@@ -25,7 +25,7 @@ SETTLE_S = 0.02
 REST_S = 0.01
 """OpenMP's threads wait for their next work by spinning for about 5 ms, and would take the processors from the other
 model's (measured with torch and OpenVINO: a call of 1.5 ms takes 2.0)."""
-DISTURBED = 0.05
+DISTURBED = 0.1
 """A turn is disturbed where threads waited for a processor for more than this share of it."""
 ALONE = 0.01
 """Where others used less than this share of the processors, it was the model's own threads that waited for each
