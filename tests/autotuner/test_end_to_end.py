@@ -135,7 +135,7 @@ def test_an_eval_fn_that_never_returns_ends_with_the_time(tmp_path):
     )  # fmt: skip
     assert time.monotonic() - began < 120
     assert result.ended == "time"
-    assert any("deadline" in (seen.failure or "") for seen in result.observations)
+    assert result.measured == ()  # what the search's end cuts off is no failure of the plan
     assert result.plan.choices == () and result.feasible
 
 
