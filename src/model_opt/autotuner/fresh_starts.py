@@ -82,6 +82,7 @@ def time_fresh(
 
     None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
     """
+    start = partial(one_start, baseline, plan, example, threads, deadline=deadline)
     seen: list[Comparison] = []
     longest, wanted = 0.0, STARTS
     while len(seen) < wanted:
@@ -90,7 +91,7 @@ def time_fresh(
             break
         on_start(len(seen) + 1, wanted)
         patience_s = _patience_s(deadline, wanted - len(seen))
-        made = _start_or_none(baseline, plan, example, threads, len(seen) % 2 == 0, deadline, patience_s=patience_s)
+        made = _unless_late(partial(start, plan_first=len(seen) % 2 == 0, patience_s=patience_s), deadline)
         if made is None:
             break
         seen.append(made)
@@ -103,7 +104,7 @@ def time_fresh(
         return None
     usual = None
     if deadline is None or time.monotonic() + 1.2 * longest < deadline:
-        usual = _start_or_none(baseline, plan, example, threads, True, deadline, allocator=False)
+        usual = _unless_late(partial(start, plan_first=True, patience_s=0.0, allocator=False), deadline)
     return _figures(seen, usual)
 
 
@@ -124,22 +125,10 @@ def _quiet_logs(seen: Sequence[Comparison]) -> np.ndarray:
     return np.array([one.log_speedup for one in seen if one.quiet])
 
 
-def _start_or_none(
-    baseline: Path,
-    plan: Path,
-    example: Inputs,
-    threads: int,
-    plan_first: bool,
-    deadline: float | None,
-    *,
-    patience_s: float = 0.0,
-    allocator: bool = True,
-) -> Comparison | None:
+def _unless_late(start: Callable[[], Comparison], deadline: float | None) -> Comparison | None:
     """One start; None where `deadline` ended it."""
     try:
-        return one_start(
-            baseline, plan, example, threads, plan_first, deadline, patience_s=patience_s, allocator=allocator
-        )
+        return start()
     except MeasurementFailed:
         if deadline is not None and time.monotonic() >= deadline:
             return None
