@@ -4,7 +4,7 @@ import copy
 import functools
 
 import torch
-from models import ResidualCNN
+from architectures import ResidualCNN
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import ResidualCNN, TinyViT, UNet, unet_inputs
+from architectures import ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import applied, hooks_left, material, noisy_norms, state, survives, unchanged
 from torch import Tensor, nn
 

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from models import ResidualCNN, TinyViT
+from architectures import ResidualCNN, TinyViT
 from recipes import material, noisy_norms
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)

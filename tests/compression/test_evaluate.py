@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import ResidualCNN
+from architectures import ResidualCNN
 from torch import nn
 from torchvision.models import resnet18
 

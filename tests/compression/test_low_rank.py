@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import TinyViT
+from architectures import TinyViT
 from recipes import accuracy, applied, material, state, survives, trained, unchanged
 from torch import nn
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import DiT, ResidualCNN, TinyViT, UNet, unet_inputs
+from architectures import DiT, ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import accuracy, applied, material, noisy_norms, state, survives, trained, unchanged
 from torch import nn
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import ResidualCNN
+from architectures import ResidualCNN
 from recipes import accuracy, applied, hooks_left, material, noisy_norms, trained
 from torch import nn
 

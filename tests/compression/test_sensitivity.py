@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from models import ResidualCNN
+from architectures import ResidualCNN
 from recipes import accuracy, hooks_left, material, state, trained, unchanged
 
 from model_opt.autotuner.rules import prior

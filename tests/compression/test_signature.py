@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from models import DiT, ResidualCNN, TinyViT, UNet
+from architectures import DiT, ResidualCNN, TinyViT, UNet
 from torch import nn
 from torchvision import models
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import ResidualCNN, TinyViT, UNet, unet_inputs
+from architectures import ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import applied, material, state, survives, unchanged
 
 from model_opt.compression.flops import cost

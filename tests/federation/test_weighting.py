@@ -18,7 +18,7 @@ from model_opt.federation.weighting import LEAST_FLOOR, Merged, merge_origins
 from model_opt.search.plan import Choice, Plan
 from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import merge_accuracy
 
 HERE, ELSEWHERE = "1" * 32, "2" * 32
