@@ -10,16 +10,12 @@ from typing import Any, BinaryIO, Self
 
 import cloudpickle
 
+from model_opt.actors.child_env import measuring_variables
 from model_opt.actors.child_process import ChildProcess, Died
 from model_opt.actors.deadlines import Deadlines
 from model_opt.errors import InvalidInput, MeasurementFailed, ModelOptError
-from model_opt.folders import home_variables
 from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.plan import Plan
-
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-"""Keeps freed memory in the process: without it page faults take up to half of an eager model's time, of the baseline's
-and the plans' alike."""
 
 
 class MeasuringChild:
@@ -47,7 +43,7 @@ class MeasuringChild:
         deadline: float | None = None,
     ) -> None:
         self._factory = _open_factory(factory)
-        self._env = home_variables() | (ALLOCATOR if allocator else {}) | dict(env or {})
+        self._env = measuring_variables(env or {}, allocator=allocator)
         self._deadlines = deadlines or Deadlines()
         self._on_phase = on_phase
         self.deadline = deadline

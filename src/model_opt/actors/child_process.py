@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from model_opt.actors import frames
 from model_opt.actors.child_loop import is_out_of_memory
+from model_opt.actors.fork_server import Forked, fork, import_path
 from model_opt.actors.process_tree import find_process, resume_tree
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import Reason
@@ -52,17 +53,9 @@ class ChildProcess:
         self._connection, theirs = socket.socketpair()
         life_read, self._life = os.pipe()  # closed by the kernel when this process dies
         fds = [theirs.fileno(), factory.fileno(), life_read]
-        path = [entry or str(Path.cwd()) for entry in sys.path]
+        everything = {**os.environ, **env}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps([path, fds])],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **env},
-            )
+            self._process = fork(everything, fds) or _started(everything, fds)
         finally:
             theirs.close()
             os.close(life_read)
@@ -218,7 +211,19 @@ class _Log:
         os.close(self._stopped)
 
 
-def _wait(process: "subprocess.Popen[bytes]", timeout_s: float) -> int | None:
+def _started(env: Mapping[str, str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _START, json.dumps([import_path(), list(fds)])],
+        pass_fds=fds,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=env,
+    )
+
+
+def _wait(process: "subprocess.Popen[bytes] | Forked", timeout_s: float) -> int | None:
     try:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:  # in the kernel, with a device that hangs: nothing can end it

@@ -10,10 +10,10 @@ import ray
 
 from model_opt.actors.bundle import Manifest, Request, fetched
 from model_opt.actors.child import MeasuringChild
+from model_opt.actors.child_env import worker_variables
 from model_opt.actors.cluster import find_coordinator
 from model_opt.actors.leases import Holder
 from model_opt.actors.messages import Ask, Reply
-from model_opt.processors import usable_processors
 from model_opt.search.context import Context
 
 ANSWER_S = 30.0
@@ -53,9 +53,5 @@ def child_of(link: RayLink, hired: tuple[Manifest, Request]) -> MeasuringChild:
     """The measuring process of a search, with the factory's pickle kept on this machine."""
     manifest, request = hired
     cache = Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}" / "bundles"
-    return MeasuringChild(fetched(manifest, cache, link.chunk), env=_child_env(request), deadlines=request.deadlines)
-
-
-def _child_env(request: Request) -> dict[str, str]:
-    """Ray sets `OMP_NUM_THREADS=1` for small actors; the measuring process has all processors unless told otherwise."""
-    return {"OMP_NUM_THREADS": str(usable_processors()), **request.placement.env}
+    env = worker_variables(request.placement.env)
+    return MeasuringChild(fetched(manifest, cache, link.chunk), env=env, deadlines=request.deadlines)

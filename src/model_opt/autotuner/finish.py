@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model_opt.actors.child import ALLOCATOR, MeasuringChild
+from model_opt.actors.child import MeasuringChild
+from model_opt.actors.child_env import ALLOCATOR
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh

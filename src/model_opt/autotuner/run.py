@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from model_opt.actors.child import MeasuringChild
+from model_opt.actors.child_env import forking_workers
 from model_opt.actors.kernels import compile_kernels
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
@@ -46,6 +48,8 @@ METHODS = ("rule_based", "mcts", "hybrid")
 SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""
+NEEDED = ("torch", "model_opt.compression.evaluate", "torch._dynamo", "onnx", "torchao", "torch_pruning")
+"""What measuring processes import sooner or later, seconds each, and what starts no threads: a fork loses those."""
 IDLE_S = 10.0
 """How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
@@ -104,7 +108,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)
-            with self._child() as child:
+            with self._forking(), self._child() as child:
                 found, answer, lesson, described, recalled = self._measure(child, store, scratch)
             if not found.remembered:
                 self._remember(store, lesson)
@@ -235,6 +239,10 @@ class Run:
             deadline=self._limits.deadline if found.ended != "interrupted" else time.monotonic(),
             callbacks=self._callbacks,
         )
+
+    def _forking(self) -> AbstractContextManager[None]:
+        """Workers of a cluster on this machine need not import all that measuring needs, each by itself."""
+        return forking_workers(NEEDED) if self._cluster and self._cluster.address == LOCAL else nullcontext()
 
     def _child(self) -> MeasuringChild:
         return MeasuringChild(
