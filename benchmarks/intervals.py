@@ -29,7 +29,7 @@ from digits import make_network, read_digits, train
 
 from model_opt.autotuner import IntelligentOptimizer, save_model
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.fresh_starts import one_start
+from model_opt.autotuner.fresh_starts import PATIENCE_S, FreshStarts
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.wording import is_uncertain
 from model_opt.compression.machine import usable_processors
@@ -78,15 +78,16 @@ def one_result(
                 output=folder / "out",
             )
         told = quiet.setdefault(str(result.plan), [])
-        told += [quiet_log_speedup(folder, images[:8], number) for number in range(AGAIN)]
+        told += quiet_log_speedups(folder, images[:8])
         return judged(result, math.exp(float(np.median(told))))
 
 
-def quiet_log_speedup(folder: Path, example: Tensor, number: int) -> float:
-    """What one more fresh process measures, on the quiet machine."""
+def quiet_log_speedups(folder: Path, example: Tensor) -> list[float]:
+    """What more fresh processes measure, on the quiet machine."""
     threads = min(torch.get_num_threads(), usable_processors())
-    made = one_start(folder / "original.pt", folder / "out" / "model.pt", example, threads, number % 2 == 0, None)
-    return made.log_speedup
+    with FreshStarts(folder / "original.pt", folder / "out" / "model.pt", example, threads, None) as starts:
+        made = [starts.compare(PATIENCE_S) for _ in range(AGAIN)]
+    return [one.log_speedup for one in made if one is not None]
 
 
 def judged(result: CompressionResult, quiet: float) -> dict[str, object]:

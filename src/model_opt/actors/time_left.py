@@ -19,7 +19,7 @@ class TimeLeft:
     def __init__(self, expected: ExpectedSeconds | None = None) -> None:
         self._lock = threading.Lock()
         self._seconds = PlanSeconds(expected)
-        self._until = math.inf
+        self._until, self._whole_s = math.inf, 0.0
         self._known: set[str] = set()
         self._own: set[str] = set()
         self.refused = False
@@ -29,6 +29,7 @@ class TimeLeft:
         """The coordinator's word: seconds left, and what was settled since the last; this worker's own is known."""
         with self._lock:
             self._until = math.inf if left_s is None else time.monotonic() + left_s
+            self._whole_s = max(self._whole_s, left_s or 0.0)
             for outcome in news if left_s is not None else ():
                 if outcome.plan.key not in self._own:
                     self._seconds.learn(outcome, self._purpose(outcome.plan), seconds_of(outcome))
@@ -46,9 +47,12 @@ class TimeLeft:
         """Whether `plan`, begun now, should be measured before the time is up."""
         with self._lock:
             left_s = self._until - time.monotonic()
-            fitting = math.isinf(left_s) or self._seconds.fits(plan, self._purpose(plan), left_s)
+            fitting = math.isinf(left_s) or self._fits(plan, left_s)
             self.refused |= not fitting
             return fitting
+
+    def _fits(self, plan: Plan, left_s: float) -> bool:
+        return self._seconds.fits(plan, self._purpose(plan), left_s, self._whole_s)
 
     def _purpose(self, plan: Plan) -> Purpose:
         return Purpose.VERIFY if plan.key in self._known else Purpose.EXPLORE

@@ -29,6 +29,9 @@ BLOCK_S = 0.1
 TURNS = 3
 """Prefetched leases are worth `BLOCK_S` of measuring, or `TURNS` turns where those take longer: a turn's delay must not
 leave the device idle."""
+LONG_S = 2.0
+"""Where measuring a plan takes this long none is prefetched: a turn costs little beside it, and whoever is free first
+gets the next one, chosen with all that is known by then."""
 MOST_HELD = 16
 MOST_TURN_S = 2.0
 
@@ -178,6 +181,8 @@ class WorkerLoop:
 
     def _target(self) -> int:
         """One that runs, and enough others for a turn."""
+        if self._typical_s > LONG_S:
+            return 1
         ahead_s = max(BLOCK_S, TURNS * self._turn_s)
         return min(1 + max(1, math.ceil(ahead_s / max(self._typical_s, 1e-3))), MOST_HELD)
 

@@ -176,6 +176,7 @@ class _Clock:
 
     def __init__(self, problem: Problem) -> None:
         self._until = problem.explore_until
+        self._whole_s = np.inf if self._until is None else self._until - time.monotonic()
         self._seconds = PlanSeconds(problem.expected)
         self._measured: set[str] = set()
         self._spent: list[float] = []
@@ -207,7 +208,7 @@ class _Clock:
 
     def _fits(self, plan: Plan, left_s: float) -> bool:
         purpose = Purpose.VERIFY if plan.key in self._measured else Purpose.EXPLORE
-        return self._seconds.fits(plan, purpose, left_s)
+        return self._seconds.fits(plan, purpose, left_s, self._whole_s)
 
     def _verify_s(self, searcher: Searcher) -> float:
         """Seconds to keep for measuring the plan that leads once more; none where it needs none, or nothing leads."""

@@ -3,10 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 import numpy as np
 from scipy import stats
@@ -22,6 +24,8 @@ STARTS = 4
 FEWEST_STARTS = 2
 MORE_STARTS = 3
 """Further starts where measurements contradict each other."""
+AT_ONCE = 2
+"""Processes that import at once."""
 PATIENCE_S, START_S = 60.0, 15.0
 """How long a start waits for a quiet machine, and what it usually takes besides, in seconds."""
 USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
@@ -82,29 +86,30 @@ def time_fresh(
 
     None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
     """
-    start = partial(one_start, baseline, plan, example, threads, deadline=deadline)
     seen: list[Comparison] = []
     longest, wanted = 0.0, STARTS
-    while len(seen) < wanted:
-        started = time.monotonic()
-        if deadline is not None and started + 1.2 * longest > deadline:
-            break
-        on_start(len(seen) + 1, wanted)
-        patience_s = _patience_s(deadline, wanted - len(seen))
-        made = _unless_late(partial(start, plan_first=len(seen) % 2 == 0, patience_s=patience_s), deadline)
-        if made is None:
-            break
-        seen.append(made)
-        longest = max(longest, time.monotonic() - started)
-        if len(seen) == FEWEST_STARTS and not any(one.quiet for one in seen):
-            break
-        if len(seen) == STARTS and _contradictory(seen, searched):
-            wanted = STARTS + MORE_STARTS
+    with FreshStarts(baseline, plan, example, threads, deadline) as starts:
+        while len(seen) < wanted:
+            started = time.monotonic()
+            if deadline is not None and started + 1.2 * longest > deadline:
+                break
+            on_start(len(seen) + 1, wanted)
+            patience_s = _patience_s(deadline, wanted - len(seen))
+            made = starts.compare(patience_s)
+            if made is None:
+                break
+            seen.append(made)
+            longest = max(longest, time.monotonic() - started)
+            if len(seen) == FEWEST_STARTS and not any(one.quiet for one in seen):
+                break
+            if len(seen) == STARTS and _contradictory(seen, searched):
+                wanted = STARTS + MORE_STARTS
     if len(seen) < FEWEST_STARTS:
         return None
     usual = None
     if deadline is None or time.monotonic() + 1.2 * longest < deadline:
-        usual = _unless_late(partial(start, plan_first=True, patience_s=0.0, allocator=False), deadline)
+        with FreshStarts(baseline, plan, example, threads, deadline, allocator=False) as starts:
+            usual = starts.compare(0.0)
     return _figures(seen, usual)
 
 
@@ -125,37 +130,57 @@ def _quiet_logs(seen: Sequence[Comparison]) -> np.ndarray:
     return np.array([one.log_speedup for one in seen if one.quiet])
 
 
-def _unless_late(start: Callable[[], Comparison], deadline: float | None) -> Comparison | None:
-    """One start; None where `deadline` ended it."""
-    try:
-        return start()
-    except MeasurementFailed:
-        if deadline is not None and time.monotonic() >= deadline:
-            return None
-        raise
+class FreshStarts:
+    """Fresh processes, one a comparison: it loads both saved models, every other one the plan's first, and times both.
 
-
-def one_start(
-    baseline: Path,
-    plan: Path,
-    example: Inputs,
-    threads: int,
-    plan_first: bool,
-    deadline: float | None,
-    *,
-    patience_s: float = PATIENCE_S,
-    allocator: bool = True,
-) -> Comparison:
-    """One fresh process: loads both saved models, the plan's first if `plan_first`, and times them in turn.
-
-    `allocator` keeps freed memory in the process, as measuring processes do; without it it starts as any other would.
+    Two at a time import what they need, side by side, before the first of them times. `allocator` keeps freed memory in
+    them, as in measuring processes; without it they start as any other process would.
     """
-    # A function of this module would make the process import all of it.
-    factory = partial(FreshTiming, baseline, plan, example, threads=threads, plan_first=plan_first)
-    made_by = cast(Callable[[], Evaluator], factory)
-    with MeasuringChild(made_by, deadline=deadline, allocator=allocator) as child:
-        made: Comparison = child.call("compare", patience_s, phase="time", phase_deadline=300.0 + patience_s)
-        return made
+
+    def __init__(
+        self,
+        baseline: Path,
+        plan: Path,
+        example: Inputs,
+        threads: int,
+        deadline: float | None,
+        *,
+        allocator: bool = True,
+    ) -> None:
+        self._make = partial(FreshTiming, baseline, plan, example, threads=threads)
+        self._deadline, self._allocator = deadline, allocator
+        self._ready: list[MeasuringChild] = []
+        self._many = 0
+
+    def compare(self, patience_s: float) -> Comparison | None:
+        """What the next process finds; None where the deadline ended it. Raises `MeasurementFailed`."""
+        try:
+            if not self._ready:
+                self._start(AT_ONCE if self._allocator else 1)
+            with self._ready.pop(0) as child:
+                made: Comparison = child.call("compare", patience_s, phase="time", phase_deadline=300.0 + patience_s)
+                return made
+        except MeasurementFailed:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                return None
+            raise
+
+    def _start(self, many: int) -> None:
+        for _ in range(many):
+            # A function of this module would make the process import all of it.
+            factory = cast(Callable[[], Evaluator], partial(self._make, plan_first=self._many % 2 == 0))
+            self._ready.append(MeasuringChild(factory, deadline=self._deadline, allocator=self._allocator))
+            self._many += 1
+        with ThreadPoolExecutor(many) as beside:
+            for told in [beside.submit(child.describe) for child in self._ready]:
+                told.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        while self._ready:
+            self._ready.pop().close()
 
 
 def _figures(seen: Sequence[Comparison], usual: Comparison | None) -> FreshFigures:

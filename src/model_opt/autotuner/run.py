@@ -48,7 +48,16 @@ METHODS = ("rule_based", "mcts", "hybrid")
 SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""
-NEEDED = ("torch", "model_opt.compression.evaluate", "torch._dynamo", "onnx", "torchao", "torch_pruning")
+NEEDED = (
+    "torch",
+    "model_opt.compression.evaluate",
+    "torch._dynamo",
+    "onnx",
+    "torch_pruning",
+    "torch.onnx._internal.exporter._core",
+    "onnxscript.function_libs.torch_lib.ops",
+    "torchao",
+)
 """What measuring processes import sooner or later, seconds each, and what starts no threads: a fork loses those."""
 IDLE_S = 10.0
 """How long it may take to find out which options would change nothing in a model."""

@@ -1,5 +1,8 @@
 """Models as programs: `torch.export` with a free batch where the model allows it, and ONNX files of them."""
 
+import functools
+import importlib
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Callable
@@ -69,6 +72,7 @@ def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes
     for package in ("onnx", "onnxscript"):
         _require(package)
     program, free = export_program(model, layout, example)
+    _read_torchlib_once()
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.onnx"
         try:
@@ -76,6 +80,17 @@ def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes
         except Exception as error:
             raise TechniqueError(f"no ONNX file can be made of this model: {_first_line(error)}") from error
         return path.read_bytes(), free
+
+
+def _read_torchlib_once() -> None:
+    """At every export torch lets onnxscript parse the sources of 500 functions: 1.5 s, as long as all the rest takes a
+    small model. What it finds is the same each time; kept where this version of torch asks for it in the known place.
+    """
+    exporter = importlib.import_module("torch.onnx._internal.exporter._registration")
+    source = getattr(exporter, "onnxscript_apis", None)
+    reads = getattr(source, "get_torchlib_ops", None)
+    if reads is not None and not hasattr(reads, "cache_info"):
+        source.get_torchlib_ops = functools.cache(reads)  # type: ignore[union-attr]
 
 
 def once(material: Material, model: nn.Module, kind: str, make: Callable[[], T]) -> T:
@@ -94,8 +109,6 @@ def once(material: Material, model: nn.Module, kind: str, make: Callable[[], T])
 
 
 def _require(package: str) -> None:
-    import importlib.util
-
     if importlib.util.find_spec(package) is None:
         raise MissingDependency(package, "cpu")
 

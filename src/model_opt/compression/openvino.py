@@ -25,7 +25,7 @@ from model_opt.search.signature import Family
 SESSIONS = 3
 """How many batch sizes stay compiled at once. A fixed shape is a third faster than a free one (measured)."""
 
-CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 64, 15_000_000
+CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 128, 64, 15_000_000
 """Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
 KEPT = "openvino calibration"
 """The key of a model's calibration in `Material.cache`."""

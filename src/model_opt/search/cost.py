@@ -16,6 +16,9 @@ Picked = frozenset[tuple[str, str]]
 
 SURE = 0.85
 """A plan is begun where its time is up by then with this probability."""
+LARGEST_SHARE, LARGEST_RATIO = 0.2, 2.0
+"""No plan is explored that should take more than this share of a search's time, unless that is at most this many times
+what a plan usually takes: in the same time many others can be measured."""
 _PACE, _OPTION = 0.7, 0.5  # standard deviations of log seconds: of a machine's pace, of what one option is off by
 _ANY_PACE = 100.0
 _SPREAD, _WORTH = 0.35, 2.0  # of one plan's log seconds around the model; half the degrees of freedom that this has
@@ -53,6 +56,7 @@ class PlanSeconds:
         self._moment = np.zeros(1)
         self._square = 0.0
         self._fit: _Fit | None = None
+        self._took: list[float] = []
         self.learnt = 0
         """How many plans it has learnt from."""
 
@@ -65,6 +69,7 @@ class PlanSeconds:
         self._precision[np.ix_(at, at)] += 1.0
         self._moment[at] += off
         self._square += off**2
+        self._took.append(seconds)
         self.learnt += 1
         self._fit = None
 
@@ -81,10 +86,15 @@ class PlanSeconds:
         off = fit.mean[at].sum() + scale * stats.t.ppf(share, fit.degrees)
         return float(np.exp(self._log_expected(plan, purpose) + off))
 
-    def fits(self, plan: Plan, purpose: Purpose, left_s: float) -> bool:
+    def fits(self, plan: Plan, purpose: Purpose, left_s: float, whole_s: float = np.inf) -> bool:
         """Whether `plan` should end within `left_s` seconds: most probably, or, while no plan has been measured, as
-        likely as not."""
-        return self.quantile(plan, purpose, SURE if self.learnt else 0.5) <= left_s
+        likely as not; and does not take too much of the `whole_s` seconds of a search."""
+        if self.quantile(plan, purpose, SURE if self.learnt else 0.5) > left_s:
+            return False
+        if not self.learnt or purpose is Purpose.VERIFY:
+            return True
+        most_s = max(LARGEST_SHARE * whole_s, LARGEST_RATIO * float(np.median(self._took)))
+        return self.quantile(plan, purpose, 0.5) <= most_s
 
     def _log_expected(self, plan: Plan, purpose: Purpose) -> float:
         return 0.0 if self._expected is None else float(np.log(self._expected.of(plan, purpose)))

@@ -28,6 +28,7 @@ Owned = Callable[[Plan], bool]
 
 FIRST_PLANS = 10
 """Plans before the model takes over, in budgets of 40 and more."""
+_CONTENDS = 3.0  # standard deviations behind the leader beyond which a plan is not measured again
 _REPEATS = 4  # measurements of a leader, verification included
 _ENOUGH = 5  # figures of the objective from which a model tells more than distance does, to many workers that begin
 _DRAWN = 512
@@ -159,7 +160,7 @@ class Searcher:
         mine = self._promising(owned)
         rng = np.random.default_rng([self._seed, self.settled, len(believed)])
         if self.settled + len(believed) >= self.budget - self._verifications_left():
-            leaders = self._leaders(mine, believed)[:many]
+            leaders = self._leaders(mine, believed, contend=True)[:many]
             if leaders:
                 return self._proposals(leaders, Purpose.VERIFY)
         plans = [plan for plan in self._waiting_first_plans(believed) if mine(plan)][:many]
@@ -288,9 +289,9 @@ class Searcher:
             shortlist = np.delete(shortlist, best, axis=0)
         return chosen
 
-    def _leaders(self, mine: Owned, believed: Sequence[Plan]) -> list[Plan]:
+    def _leaders(self, mine: Owned, believed: Sequence[Plan], *, contend: bool = False) -> list[Plan]:
         """Measured plans worth another measurement: the answer as it stands where it was measured once, then the others
-        by the same acquisition, from what is believed of them."""
+        by the same acquisition, from what is believed of them; to `contend`, only those that may yet be the best."""
         self._beliefs.refresh(self.objective)
         judged = self._beliefs.judged(self.objective)
         incumbent = _incumbent(judged)
@@ -298,6 +299,8 @@ class Searcher:
             value = np.log(judged.feasible)
         if incumbent is not None:
             value = value + log_expected_improvement(judged.score, judged.std, incumbent)
+            behind = judged.score - incumbent > _CONTENDS * judged.std
+            value = np.where(behind & contend, -np.inf, value)
         answer = recommend(judged, self.objective, self._ledger).plan.key
         unsure = [record.plan.key == answer and record.attempts == 1 for record in judged.records]
         value = np.where(unsure, np.inf, value)
