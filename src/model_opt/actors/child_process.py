@@ -25,7 +25,7 @@ from model_opt.search.evaluator import Reason
 LOG_BYTES = 16_384
 CHUNK_BYTES = 1 << 16
 TAIL_LINES = 20
-POLL_S = 0.05
+POLL_S = 0.2
 """How often a silent process is looked at; an answer wakes the parent at once."""
 
 _START = (

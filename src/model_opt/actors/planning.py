@@ -38,10 +38,16 @@ class Planning:
     """
 
     def __init__(
-        self, make_proposer: Callable[[int], Proposer], *, typical_s: Callable[[], float], left: TimeLeft
+        self,
+        make_proposer: Callable[[int], Proposer],
+        *,
+        typical_s: Callable[[], float],
+        left: TimeLeft,
+        wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """`make_proposer` takes the budget; it is called again where the coordinator lost its state."""
-        self._make_proposer, self._typical_s, self._left = make_proposer, typical_s, left
+        """`make_proposer` takes the budget; it is called again where the coordinator lost its state. `wait` returns
+        when planning disturbs nobody."""
+        self._make_proposer, self._typical_s, self._left, self._wait = make_proposer, typical_s, left, wait
         self._proposer: Proposer | None = None
         self._epoch: str | None = None
         self._changed = threading.Condition()
@@ -130,8 +136,10 @@ class Planning:
 
     def _run(self) -> None:
         try:
-            while (view := self._next()) is not None:
-                self._plan(view)
+            while self._next() is not None:
+                self._wait()
+                if (view := self._next()) is not None:
+                    self._plan(view)
         except Exception as error:
             with self._changed:
                 self._error = error

@@ -21,6 +21,7 @@ from model_opt.actors.logs import log_as_json
 from model_opt.actors.proposer import TreeProposer
 from model_opt.actors.slots import Slot
 from model_opt.actors.time_left import TimeLeft
+from model_opt.actors.timing_lock import TimingLock
 from model_opt.actors.worker_loop import WorkerLoop
 from model_opt.actors.worker_state import WorkerState
 from model_opt.errors import ModelOptError
@@ -78,9 +79,11 @@ class SearchWorker:
 
     def _search_once(self, link: RayLink) -> str:
         manifest, request = link.hire()
+        log.info("hired")
         with RemoteChild(self._search, self._slot) if self._remote else child_of(link, (manifest, request)) as child:
             compile_kernels()
             description = child.describe()
+            log.info("the measuring process is ready")
             context = description.get("context")
             known = context if isinstance(context, Context) else None
             here = {"planned_on": ray.get_runtime_context().get_node_id()}
@@ -106,6 +109,7 @@ class SearchWorker:
             lambda budget: TreeProposer(self._name, request.search, budget, noise),
             interrupt=child.kill,
             left=TimeLeft(request.search.expected),
+            wait=TimingLock().wait,
         )
 
     def _report(self, error: Exception) -> None:

@@ -62,7 +62,8 @@ class WorkerLoop:
 
     `measure` is called by one thread only and must not raise; `interrupt`, from another, makes it return soon.
     `make_proposer` takes the budget and is called again where the coordinator lost its state and its news begin anew.
-    `left` is the time that the search has: a plan that would not end in it is given back, not begun.
+    `left` is the time that the search has: a plan that would not end in it is given back, not begun. `wait` returns
+    when planning disturbs nobody's timing.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class WorkerLoop:
         *,
         interrupt: Callable[[], None] = lambda: None,
         left: TimeLeft | None = None,
+        wait: Callable[[], None] = lambda: None,
         beat_s: float = BEAT_S,
     ) -> None:
         self._left = left or TimeLeft()
@@ -87,7 +89,7 @@ class WorkerLoop:
         self._typical_s = math.inf
         self._turn_s = 0.0
         self._spent = Spent()
-        self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s, left=self._left)
+        self._planning = Planning(make_proposer, typical_s=lambda: self._typical_s, left=self._left, wait=wait)
 
     def run(self) -> str:
         """Works; returns why it ended ("budget", …, "left")."""
@@ -226,6 +228,7 @@ class WorkerLoop:
             with self._lock:
                 self._left.took(outcome, busy_s)
                 if self._over.is_set():
+                    log.info("cut off after %.1f s at the search's end: %s", busy_s, grant.plan)
                     self._state.abandon()
                     return
                 self._state.finish(outcome, busy_s)

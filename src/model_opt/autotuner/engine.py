@@ -1,5 +1,6 @@
 """Plans are proposed, measured and learnt from until the budget, the time or the space is used up."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,10 +113,16 @@ class MCTSEngine:
             noise=problem.noise,
             first=first_plans(problem),
             given=(problem.original,),
-            prior=prior(problem.space, problem.noise_db, problem.machine),
+            prior=prior_of(problem, self.n_simulations),
             evidence=problem.evidence,
         )
         return measure_all(problem, searcher, self.n_simulations, ended="budget")
+
+
+def prior_of(problem: Problem, plans: float) -> Mapping[tuple[str, str], float]:
+    """The weights of options in a search for `plans` plans, one after the other, in the time that is left."""
+    left_s = math.inf if problem.explore_until is None else max(problem.explore_until - time.monotonic(), 1.0)
+    return prior(problem.space, problem.noise_db, problem.machine, problem.expected, left_s / plans)
 
 
 def first_plans(problem: Problem) -> list[Plan]:

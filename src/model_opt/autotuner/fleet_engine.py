@@ -11,10 +11,9 @@ from model_opt.actors.bundle import Placement, Sharing
 from model_opt.actors.cluster import connect, disconnect
 from model_opt.actors.fleet import FleetResult, local_cpus
 from model_opt.actors.proposer import Search
-from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of
+from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of, prior_of
 from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
 from model_opt.autotuner.result import GIVEN, Observed
-from model_opt.autotuner.rules import prior
 from model_opt.compression.evaluate import Task
 from model_opt.compression.own import evaluator_factory
 from model_opt.errors import FleetError
@@ -117,7 +116,7 @@ class FleetEngine:
             noise=problem.noise,
             first=tuple(first_plans(problem)),
             given=(problem.original,),
-            prior=prior(problem.space, problem.noise_db, problem.machine),
+            prior=prior_of(problem, self.n_simulations / (self._cluster.workers or 1)),
             evidence=tuple(problem.evidence),
             expected=problem.expected,
         )

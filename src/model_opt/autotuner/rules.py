@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from model_opt.compression.machine import Machine
+from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.plan import Plan
 from model_opt.search.signature import Family
 from model_opt.search.space import Decision, SearchSpace
@@ -93,20 +94,26 @@ def prior(
     space: SearchSpace,
     noise_db: Mapping[tuple[str, str], float] | None = None,
     machine: Machine | None = None,
+    expected: ExpectedSeconds | None = None,
+    plan_s: float = math.inf,
 ) -> dict[tuple[str, str], float]:
     """The weight of every (decision, option) of `space`; leaving a stage to the whole model weighs most.
 
     `noise_db` is the signal-to-noise ratio to expect of options: those that drown the outputs weigh less. So does what
-    the hardware of `machine` does not do by itself.
+    the hardware of `machine` does not do by itself, and what should take longer, as `expected`, than the `plan_s`
+    seconds that a search has for each of its plans: half as much where it takes just that.
     """
     known = {**WEIGHTS, **_slower(machine)}
+    groups = expected.added_s.items() if expected else ()
+    longer = {pair: seconds for group, seconds in groups for pair in group if len(group) == 1}
     weights = {}
     for decision in space.decisions:
         for position, option in enumerate(decision.options):
             staged = "/" in decision.name and position == 0
             usual = STAGE_WEIGHT if staged else known.get((decision.name, option), 1.0)
-            expected = (noise_db or {}).get((decision.name, option), math.inf)
-            weights[decision.name, option] = usual / (1 + 10 ** ((TOLERABLE_DB - expected) / 10))
+            close_db = (noise_db or {}).get((decision.name, option), math.inf)
+            slow = 1 + longer.get((decision.name.partition("/")[0], option), 0.0) / plan_s
+            weights[decision.name, option] = usual / slow / (1 + 10 ** ((TOLERABLE_DB - close_db) / 10))
     return weights
 
 

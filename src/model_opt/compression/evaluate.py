@@ -28,8 +28,8 @@ from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Phase, Purpose
 from model_opt.search.plan import Plan
 
-BLOCKS = {Purpose.EXPLORE: 7, Purpose.VERIFY: 15}
-TIMING_S = {Purpose.EXPLORE: 3.0, Purpose.VERIFY: 8.0}
+BLOCKS = {Purpose.EXPLORE: 5, Purpose.VERIFY: 15}
+TIMING_S = {Purpose.EXPLORE: 2.5, Purpose.VERIFY: 8.0}
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
