@@ -16,6 +16,7 @@ from model_opt.actors.pausing import can_pause, paused
 from model_opt.actors.process_tree import UNKNOWN, find_process, pid_space
 
 HOST = "cpu"
+ENTRY, MEMBER = ".entry", ".member"
 BREATH_SHARE, MOST_BREATH_S = 0.5, 10.0
 """After a timing those who were paused for it work on for this share of its seconds before the next one begins."""
 DRAIN_S = 0.2
@@ -74,10 +75,14 @@ class TimingLock:
         with _flock(_door(self._path(self.device)), fcntl.LOCK_SH):
             pass
 
-    def at_work(self) -> int:
-        """How many blocks of work there are on the device now."""
-        with _entries(self._path(self.device)) as entries:
-            return len(entries)
+    def join(self) -> None:
+        """Counts this process among the `members` for as long as it lives."""
+        _hold(self._path(self.device), MEMBER, os.getpid())
+
+    def members(self) -> int:
+        """How many living processes have joined, to work on the device now or later."""
+        with _entries(self._path(self.device), MEMBER) as members:
+            return len(members)
 
     def _path(self, device: str) -> Path:
         readable = re.sub(r"[^A-Za-z0-9-]+", "_", device)[:40]
@@ -136,23 +141,28 @@ class _Entry:
 def _entered(path: Path, pid: int) -> Iterator[_Entry]:
     """Passes the door once nobody times, and leaves an entry there."""
     with _flock(_door(path), fcntl.LOCK_EX):
-        fd, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".entry", dir=path.parent)
-        entry = _Entry(path=Path(name), fd=fd)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):  # a full disk: it is waited for, not paused
-            os.write(fd, f"{' '.join(_identity(pid))}\n".encode())
+        entry = _hold(path, ENTRY, pid)
     try:
         yield entry
     finally:
         entry.path.unlink(missing_ok=True)
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may hold the file open
-        os.close(fd)
+        fcntl.flock(entry.fd, fcntl.LOCK_UN)  # a forked child may hold the file open
+        os.close(entry.fd)
+
+
+def _hold(path: Path, suffix: str, pid: int) -> _Entry:
+    """A new entry of `pid`, locked until it is released, or this process dies."""
+    fd, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=suffix, dir=path.parent)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # a full disk: it is waited for, not paused
+        os.write(fd, f"{' '.join(_identity(pid))}\n".encode())
+    return _Entry(path=Path(name), fd=fd)
 
 
 @contextmanager
 def _undisturbed(path: Path, *, drain_s: float) -> Iterator[None]:
     """Waits for those at work who cannot be paused, then pauses the others."""
-    with _entries(path) as entries:
+    with _entries(path, ENTRY) as entries:
         pausable = {entry: pid for entry in entries if (pid := entry.pausable()) is not None}
         for entry in entries:
             if entry not in pausable and not entry.is_dead():
@@ -178,16 +188,16 @@ def _breathe(path: Path) -> None:
     except (OSError, ValueError):  # nobody has timed yet, or died while it wrote
         return
     rest_s = ended + BREATH_SHARE * took - time.monotonic()
-    if rest_s > 0 and any(path.parent.glob(f"{path.name}.*.entry")):
+    if rest_s > 0 and any(path.parent.glob(f"{path.name}.*{ENTRY}")):
         time.sleep(min(rest_s, MOST_BREATH_S))
 
 
 @contextmanager
-def _entries(path: Path) -> Iterator[list[_Entry]]:
-    """Those at work, their files open."""
+def _entries(path: Path, suffix: str) -> Iterator[list[_Entry]]:
+    """The entries that are held, their files open."""
     with ExitStack() as stack:
         found = []
-        for name in path.parent.glob(f"{path.name}.*.entry"):
+        for name in path.parent.glob(f"{path.name}.*{suffix}"):
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(name, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
                 stack.callback(os.close, fd)

@@ -16,6 +16,7 @@ from torch import nn
 from model_opt.actors.child import MeasuringChild
 from model_opt.actors.child_env import forking_workers
 from model_opt.actors.kernels import compile_kernels
+from model_opt.actors.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
@@ -62,7 +63,7 @@ NEEDED = (
 IDLE_S = 10.0
 """How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
-FINISH_S = 45.0
+FINISH_S = 40.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
 
 
@@ -169,13 +170,15 @@ class Run:
         return found, answer, lesson, described, recalled
 
     def _described(self, child: MeasuringChild) -> Mapping[str, object]:
-        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
+        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts, which
+        does not time before."""
         if self._cluster is None:
             return child.describe()
         with ThreadPoolExecutor(1) as beside:
             told = beside.submit(child.describe)
             try:
-                reach(self._cluster)  # here: what Ray starts ends with the thread that started it
+                with TimingLock().shared():
+                    reach(self._cluster)  # here: what Ray starts ends with the thread that started it
                 return told.result()
             except BaseException:
                 child.kill()

@@ -20,7 +20,7 @@ from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.machine import inspect, libraries
 from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
-from model_opt.compression.shipping import save_model, size_bytes
+from model_opt.compression.shipping import load_model, save_model, size_bytes
 from model_opt.compression.signature import sign_model
 from model_opt.compression.technique import Material
 from model_opt.compression.timing import Paired, time_pair, warm_up
@@ -71,8 +71,8 @@ class Task:
     described: Mapping[str, Any] | None = None
     """What another process on this device has found the original to be: it is not timed once more."""
     timing_lock: Any = field(default=None)
-    """A lock with the context managers `exclusive()` and `shared()`, and `at_work()` (`actors.timing_lock`); None on a
-    machine that nobody else measures on."""
+    """A lock with the context managers `exclusive()` and `shared()`, `join()` and `members()` (`actors.timing_lock`);
+    None on a machine that nobody else measures on."""
 
 
 class CompressionEvaluator:
@@ -81,6 +81,8 @@ class CompressionEvaluator:
     def __init__(self, task: Task) -> None:
         """Loads the model and judges the original once. Raises what the model or `eval_fn` raises."""
         torch.set_num_threads(task.threads)
+        if task.timing_lock is not None:
+            task.timing_lock.join()
         _seed(task.seed)
         self._task = replace(
             task,
@@ -151,7 +153,8 @@ class CompressionEvaluator:
         """
         clock = _Phases(phase)
         clock("prepare")
-        model = self._made(plan, clock)
+        model = self._kept_model(plan) if purpose is Purpose.VERIFY else None
+        model = self._made(plan, clock) if model is None else model
         samples: dict[str, tuple[float, ...]] = {"log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),)}
         may_drop = self._held and purpose is Purpose.EXPLORE and bool(plan.choices)
         if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
@@ -233,6 +236,14 @@ class CompressionEvaluator:
         save_model(model, kept_model(folder, plan), recipe=recipe_of(plan))
         self._kept[plan] = log_speedup
 
+    def _kept_model(self, plan: Plan) -> nn.Module | None:
+        """The model of `plan` that an earlier measurement kept, here or in another process; None where none did."""
+        folder = self._task.keep
+        if folder is None or not kept_model(folder, plan).is_file():
+            return None
+        with self._working():
+            return load_model(kept_model(folder, plan))
+
     def _made(self, plan: Plan, phase: Phase) -> nn.Module:
         _seed(self._task.seed)
         self._material.phase = phase
@@ -258,11 +269,11 @@ class CompressionEvaluator:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Nobody times inside the block; torch has its share of the threads: two on one processor wait for one another
-        for a hundred times as long as they compute."""
+        """Nobody times inside the block; torch has this process's share of the threads: two on one processor wait for
+        one another for a hundred times as long as they compute."""
         lock = self._task.timing_lock
         with lock.shared() if lock else nullcontext():
-            torch.set_num_threads(max(1, self._task.threads // max(1, lock.at_work() if lock else 1)))
+            torch.set_num_threads(max(1, self._task.threads // max(1, lock.members() if lock else 1)))
             yield
 
     @contextmanager
