@@ -35,13 +35,15 @@ GIVEN_UP = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a search may do. `deadline_s` is wall time; `patience` ends it after so many settlements without a better
-    plan. Of partial measurements the metrics of `whole_only` do not reach the rows, nor do disturbed ones. `gather`
-    grants nothing until so many workers have come, or `gather_s` seconds have passed."""
+    """What a search may do. `deadline_s` is wall time; what runs then may end within `grace_s` more. `patience` ends it
+    after so many settlements without a better plan. Of partial measurements the metrics of `whole_only` do not reach
+    the rows, nor do disturbed ones. `gather` grants nothing until so many workers have come, or `gather_s` seconds have
+    passed."""
 
     budget: int
     objective: Objective
     deadline_s: float | None = None
+    grace_s: float = 0.0
     patience: int | None = None
     whole_only: frozenset[str] = frozenset()
     gather: int = 0
@@ -229,7 +231,7 @@ class CoordinatorState:
         if self.book.settled >= self.book.budget:
             return "budget"
         if self.rules.deadline_s is not None and now >= self.rules.deadline_s:
-            return "time"
+            return "time" if not self.book.granted or now >= self.rules.deadline_s + self.rules.grace_s else None
         if self.rules.patience is not None and len(self.log) - self._best_at >= self.rules.patience:
             return "converged"
         if self._open and self.roster.exhausted(len(self.log)) and not self.book.granted + self.book.expired:

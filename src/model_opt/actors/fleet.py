@@ -56,6 +56,7 @@ def run_search(
     address: str | None = None,
     state: str | None = None,
     timeout_s: float | None = None,
+    grace_s: float = 0.0,
     patience: int | None = None,
     whole_only: frozenset[str] = frozenset(),
     gather: int = 0,
@@ -66,15 +67,16 @@ def run_search(
 ) -> FleetResult:
     """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
 
-    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `patience`,
-    `whole_only` and `gather` are those of `Rules`. A search of this name that is there already goes on (its own
-    request holds).
+    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `grace_s`,
+    `patience`, `whole_only` and `gather` are those of `Rules`. A search of this name that is there already goes on (its
+    own request holds).
     Raises `InvalidInput`, `FleetError`.
     """
     rules = Rules(
         budget=simulations,
         objective=search.objective,
         deadline_s=None if timeout_s is None else time.time() + timeout_s,
+        grace_s=grace_s,
         patience=patience,
         whole_only=whole_only,
         gather=gather,

@@ -28,7 +28,8 @@ RULES_FIRST = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One search on this machine. `explore_until` (monotonic seconds) is when measuring must end, None for never.
+    """One search on this machine. `explore_until` (monotonic seconds) is when measuring should end, None for never; a
+    plan that runs then may end within `grace_s` more.
 
     `original` are the figures of the model as it is. `known` are plans that did well on similar models, best first;
     `evidence` is what was measured there.
@@ -49,6 +50,7 @@ class Problem:
     noise_db: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """What each option does to the outputs, as far as it was measured layer by layer; see `rules.prior`."""
     explore_until: float | None = None
+    grace_s: float = 0.0
     expected: ExpectedSeconds | None = None
     """What plans should take, as far as can be told before one was measured; see `expected_seconds`."""
     callbacks: Callbacks = field(default_factory=Callbacks)
@@ -182,7 +184,7 @@ class _Clock:
     """How much time a search has left, and what can still be measured in it."""
 
     def __init__(self, problem: Problem) -> None:
-        self._until = problem.explore_until
+        self._until, self._grace_s = problem.explore_until, problem.grace_s
         self._whole_s = np.inf if self._until is None else self._until - time.monotonic()
         self._seconds = PlanSeconds(problem.expected)
         self._measured: set[str] = set()
@@ -226,7 +228,8 @@ class _Clock:
 
     def cut_off(self, outcome: Outcome) -> bool:
         """Whether the search's end, not the plan, is what failed."""
-        return isinstance(outcome, Failure) and self._until is not None and time.monotonic() >= self._until
+        late = self._until is not None and time.monotonic() >= self._until + self._grace_s
+        return isinstance(outcome, Failure) and late
 
     def learn(self, outcome: Outcome, purpose: Purpose, seconds: float) -> None:
         """A plan was measured, or failed, after `seconds`."""

@@ -67,6 +67,7 @@ class FleetEngine:
                 address=address,
                 state=cluster.state,
                 timeout_s=_seconds_left(problem.explore_until),
+                grace_s=problem.grace_s,
                 patience=cluster.patience,
                 whole_only=WHOLE_ONLY,
                 gather=cluster.workers or 0,

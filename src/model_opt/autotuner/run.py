@@ -65,6 +65,8 @@ IDLE_S = 10.0
 FINISH_SHARE = 0.3
 FINISH_S = 40.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
+GRACE_SHARE = 0.2
+"""Of that time, what the last plans may take where they last longer than they should."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,15 @@ class Limits:
         """When measuring ends, so that the final figures still fit in."""
         if self.deadline is None:
             return None
-        return self.deadline - min(FINISH_S, FINISH_SHARE * (self.deadline - self.began))
+        return self.deadline - self._finish_s(self.deadline)
+
+    @property
+    def grace_s(self) -> float:
+        """How long after `explore_until` a plan that was begun in time may still run."""
+        return 0.0 if self.deadline is None else GRACE_SHARE * self._finish_s(self.deadline)
+
+    def _finish_s(self, deadline: float) -> float:
+        return min(FINISH_S, FINISH_SHARE * (deadline - self.began))
 
 
 class Run:
@@ -158,12 +168,14 @@ class Run:
             seed=self._task.seed,
             noise_db=self._sensitivity(child),
             explore_until=self._limits.explore_until,
+            grace_s=self._limits.grace_s,
             expected=expected_seconds(self.signature, baseline["latency_ms"]),
             callbacks=self._callbacks,
             on_outcome=learn,
             on_plan=self._begin,
         )
-        child.deadline = self._limits.explore_until  # a plan that hangs may not take the final figures' time
+        if problem.explore_until is not None:  # a plan that hangs may not take the final figures' time
+            child.deadline = problem.explore_until + problem.grace_s
         found = self._timed("search", lambda: self._engine(described).run(problem))
         child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
