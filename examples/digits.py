@@ -72,7 +72,7 @@ def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (images[rows], classes[rows]) for name, rows in parts.items()}
 
 
-def train(model: nn.Module, images: Tensor, classes: Tensor, epochs: int = 12) -> None:
+def train(model: nn.Module, images: Tensor, classes: Tensor, epochs: int = 6) -> None:
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     steps = epochs * -(-len(images) // 64)

@@ -32,7 +32,7 @@ class TimeLeft:
             self._whole_s = max(self._whole_s, left_s or 0.0)
             for outcome in news if left_s is not None else ():
                 if outcome.plan.key not in self._own:
-                    self._seconds.learn(outcome, self._purpose(outcome.plan), seconds_of(outcome))
+                    self._seconds.learn(outcome, self._purpose(outcome.plan), seconds_of(outcome), own=False)
                 self._known.add(outcome.plan.key)
 
     def took(self, outcome: Outcome, seconds: float) -> None:

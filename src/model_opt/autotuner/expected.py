@@ -23,8 +23,8 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("precision", "int8_static"),): (1.5, 0.1, 40),
     (("precision", "int8_torchao"),): (1.0, 0.05, 10),
     (("runtime", "openvino"),): (2.0, 0.1, 10),
-    (("runtime", "openvino"), ("precision", "int8_static")): (4.0, 0.4, 60),
-    (("runtime", "onnxruntime"),): (4.0, 0.2, 10),
+    (("runtime", "openvino"), ("precision", "int8_static")): (3.0, 0.4, 60),
+    (("runtime", "onnxruntime"),): (2.5, 0.2, 10),
     (("runtime", "onnxruntime"), ("precision", "int8_static")): (1.0, 0.2, 30),
     (("runtime", "aot_inductor"),): (45.0, 0.5, 10),
     (("runtime", "aot_inductor"), ("precision", "int8_static")): (15.0, 0.5, 30),
@@ -33,12 +33,24 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
 }
 """Options that a plan has → seconds that it then takes longer: for itself, a million parameters, and a call of the
 original (for distillation about ten a step: forwards and back, of more rows)."""
+_ONCE: dict[tuple[tuple[str, str], ...], float] = {
+    (("runtime", "openvino"),): 3.5,
+    (("runtime", "openvino"), ("precision", "int8_static")): 4.0,
+    (("runtime", "onnxruntime"),): 4.0,
+    (("runtime", "aot_inductor"),): 5.0,
+    (("prune", "0.25"),): 1.5,
+    (("prune", "0.5"),): 1.5,
+    (("prune", "0.7"),): 1.5,
+}
+"""Seconds more that a measuring process's first plan with these options takes: libraries are imported, calibrations
+compared."""
 _PLAN = (0.5, 0.01, 20)
 _LONGEST_STEPS_S = 150.0
 
 
-def expected_seconds(signature: Signature, latency_ms: float) -> ExpectedSeconds:
-    """Of plans for this model, whose call takes `latency_ms` with the example."""
+def expected_seconds(signature: Signature, latency_ms: float, *, kept: bool) -> ExpectedSeconds:
+    """Of plans for this model, whose call takes `latency_ms` with the example; `kept`: the best models are kept, and
+    not made again to be verified."""
     millions, call_s = signature.parameters / 1e6, latency_ms / 1000
 
     def seconds(parts: tuple[float, float, float]) -> float:
@@ -50,6 +62,8 @@ def expected_seconds(signature: Signature, latency_ms: float) -> ExpectedSeconds
         plan_s=seconds(_PLAN) + timing[Purpose.EXPLORE],
         verify_s=timing[Purpose.VERIFY] - timing[Purpose.EXPLORE],
         added_s={Picked(options): seconds(parts) for options, parts in _BY_OPTION.items()},
+        once_s={Picked(options): seconds for options, seconds in _ONCE.items()},
+        again=0.1 if kept else 1.0,
     )
 
 

@@ -16,7 +16,6 @@ from torch import nn
 from model_opt.actors.child import MeasuringChild
 from model_opt.actors.child_env import forking_workers
 from model_opt.actors.kernels import compile_kernels
-from model_opt.actors.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
@@ -46,7 +45,7 @@ from model_opt.storage.store import KnowledgeStore
 T = TypeVar("T")
 
 METHODS = ("rule_based", "mcts", "hybrid")
-SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.03, 15.0, 12
+SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.02, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""
 NEEDED = (
@@ -169,7 +168,11 @@ class Run:
             noise_db=self._sensitivity(child),
             explore_until=self._limits.explore_until,
             grace_s=self._limits.grace_s,
-            expected=expected_seconds(self.signature, baseline["latency_ms"]),
+            expected=expected_seconds(
+                self.signature,
+                baseline["latency_ms"],
+                kept=self._cluster is None or self._cluster.address == LOCAL,
+            ),
             callbacks=self._callbacks,
             on_outcome=learn,
             on_plan=self._begin,
@@ -182,15 +185,13 @@ class Run:
         return found, answer, lesson, described, recalled
 
     def _described(self, child: MeasuringChild) -> Mapping[str, object]:
-        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts, which
-        does not time before."""
+        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
         if self._cluster is None:
             return child.describe()
         with ThreadPoolExecutor(1) as beside:
             told = beside.submit(child.describe)
             try:
-                with TimingLock().shared():
-                    reach(self._cluster)  # here: what Ray starts ends with the thread that started it
+                reach(self._cluster)  # here: what Ray starts ends with the thread that started it
                 return told.result()
             except BaseException:
                 child.kill()

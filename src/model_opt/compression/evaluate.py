@@ -30,6 +30,8 @@ from model_opt.search.plan import Plan
 
 BLOCKS = {Purpose.EXPLORE: 5, Purpose.VERIFY: 15}
 TIMING_S = {Purpose.EXPLORE: 2.5, Purpose.VERIFY: 8.0}
+ORIGINAL_BLOCKS, ORIGINAL_S = 10, 5.0
+"""What the original is timed for beside itself."""
 PREPARATION_NOISE = 0.02
 """Standard deviation of log speed-up between preparations of one plan, beyond what repeats in one process show."""
 
@@ -117,7 +119,7 @@ class CompressionEvaluator:
         if known is not None:
             self._baseline_ms = float(known["baseline"]["latency_ms"])
             return dict(known)
-        paired = self._time(self._task.model, Purpose.VERIFY)
+        paired = self._time(self._task.model, ORIGINAL_BLOCKS, ORIGINAL_S)
         ratios = paired.log_ratios
         self._baseline_ms = float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms])))
         return {
@@ -160,7 +162,8 @@ class CompressionEvaluator:
         if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
             return _dropped(plan, samples, clock, "too large: neither timed nor judged")
         clock("wait")
-        paired = self._time(model, purpose, clock)
+        blocks = self._task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
+        paired = self._time(model, blocks, TIMING_S[purpose], clock)
         samples |= {"log_speedup": tuple(paired.log_ratios.tolist()), "latency_ms": tuple(paired.plan_ms.tolist())}
         if may_drop and self._too_slow(paired, _SURE):
             why = ("clearly too slow: not judged", *_doubts(paired))
@@ -250,14 +253,13 @@ class CompressionEvaluator:
         with self._working():
             return apply_plan(plan, self._material)
 
-    def _time(self, model: nn.Module, purpose: Purpose, phase: Phase = lambda name: None) -> Paired:
+    def _time(self, model: nn.Module, blocks: int, at_most_s: float, phase: Phase = lambda name: None) -> Paired:
         task = self._task
-        blocks = task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
         with self._working():
             warm_up(model, task.example)
         with self._timing():
             phase("time")
-            return time_pair(task.model, model, task.example, blocks=blocks, at_most_s=TIMING_S[purpose])
+            return time_pair(task.model, model, task.example, blocks=blocks, at_most_s=at_most_s)
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
         limit = self._task.accuracy_limit

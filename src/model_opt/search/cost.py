@@ -1,6 +1,6 @@
 """How long measuring a plan takes: expected beforehand, learnt while a search runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,17 +28,23 @@ _SHORTEST_S = 1e-3
 @dataclass(frozen=True, kw_only=True)
 class ExpectedSeconds:
     """What is expected before anything was measured: `plan_s` for any plan, `verify_s` more where it is to be verified,
-    and for every group of `added_s` that a plan holds whole the seconds there."""
+    and for every group of `added_s` that a plan holds whole the seconds there; of those in `once_s` so much more the
+    first time. One that is verified takes `again` (a share) of what is added: its model may have been kept."""
 
     plan_s: float
     verify_s: float = 0.0
     added_s: Mapping[Picked, float] = field(default_factory=dict)
+    once_s: Mapping[Picked, float] = field(default_factory=dict)
+    again: float = 1.0
 
-    def of(self, plan: Plan, purpose: Purpose) -> float:
-        """Seconds that `plan` should take."""
+    def of(self, plan: Plan, purpose: Purpose, *, used: Collection[Picked] = ()) -> float:
+        """Seconds that `plan` should take, where the groups `used` are not there for the first time."""
         picked = picked_by(plan)
         added = sum(seconds for group, seconds in self.added_s.items() if group <= picked)
-        return max(self.plan_s + added + (self.verify_s if purpose is Purpose.VERIFY else 0.0), _SHORTEST_S)
+        added += sum(seconds for group, seconds in self.once_s.items() if group <= picked and group not in used)
+        if purpose is Purpose.VERIFY:
+            return max(self.plan_s + self.again * added + self.verify_s, _SHORTEST_S)
+        return max(self.plan_s + added, _SHORTEST_S)
 
 
 class PlanSeconds:
@@ -57,15 +63,21 @@ class PlanSeconds:
         self._square = 0.0
         self._fit: _Fit | None = None
         self._took: list[float] = []
+        self._used: dict[bool, set[Picked]] = {True: set(), False: set()}
         self.learnt = 0
         """How many plans it has learnt from."""
 
-    def learn(self, outcome: Outcome, purpose: Purpose, seconds: float) -> None:
-        """`outcome` took `seconds`. One that failed says no more than that its plan takes at least as long."""
+    def learn(self, outcome: Outcome, purpose: Purpose, seconds: float, *, own: bool = True) -> None:
+        """`outcome` took `seconds`, in this measuring process if it is its `own`. A failure says no more than that its
+        plan takes at least as long."""
+        expected = self._log_expected(outcome.plan, purpose, own=own)
+        if self._expected is not None:
+            picked = picked_by(outcome.plan)
+            self._used[own] |= {group for group in self._expected.once_s if group <= picked}
         if seconds <= 0 or (isinstance(outcome, Failure) and seconds <= self.quantile(outcome.plan, purpose, 0.5)):
             return
         at = np.array([0, *(self._column(each) for each in sorted(picked_by(outcome.plan)))])
-        off = np.log(max(seconds, _SHORTEST_S)) - self._log_expected(outcome.plan, purpose)
+        off = np.log(max(seconds, _SHORTEST_S)) - expected
         self._precision[np.ix_(at, at)] += 1.0
         self._moment[at] += off
         self._square += off**2
@@ -96,8 +108,10 @@ class PlanSeconds:
         most_s = max(LARGEST_SHARE * whole_s, LARGEST_RATIO * float(np.median(self._took)))
         return self.quantile(plan, purpose, 0.5) <= most_s
 
-    def _log_expected(self, plan: Plan, purpose: Purpose) -> float:
-        return 0.0 if self._expected is None else float(np.log(self._expected.of(plan, purpose)))
+    def _log_expected(self, plan: Plan, purpose: Purpose, *, own: bool = True) -> float:
+        if self._expected is None:
+            return 0.0
+        return float(np.log(self._expected.of(plan, purpose, used=self._used[own])))
 
     def _column(self, option: tuple[str, str]) -> int:
         """The option's place, new where it was not met before; the pace has the first."""
