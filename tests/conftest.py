@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from model_opt.actors.child_env import NEEDED, measuring_variables
+from model_opt.actors.fork_server import fork_server
 from servers.starting import Missing, Server, serve
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -36,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "soak" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forked_processes() -> Iterator[None]:
+    """Measuring processes are forked from one that has imported what they need, as a fleet's on one machine are: that
+    takes each of them ten seconds otherwise."""
+    with fork_server(NEEDED, {**os.environ, **measuring_variables({})}):
+        yield
 
 
 @pytest.fixture(autouse=True)

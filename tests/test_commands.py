@@ -81,10 +81,11 @@ def home(tmp_path_factory):
     (folder / "my_model.py").write_text(model_file)
     (folder / "examples").mkdir()
     for name in ("my_model.py", "digits.py"):
-        code = (ROOT / "examples" / name).read_text().replace("epochs: int = 12", "epochs: int = 1")
+        code = (ROOT / "examples" / name).read_text().replace("epochs: int = 6", "epochs: int = 1")
         (folder / "examples" / name).write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)  # as tests/conftest.py has it elsewhere
+        patch.setattr("model_opt.autotuner.fresh_starts.PATIENCE_S", 0.0)
         patch.chdir(folder)
         patch.setenv("XDG_DATA_HOME", str(folder / "data"))
         patch.setenv("RAY_AUTH_MODE", "disabled")
@@ -136,6 +137,7 @@ def serve(command, folder):
     started = subprocess.Popen(
         [sys.executable, "-m", "model_opt.cli.main", *words(command), *more],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     try:
         assert "open http://127.0.0.1:" in started.stdout.readline(), started.stderr.read()

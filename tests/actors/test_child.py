@@ -44,6 +44,14 @@ def until(condition: object, timeout_s: float = 20.0) -> bool:
     return False
 
 
+@pytest.fixture(scope="module", autouse=True)
+def by_themselves() -> Iterator[None]:
+    """Processes start by themselves here: test_fork_server.py has those that are forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model_opt.actors.child_process.fork", lambda env, fds: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuringChild]:
     with MeasuringChild(partial(Acting, tmp_path_factory.mktemp("child"))) as child:

@@ -153,6 +153,20 @@ def test_what_the_end_by_time_cuts_off_is_not_counted_and_comes_late_as_an_extra
     assert (coordinator.book.settled, coordinator.tally.extra) == (0, 1)
 
 
+def test_what_runs_when_the_time_is_up_may_end_a_little_later() -> None:
+    coordinator, a, b = state(deadline_s=4.0, grace_s=2.0), WorkerState(A, "c"), WorkerState(B, "c")
+    turn(coordinator, a, 1.0, proposals=wish(1), wanted=1)
+    coordinator.tick(5.0)
+    assert coordinator.ending is None and turn(coordinator, b, 5.0).left_s == 0.0
+    finish(a)
+    assert turn(coordinator, a, 5.5).ending == "time" and coordinator.book.settled == 1
+
+    late = state(deadline_s=4.0, grace_s=2.0)
+    turn(late, WorkerState(A, "c"), 1.0, proposals=wish(1), wanted=1)
+    late.tick(6.0)
+    assert (late.ending, late.book.settled) == ("time", 0)
+
+
 def test_a_lease_that_is_given_back_frees_its_unit_and_whoever_has_time_may_have_its_plan() -> None:
     coordinator, a, b = state(budget=2), WorkerState(A, "c"), WorkerState(B, "c")
     turn(coordinator, a, 0.0, proposals=wish(1, 2), wanted=2)

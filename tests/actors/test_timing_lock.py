@@ -383,6 +383,21 @@ def test_many_workers_all_get_on_and_nobody_works_while_one_times(tmp_path: Path
     assert not list(tmp_path.glob("*.entry"))
 
 
+def test_members_are_counted_until_they_die(tmp_path: Path) -> None:
+    lock = TimingLock(folder=tmp_path)
+    assert lock.members() == 0
+    lock.join()
+    code = "import sys; from pathlib import Path; from model_opt.actors.timing_lock import TimingLock; "
+    code += f"TimingLock(folder=Path({str(tmp_path)!r})).join(); print(flush=True); sys.stdin.readline()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert (lock.members(), TimingLock("gpu", folder=tmp_path).members()) == (2, 0)
+        other.kill()
+    assert lock.members() == 1
+    assert len(list(tmp_path.glob("*.member"))) == 1
+
+
 def test_proc_is_read_whatever_a_process_is_called() -> None:
     me = find_process(os.getpid())
     assert me is not None

@@ -4,6 +4,7 @@ import dataclasses
 
 from model_opt.autotuner.rules import WEIGHTS, prior, strategies
 from model_opt.compression.machine import inspect
+from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.signature import Family
 from model_opt.search.space import Decision, SearchSpace
 
@@ -30,3 +31,11 @@ def test_convolutional_networks_and_transformers_begin_with_int8() -> None:
         first = strategies(family, SPACE)[0]
         assert first.option("precision") == "int8_static"
         assert first.option("runtime") == "openvino"
+
+
+def test_what_takes_longer_than_a_search_has_for_a_plan_weighs_less() -> None:
+    expected = ExpectedSeconds(plan_s=1.0, added_s={frozenset({("runtime", "openvino")}): 8.0})
+    assert prior(SPACE, expected=expected) == prior(SPACE)
+    hurried = prior(SPACE, expected=expected, plan_s=8.0)
+    assert hurried["runtime", "openvino"] == WEIGHTS["runtime", "openvino"] / 2
+    assert hurried["runtime", "onnxruntime"] == WEIGHTS["runtime", "onnxruntime"]

@@ -100,3 +100,27 @@ def test_the_upper_quantile_holds_about_as_often_as_it_says(expected):
 def test_seconds_of_an_outcome_are_those_of_its_phases():
     assert seconds_of(measured(Plan(), {"prepare": 2.0, "time": 0.5})) == 2.5
     assert seconds_of(Failure(plan=Plan(), reason=Reason.ERROR, message="", seconds={"prepare": 1.0})) == 1.0
+
+
+def test_no_plan_takes_a_large_part_of_a_search_unless_all_do():
+    seconds = PlanSeconds(EXPECTED)
+    assert seconds.fits(plan(runtime="compiled"), Purpose.EXPLORE, 60.0, 100.0)  # nothing is known yet
+    for _ in range(2):
+        seconds.learn(measured(plan(runtime="openvino")), Purpose.EXPLORE, 4.0)
+    assert not seconds.fits(plan(runtime="compiled"), Purpose.EXPLORE, 90.0, 100.0)
+    assert seconds.fits(plan(runtime="compiled"), Purpose.VERIFY, 90.0, 100.0)
+    assert seconds.fits(plan(runtime="compiled"), Purpose.EXPLORE, 900.0, 1000.0)
+    for _ in range(4):
+        seconds.learn(measured(plan(runtime="compiled")), Purpose.EXPLORE, 40.0)
+    assert seconds.fits(plan(runtime="compiled"), Purpose.EXPLORE, 90.0, 100.0)
+
+
+def test_what_a_process_does_once_is_not_expected_again_and_others_do_it_too():
+    first = ExpectedSeconds(plan_s=1.0, once_s={frozenset({("runtime", "openvino")}): 9.0}, again=0.0)
+    here, there = plan(runtime="openvino"), plan(runtime="openvino", prune="0.5")
+    seconds = PlanSeconds(first)
+    seconds.learn(measured(here), Purpose.EXPLORE, 10.0, own=False)
+    assert seconds.quantile(here, Purpose.EXPLORE, 0.5) == pytest.approx(10.0)
+    seconds.learn(measured(here), Purpose.EXPLORE, 10.0)
+    assert seconds.quantile(there, Purpose.EXPLORE, 0.5) == pytest.approx(1.0)
+    assert first.of(here, Purpose.VERIFY) == 1.0

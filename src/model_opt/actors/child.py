@@ -25,10 +25,11 @@ class MeasuringChild:
     `sys.path` and folder. It ends with its parent, even if that is killed. After a death or a missed deadline the next
     call starts a fresh one. What it prints goes to a log that keeps its last 16 kB.
 
-    `allocator` keeps freed memory in it (`ALLOCATOR`). For one thread, except `kill`. `factory` is a callable that
-    cloudpickle can write, or the path of its pickle. `deadline` (monotonic seconds, None: never) ends whatever runs
-    then. `on_phase` is told, in this process, what a measurement is doing. A description with `"seconds": {phase: …}`
-    lets a phase take ten times as long. What a phase stands still while others time is not counted.
+    `allocator` keeps freed memory in it (`ALLOCATOR`). It is `forked` where a fork server is open for it. For one
+    thread, except `kill`. `factory` is a callable that cloudpickle can write, or the path of its pickle. `deadline`
+    (monotonic seconds, None: never) ends whatever runs then. `on_phase` is told, in this process, what a measurement is
+    doing. A description with `"seconds": {phase: …}` lets a phase take ten times as long. What a phase stands still
+    while others time is not counted.
     Raises `InvalidInput` where the factory cannot be pickled.
     """
 
@@ -38,12 +39,14 @@ class MeasuringChild:
         *,
         env: Mapping[str, str] | None = None,
         allocator: bool = True,
+        forked: bool = True,
         deadlines: Deadlines | None = None,
         on_phase: Phase | None = None,
         deadline: float | None = None,
     ) -> None:
         self._factory = _open_factory(factory)
         self._env = measuring_variables(env or {}, allocator=allocator)
+        self._forked = forked
         self._deadlines = deadlines or Deadlines()
         self._on_phase = on_phase
         self.deadline = deadline
@@ -120,7 +123,9 @@ class MeasuringChild:
         if self._process is not None and self._process.exit_code() is None:
             return self._process
         self._drop()
-        self._process = process = ChildProcess(self._factory, self._env, pause_s=self._deadlines.pause_s)
+        self._process = process = ChildProcess(
+            self._factory, self._env, pause_s=self._deadlines.pause_s, forked=self._forked
+        )
         self.starts += 1
         try:
             answer = self._ask(process, "describe", (), "start", None, _Stopwatch())

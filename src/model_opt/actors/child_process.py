@@ -46,16 +46,16 @@ class ChildProcess:
     """One measuring process: starting it, its frames, its log, its death. `kill` may be called from any thread.
 
     `paused_s` are the seconds that it stood still while somebody waited for its answers; `pause_s` is how long it may
-    do so in one go.
+    do so in one go. It may be `forked` where a fork server is open for it.
     """
 
-    def __init__(self, factory: BinaryIO, env: Mapping[str, str], *, pause_s: float) -> None:
+    def __init__(self, factory: BinaryIO, env: Mapping[str, str], *, pause_s: float, forked: bool) -> None:
         self._connection, theirs = socket.socketpair()
         life_read, self._life = os.pipe()  # closed by the kernel when this process dies
         fds = [theirs.fileno(), factory.fileno(), life_read]
         everything = {**os.environ, **env}
         try:
-            self._process = fork(everything, fds) or _started(everything, fds)
+            self._process = (fork(everything, fds) if forked else None) or _started(everything, fds)
         finally:
             theirs.close()
             os.close(life_read)

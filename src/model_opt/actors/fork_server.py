@@ -26,8 +26,12 @@ ANSWER_S = 60.0
 """How long a fork server that still imports is waited for."""
 LOST = 255
 """What stands for the exit code of a process whose fork server ended before it."""
-_PASSING = ("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTHONBREAKPOINT", "SPT_NOENV", "PYTEST_CURRENT_TEST")
-"""Variables that a shell, Ray or pytest sets for each process; none is read when a library is loaded."""
+_PASSING = (
+    *("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES"),
+    *("PYTHONBREAKPOINT", "SPT_NOENV", "PYTEST_CURRENT_TEST", "XDG_DATA_HOME", "XDG_STATE_HOME"),
+)
+"""Variables that a shell, Ray or pytest sets for each process, and where this package keeps things; no library reads
+them when it is loaded."""
 _START = (
     "import json, sys; path, *rest = json.loads(sys.argv[1]); sys.path[:] = path; sys.argv[1:] = []; "
     "from model_opt.actors.fork_server_loop import main; main(*rest)"
@@ -53,26 +57,25 @@ def _can_fork() -> bool:
 
 def _open(modules: Sequence[str], env: Mapping[str, str], stack: ExitStack) -> None:
     """Starts a fork server that ends with `stack`; none where another process of this user has opened the same."""
-    listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    try:
-        listener.bind(_address(env))
-    except OSError:
-        return
-    listener.listen(64)
     life_read, life = os.pipe()  # closed by the kernel when this process dies
-    process = subprocess.Popen(
-        [sys.executable, "-c", _START, json.dumps([import_path(), listener.fileno(), life_read, list(modules)])],
-        pass_fds=[listener.fileno(), life_read],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=dict(env),
-    )
-    os.close(life_read)
+    stack.callback(os.close, life)
+    with os.fdopen(life_read, "rb", 0), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(_address(env))
+        except OSError:
+            return
+        listener.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps([import_path(), listener.fileno(), life_read, list(modules)])],
+            pass_fds=[listener.fileno(), life_read],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=dict(env),
+        )
     stack.callback(process.wait)
     stack.callback(process.kill)
-    stack.callback(os.close, life)
 
 
 class Forked:

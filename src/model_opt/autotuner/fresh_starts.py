@@ -169,7 +169,8 @@ class FreshStarts:
         for _ in range(many):
             # A function of this module would make the process import all of it.
             factory = cast(Callable[[], Evaluator], partial(self._make, plan_first=self._many % 2 == 0))
-            self._ready.append(MeasuringChild(factory, deadline=self._deadline, allocator=self._allocator))
+            child = MeasuringChild(factory, deadline=self._deadline, allocator=self._allocator, forked=False)
+            self._ready.append(child)
             self._many += 1
         with ThreadPoolExecutor(many) as beside:
             for told in [beside.submit(child.describe) for child in self._ready]:

@@ -48,17 +48,8 @@ METHODS = ("rule_based", "mcts", "hybrid")
 SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.02, 15.0, 12
 """Of a time limit, the share, and at most the seconds, that are spent on what disturbs the outputs how much; nothing
 for searches of fewer plans, which hardly get beyond their first ones."""
-NEEDED = (
-    "torch",
-    "model_opt.compression.evaluate",
-    "torch._dynamo",
-    "onnx",
-    "torch_pruning",
-    "torch.onnx._internal.exporter._core",
-    "onnxscript.function_libs.torch_lib.ops",
-    "torchao",
-)
-"""What measuring processes import sooner or later, seconds each, and what starts no threads: a fork loses those."""
+LEAST_SENSITIVITY_S = 5.0
+"""In less nothing can be told of it."""
 IDLE_S = 10.0
 """How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
@@ -237,6 +228,8 @@ class Run:
             return {}
         left = math.inf if self._limits.deadline is None else self._limits.deadline - time.monotonic()
         most_s = min(SENSITIVITY_S, SENSITIVITY_SHARE * left)
+        if most_s < LEAST_SENSITIVITY_S:
+            return {}
         try:
             found = self._timed("sensitivity", lambda: child.call("option_noise_db", most_s, phase="prepare"))
         except MeasurementFailed as error:
@@ -267,7 +260,7 @@ class Run:
 
     def _forking(self) -> AbstractContextManager[None]:
         """Workers of a cluster on this machine need not import all that measuring needs, each by itself."""
-        return forking_workers(NEEDED) if self._cluster and self._cluster.address == LOCAL else nullcontext()
+        return forking_workers() if self._cluster and self._cluster.address == LOCAL else nullcontext()
 
     def _child(self) -> MeasuringChild:
         return MeasuringChild(
