@@ -211,7 +211,7 @@ def prediction(logs: np.ndarray) -> Figure:
 
     Student's t; the variance is that of the starts with `USUAL_SPREAD` as `USUAL_DEGREES` further degrees of freedom
     (a scaled inverse chi-squared prior: Gelman et al., Bayesian Data Analysis, section 3.3), since two or three starts
-    that happen to agree, or not, say little by themselves. `USUAL_DRIFT` comes twice, for then and for now, undivided.
+    that happen to agree, or not, say little by themselves. `USUAL_DRIFT` comes twice, undivided: there are two times.
     """
     n = len(logs)
     degrees = USUAL_DEGREES + n - 1

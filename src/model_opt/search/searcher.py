@@ -135,7 +135,7 @@ class Searcher:
         if not self.verify:
             return 0
         noisy = any(self._ledger.noisy(metric) for metric in self.objective.metrics)
-        return max(2, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
+        return max(3, math.ceil(0.08 * self.budget)) if noisy and self.budget >= 12 else 0
 
     def _verifications_left(self) -> int:
         """Those of `verifications` that are not done yet; one at least, for the plan that leads in the end."""
