@@ -46,19 +46,19 @@ class Residual(nn.Module):
         return self.relu(self.body(x) + self.skip(x))
 
 
-def make_network(deep: int = 1) -> nn.Module:
-    """A network of three residual blocks, and `deep` more at the end."""
+def make_network(width: int = 32) -> nn.Module:
+    """A network of four residual blocks that begins with `width` channels."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(32),
+        nn.Conv2d(1, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
-        Residual(32, 64),
-        Residual(64, 64),
-        Residual(64, 128, 2),
-        *(Residual(128, 128) for _ in range(deep)),
+        Residual(width, 2 * width),
+        Residual(2 * width, 2 * width),
+        Residual(2 * width, 4 * width, 2),
+        Residual(4 * width, 4 * width),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(128, 10),
+        nn.Linear(4 * width, 10),
     )
 
 

@@ -2,7 +2,7 @@
 
 python examples/second_deployment.py BUNDLE RESULT ORIGIN
 
-Trusts ORIGIN, takes in the BUNDLE that it has signed, compresses a network one block deeper than that of RESULT, and
+Trusts ORIGIN, takes in the BUNDLE that it has signed, compresses a network a quarter wider than that of RESULT, and
 says in its last line whether it was as good, and after how many measured plans. Its keys, whom it trusts and its
 knowledge are in its own HOME.
 """
@@ -74,7 +74,7 @@ def main() -> None:
 
     data = read_digits()
     torch.manual_seed(1)
-    model = make_network(deep=2)
+    model = make_network(width=40)
     train(model, *data["train"])
     images, classes = data["calibrate"]
     _, result = IntelligentOptimizer(storage_backend=f"sqlite:///{store}", callbacks=LineProgress()).optimize_auto(
