@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("origin")
     parser.add_argument("--simulations", type=int, default=8)
-    parser.add_argument("--timeout", type=float, default=80.0)
+    parser.add_argument("--timeout", type=float, default=76.0)
     arguments = parser.parse_args()
     console = Console()
 
