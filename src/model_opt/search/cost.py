@@ -93,7 +93,8 @@ class PlanSeconds:
         picked = picked_by(plan)
         seen = [self._columns[each] for each in picked if each in self._columns]
         at = np.array([0, *seen])
-        new = (len(picked) - len(seen)) * (_OPTION / _SPREAD) ** 2
+        unseen = {technique for technique, option in picked if (technique, option) not in self._columns}
+        new = len(unseen) * (_OPTION / _SPREAD) ** 2  # two strengths of one technique take about as long
         scale = np.sqrt(fit.variance * (1.0 + new + fit.covariance[np.ix_(at, at)].sum()))
         off = fit.mean[at].sum() + scale * stats.t.ppf(share, fit.degrees)
         return float(np.exp(self._log_expected(plan, purpose) + off))
