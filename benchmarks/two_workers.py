@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+EXAMPLES = str(Path(__file__).resolve().parents[1] / "examples")
+sys.path.insert(0, EXAMPLES)
 
 GOAL = 1.4
 WARM_S = 60.0
@@ -68,7 +69,7 @@ def measured(workers: int, seconds: float) -> dict[str, Any]:
     """`search` in a fresh process, and what share of the processors' time was used meanwhile."""
     before = _ticks()
     command = [sys.executable, __file__, "--search", str(workers), "--seconds", str(seconds)]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": EXAMPLES}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     idle, every = (after - at for after, at in zip(_ticks(), before, strict=True))
