@@ -1,23 +1,21 @@
 """One measuring process: how it is started, spoken to, and how its death is told."""
 
 import contextlib
-import json
 import math
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from model_opt.actors import frames
 from model_opt.actors.child_loop import is_out_of_memory
-from model_opt.actors.fork_server import Forked, fork, import_path
+from model_opt.actors.fork_server import Forked, fork, start_python
 from model_opt.actors.process_tree import find_process, resume_tree
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import Reason
@@ -27,11 +25,6 @@ CHUNK_BYTES = 1 << 16
 TAIL_LINES = 20
 POLL_S = 0.2
 """How often a silent process is looked at; an answer wakes the parent at once."""
-
-_START = (
-    "import json, sys; path, fds = json.loads(sys.argv[1]); sys.path[:] = path; sys.argv[1:] = []; "
-    "from model_opt.actors.child_loop import main; main(*fds)"
-)
 
 
 class Died(Exception):
@@ -55,7 +48,9 @@ class ChildProcess:
         fds = [theirs.fileno(), factory.fileno(), life_read]
         everything = {**os.environ, **env}
         try:
-            self._process = (fork(everything, fds) if forked else None) or _started(everything, fds)
+            self._process = (fork(everything, fds) if forked else None) or start_python(
+                "model_opt.actors.child_loop", fds, fds, everything, stdout=subprocess.PIPE
+            )
         finally:
             theirs.close()
             os.close(life_read)
@@ -209,18 +204,6 @@ class _Log:
         self._stream.close()
         os.close(self._stop)
         os.close(self._stopped)
-
-
-def _started(env: Mapping[str, str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", _START, json.dumps([import_path(), list(fds)])],
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=env,
-    )
 
 
 def _wait(process: "subprocess.Popen[bytes] | Forked", timeout_s: float) -> int | None:

@@ -32,10 +32,6 @@ _PASSING = (
 )
 """Variables that a shell, Ray or pytest sets for each process, and where this package keeps things; no library reads
 them when it is loaded."""
-_START = (
-    "import json, sys; path, *rest = json.loads(sys.argv[1]); sys.path[:] = path; sys.argv[1:] = []; "
-    "from model_opt.actors.fork_server_loop import main; main(*rest)"
-)
 
 
 @contextmanager
@@ -65,15 +61,9 @@ def _open(modules: Sequence[str], env: Mapping[str, str], stack: ExitStack) -> N
         except OSError:
             return
         listener.listen(64)
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps([import_path(), listener.fileno(), life_read, list(modules)])],
-            pass_fds=[listener.fileno(), life_read],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=dict(env),
-        )
+        module, given = "model_opt.actors.fork_server_loop", [listener.fileno(), life_read, list(modules)]
+        fds = [listener.fileno(), life_read]
+        process = start_python(module, given, fds, env, stdout=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.kill)
 
@@ -141,6 +131,26 @@ def fork(env: Mapping[str, str], fds: Sequence[int]) -> Forked | None:
     connection.close()
     os.close(output)
     return None
+
+
+def start_python(
+    module: str, arguments: Sequence[object], fds: Sequence[int], env: Mapping[str, str], *, stdout: int
+) -> "subprocess.Popen[bytes]":
+    """A new interpreter in a session of its own, with this process's `sys.path` and folder and the file descriptors
+    `fds`, that calls `main` of `module` with `arguments` (JSON-like); what it says goes to `stdout`."""
+    code = (
+        "import importlib, json, sys; path, name, given = json.loads(sys.argv[1]); sys.path[:] = path; "
+        "sys.argv[1:] = []; importlib.import_module(name).main(*given)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps([import_path(), module, list(arguments)])],
+        pass_fds=fds,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=dict(env),
+    )
 
 
 def import_path() -> list[str]:

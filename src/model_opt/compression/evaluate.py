@@ -243,7 +243,7 @@ class CompressionEvaluator:
         if folder is None or not kept_model(folder, plan).is_file():
             return None
         with self._working():
-            return load_model(kept_model(folder, plan))
+            return load_model(kept_model(folder, plan)).to(self._task.device)
 
     def _made(self, plan: Plan, phase: Phase) -> nn.Module:
         _seed(self._task.seed)
