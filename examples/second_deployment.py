@@ -10,7 +10,6 @@ knowledge are in its own HOME.
 import argparse
 import math
 import shutil
-import statistics
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.result import CompressionResult, Observed
-from model_opt.autotuner.wording import faster, interval_text, lost, smaller, times
+from model_opt.autotuner.wording import faster, interval_text, is_uncertain, lost, smaller, times
 from model_opt.cli.explain import print_explanation
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
@@ -29,8 +28,6 @@ from model_opt.storage.open import open_store
 from model_opt.storage.sharing import import_bundle
 
 MOST_LOST = 0.01
-ALIKE = 0.95
-"""Measured twice, one plan is about this much slower or faster: what comes so near to a figure counts as having it."""
 
 
 def compressed(result: CompressionResult) -> list[Observed]:
@@ -39,18 +36,12 @@ def compressed(result: CompressionResult) -> list[Observed]:
 
 
 def reached(result: CompressionResult, speedup: float) -> int | None:
-    """After how many measured plans one within the limit was about `speedup` times faster, or None."""
+    """After how many measured plans one within the limit was at least `speedup` times faster, or None."""
     for number, seen in enumerate(compressed(result), 1):
-        fast = seen.metrics.get("log_speedup", -math.inf) >= math.log(ALIKE * speedup)
+        fast = seen.metrics.get("log_speedup", -math.inf) >= math.log(speedup)
         if fast and seen.metrics.get("accuracy_drop", math.inf) <= MOST_LOST:
             return number
     return None
-
-
-def searched(result: CompressionResult) -> float:
-    """How much faster the answer was when the search measured it: the median of its measurements."""
-    seen = [o.metrics["log_speedup"] for o in result.observations if o.plan == result.plan and o.metrics]
-    return math.exp(statistics.median(seen)) if seen else result.speedup
 
 
 def main() -> None:
@@ -112,20 +103,22 @@ def sooner(first: int | None, second: int | None, fast: str, tried: int) -> str:
 
 def compare(first: CompressionResult, second: CompressionResult, console: Console) -> None:
     """The last lines: both answers, and whether the second deployment was as fast sooner."""
-    goal = searched(first)
+    answer = first.figures["speedup"]
     console.rule("what it was good for")
     for name, result in (("first", first), ("second", second)):
         figures = (faster(result.speedup), smaller(result.compression_ratio), lost(result.accuracy_drop))
         interval = interval_text(result.figures["speedup"])
         console.print(f"the {name} deployment's answer: {', '.join(figures)}; 95 %: {interval}", highlight=False)
     console.print(
-        f"as fast: at least {ALIKE:.0%} of the {times(goal)} that the first one's answer had in its search, within "
-        f"{MOST_LOST:.0%} of accuracy lost",
+        f"as fast: {times(answer.low)} or more, the lower end of the first one's interval, within {MOST_LOST:.0%} of "
+        "accuracy lost; one plan is measured no surer than that",
         style="dim",
         highlight=False,
     )
-    fast = f"{times(best_of(second))} where the first had {times(goal)}"
-    told = sooner(reached(first, goal), reached(second, goal), fast, len(compressed(second)))
+    fast = f"{times(best_of(second))} where the first had {times(answer.value)}"
+    told = sooner(reached(first, answer.low), reached(second, answer.low), fast, len(compressed(second)))
+    if answer.doubt or is_uncertain(answer):
+        told = f"Who was as fast sooner cannot be said: the first one's speed is {interval_text(answer)}."
     console.print(told, style="bold", highlight=False)
 
 

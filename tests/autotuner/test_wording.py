@@ -37,8 +37,9 @@ def test_figures_are_said_as_people_say_them(said, expected):
 def test_an_interval_over_a_factor_of_four_is_called_too_uncertain():
     narrow, wide = Figure(value=5.0, low=2.6, high=10.0), Figure(value=5.11, low=0.34, high=76.24)
     assert (figure_text(narrow), interval_text(narrow)) == ("5.00x", "2.60x … 10.00x")
-    assert (figure_text(wide), interval_text(wide)) == ("?", "too uncertain to say (0.34x … 76.24x)")
+    assert (figure_text(wide), interval_text(wide)) == ("?", "too uncertain to say (2.94x slower … 76.24x)")
     assert interval_text(Figure.exact(3.9)) == "exact"
+    assert interval_text(Figure(value=0.29, low=0.25, high=0.5), "more") == "4.00x … 2.00x more"
 
 
 def seen(option: str, purpose: str = "explore", failure: str | None = None) -> Observed:

@@ -59,7 +59,7 @@ def _rows(result: CompressionResult) -> list[tuple[str, str, str]]:
     speed, size, drop = (result.figures[name] for name in ("speedup", "compression_ratio", "accuracy_drop"))
     return [
         ("times faster", figure_text(speed), interval_text(speed)),
-        ("times smaller", versus(size.value, "larger"), interval_text(size)),
+        ("times smaller", versus(size.value, "larger"), interval_text(size, "larger")),
         ("accuracy", lost(drop.value), f"{lost(drop.low)} … {lost(drop.high)}"),
     ]
 

@@ -133,11 +133,11 @@ def first_plans(problem: Problem) -> list[Plan]:
 
 
 def start_with(known: Sequence[Plan], family: Family, space: SearchSpace) -> list[Plan]:
-    """The first plans of a search: the family's strategies, or where plans are known the first of those and the best
-    known. Then it has been seen whether what is known holds here, and where it does not little is lost.
+    """The first plans of a search: the family's strategies, or where plans are known the best of them and the first
+    strategy. Then it has been seen whether what is known holds here, and where it does not little is lost.
     """
     rules = strategies(family, space)
-    return [*rules[:1], *known[:1]] if known else rules[:RULES_FIRST]
+    return [*known[:1], *rules[:1]] if known else rules[:RULES_FIRST]
 
 
 def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str) -> Found:

@@ -45,12 +45,13 @@ def figure_text(figure: "Figure") -> str:
     return "?" if is_uncertain(figure) else versus(figure.value, "slower")
 
 
-def interval_text(figure: "Figure") -> str:
+def interval_text(figure: "Figure", less: str = "slower") -> str:
     """The interval of a ratio: "4.20x … 6.10x" or "exact", after what makes it doubtful, as in "too uncertain to say
-    (0.34x … 76.24x)"."""
+    (2.94x slower … 76.24x)"; ends below one are turned over, as by `versus`."""
     if figure.low == figure.high:
         return "exact"
-    span = f"{times(figure.low)} … {times(figure.high)}"
+    low, high = versus(figure.low, less), versus(figure.high, less)
+    span = f"{low.removesuffix(f' {less}') if high.endswith(less) else low} … {high}"
     doubts = [UNCERTAIN] if is_uncertain(figure) else []
     doubts += [figure.doubt] if figure.doubt else []
     return f"{', '.join(doubts)} ({span})" if doubts else span

@@ -53,7 +53,11 @@ def figures_table(result: CompressionResult) -> Table:
     ratio = figures["compression_ratio"]
     size_kb = base["size_bytes"] / 1e3
     table.add_row(
-        "size", f"{size_kb:,.1f} kB", f"{size_kb / ratio.value:,.1f} kB", _smaller(ratio.value), interval_text(ratio)
+        "size",
+        f"{size_kb:,.1f} kB",
+        f"{size_kb / ratio.value:,.1f} kB",
+        _smaller(ratio.value),
+        interval_text(ratio, "larger"),
     )
     speedup = figures["speedup"]
     table.add_row(
@@ -64,7 +68,7 @@ def figures_table(result: CompressionResult) -> Table:
         interval_text(speedup),
     )
     if memory := figures.get("peak_memory_ratio"):
-        table.add_row("peak memory", "", "", versus(memory.value, "more"), interval_text(memory))
+        table.add_row("peak memory", "", "", versus(memory.value, "more"), interval_text(memory, "more"))
     return table
 
 

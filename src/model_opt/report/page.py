@@ -127,7 +127,7 @@ def _figures(result: CompressionResult) -> list[tuple[str, str]]:
         (share, f"of accuracy {gone}; 95 %: {lost(drop.low)} … {lost(drop.high)}"),
     ]
     if (memory := figures.get("peak_memory_ratio")) is not None:
-        tiles.append((versus(memory.value, "more"), f"peak memory, before ÷ after; {interval_text(memory)}"))
+        tiles.append((versus(memory.value, "more"), f"peak memory, before ÷ after; {interval_text(memory, 'more')}"))
     return tiles
 
 
