@@ -14,7 +14,7 @@ from networks import TwoInputs, small_cnn
 
 from model_opt.autotuner import Callbacks, CompressionResult, IntelligentOptimizer, load_model
 from model_opt.compression.machine import inspect
-from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
+from model_opt.errors import InvalidInput, UnknownName
 
 EXAMPLE = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 IMAGES = torch.randn(128, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -143,7 +143,7 @@ def test_an_eval_fn_that_raises_on_the_original_is_an_error(tmp_path):
     def broken(model):
         raise KeyError("labels")
 
-    with pytest.raises(MeasurementFailed, match=r"KeyError.*labels"):
+    with pytest.raises(InvalidInput, match=r"eval_fn raised KeyError.*labels"):
         IntelligentOptimizer(tmp_path / "kb.json").optimize_auto(small_cnn(), example_input=EXAMPLE, eval_fn=broken)
     assert not (tmp_path / "kb.json").exists()
 

@@ -1,11 +1,14 @@
+import itertools
+
 import pytest
 import torch
 from networks import NotANumber, Raises, TwoInputs, small_cnn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from model_opt.autotuner import request
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.request import FIT_ROWS, NOISE, NOISE_ROWS, make_task
+from model_opt.autotuner.request import FIT_ROWS, MOST_ROWS, NOISE, NOISE_ROWS, make_task
 from model_opt.compression.inputs import batch_size, join
 from model_opt.errors import InvalidInput
 
@@ -112,3 +115,55 @@ def test_an_iterable_that_raises_is_named():
 
     with pytest.raises(InvalidInput, match=r"calibration_data raised OSError.*disk gone"):
         task(calibration_data=broken())
+
+
+@pytest.mark.parametrize("form", ["batches", "loader", "dataset"])
+def test_rows_are_drawn_from_all_of_sorted_data_and_both_halves_have_every_class(form):
+    classes = torch.arange(10).repeat_interleave(500)
+    images = classes[:, None, None, None] + torch.rand(5000, 3, 32, 32)
+    pairs = TensorDataset(images, classes)
+    given = {"batches": list(zip(images.split(64), classes.split(64), strict=True)), "dataset": pairs}
+    given["loader"] = DataLoader(pairs, batch_size=64)
+    made = task(calibration_data=given[form])
+    labels = torch.cat(made.labels)
+    assert len(labels) == MOST_ROWS // 2
+    counts = labels.bincount()
+    assert counts.min() > 25
+    fitted = torch.cat([batch.amin((1, 2, 3)) for batch in made.fit]).floor().long().bincount()
+    assert (fitted - counts).abs().max() <= 1
+    first, second = ({row.numpy().tobytes() for row in torch.cat(part)} for part in (made.fit, made.held_out))
+    assert not first & second
+
+
+def test_data_without_end_is_read_for_a_while(monkeypatch):
+    monkeypatch.setattr(request, "READ_S", 0.2)
+    made = task(calibration_data=itertools.repeat(EXAMPLE))
+    assert "was read for 0.2 s" in made.warnings[0]
+
+
+def test_a_model_that_changes_its_inputs_is_given_copies():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_cnn()
+
+        def forward(self, x):
+            return self.net(x.sub_(1))
+
+    kept = EXAMPLE.clone()
+    made = task(InPlace(), calibration_data=[EXAMPLE])
+    assert "changes its inputs" in made.warnings[0]
+    before = made.example.clone()
+    made.model(made.example)
+    assert torch.equal(EXAMPLE, kept) and torch.equal(made.example, before)
+    assert task().warnings == ()
+
+
+def test_items_with_other_constants_are_left_out_and_said():
+    class Timed(nn.Module):
+        def forward(self, x, step):
+            return x.flatten(1) * step
+
+    made = task(Timed(), example_input=(EXAMPLE, 10), calibration_data=[(EXAMPLE, 10), (EXAMPLE, 500), (EXAMPLE, 10)])
+    assert made.warnings[0].startswith("1 items of calibration_data give other values than [10]")
+    assert sum(len(batch[0]) for batch in (*made.fit, *made.held_out)) == 2 * len(EXAMPLE)

@@ -12,9 +12,10 @@ from architectures import ResidualCNN
 from torch import nn
 from torchvision.models import resnet18
 
-from model_opt.compression.accuracy import FidelityJudge, FunctionJudge, LabelJudge, expected_changes
+from model_opt.compression.accuracy import DataJudge, FunctionJudge
 from model_opt.compression.apply import steps
 from model_opt.compression.evaluate import CompressionEvaluator, Task, kept_model
+from model_opt.compression.losses import expected_changes
 from model_opt.compression.machine import inspect
 from model_opt.compression.shipping import load_model, size_bytes
 from model_opt.compression.signature import sign_model
@@ -67,7 +68,7 @@ class Constant(nn.Module):
 
 def test_fidelity_is_the_share_of_rows_that_keep_their_class():
     rows = nn.functional.one_hot(torch.arange(100) % 4 + 1, 6).float()
-    judge = FidelityJudge(list(rows.split(20)), Constant(), "fidelity")
+    judge = DataJudge(list(rows.split(20)), Constant(), "fidelity")
     drop = judge.whole(Constant(0, 7))
     assert (drop.value, drop.rows, drop.whole) == (pytest.approx(0.07), 100, True)
     assert drop.error == pytest.approx(math.sqrt(100 * 0.07 * 0.93 + 0.5) / 100)
@@ -94,10 +95,10 @@ def test_the_share_to_be_expected_varies_less_than_the_share_counted():
 
 
 def test_the_drop_is_never_less_than_what_can_be_counted():
-    scores = torch.randn(100, 4, generator=torch.Generator().manual_seed(2))
+    scores = 10 * torch.randn(100, 4, generator=torch.Generator().manual_seed(2))
     for amount in (0.01, 0.1, 1.0):
-        made = noisy(scores, amount, 3)
-        judge = FidelityJudge([scores], nn.Identity(), "fidelity")
+        made = noisy(scores, 10 * amount, 3)
+        judge = DataJudge([scores], nn.Identity(), "fidelity")
         counted = float((made.argmax(1) != scores.argmax(1)).double().mean())
         assert judge.whole(_Answers(made)).value == pytest.approx(max(counted, expected_changes(scores, made)))
 
@@ -113,7 +114,8 @@ class _Answers(nn.Module):
 
 def test_what_is_no_classifier_is_judged_by_relative_error():
     maps = torch.randn(8, 3, 4, 4)
-    judge = FidelityJudge([maps], nn.Identity(), "fidelity")
+    maps -= maps.mean((0, 2, 3), keepdim=True)
+    judge = DataJudge([maps], nn.Identity(), "fidelity")
     scaled = nn.Conv2d(3, 3, 1, bias=False)
     scaled.weight.data = 0.9 * torch.eye(3)[:, :, None, None]
     assert judge.whole(scaled).value == pytest.approx(0.1, abs=1e-5)
@@ -123,17 +125,17 @@ def test_labels_are_compared_row_by_row_with_the_originals_answers():
     rows = nn.functional.one_hot(torch.arange(50) % 5, 5).float()
     labels = torch.arange(50) % 5
     labels[:5] = 4 - labels[:5]  # the original is wrong on four of these
-    judge = LabelJudge(list(zip(rows.split(25), labels.split(25), strict=True)), Constant())
+    judge = DataJudge(rows.split(25), Constant(), "", labels.split(25))
     assert judge.baseline == pytest.approx(0.92)
     assert judge.whole(Constant()).value == 0
     assert judge.whole(Constant(0, 50)).value == pytest.approx(0.92 - float((labels == 0).float().mean()))
 
 
 def test_outputs_that_are_not_finite_are_no_accuracy():
-    judge = FidelityJudge([torch.ones(4, 3)], nn.Identity(), "fidelity")
+    judge = DataJudge([torch.ones(4, 3)], nn.Identity(), "fidelity")
     with pytest.raises(MeasurementFailed, match="not finite"):
         judge.whole(nn.Threshold(2.0, math.nan))
-    with pytest.raises(MeasurementFailed, match="eval_fn returned nan"):
+    with pytest.raises(InvalidInput, match="eval_fn returned nan"):
         FunctionJudge(lambda model: math.nan, nn.Identity())
 
 

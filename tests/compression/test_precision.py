@@ -10,10 +10,10 @@ from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
 from model_opt.compression import precision, runtime, static_int8
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
 from model_opt.compression.precision import PRECISIONS, able, forbidden, precisions
-from model_opt.compression.runtime_module import signal_to_noise_db
 from model_opt.compression.shipping import size_bytes
 from model_opt.compression.static_int8 import quantised_engine, repair_relu6, to_static_int8
 from model_opt.errors import InvalidInput, TechniqueDidNothing, UnknownName

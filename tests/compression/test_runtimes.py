@@ -11,12 +11,14 @@ from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
 from model_opt.compression import aot_inductor, openvino, runtime
+from model_opt.compression.checks import checked
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
 from model_opt.compression.openvino import to_openvino
 from model_opt.compression.runtime import runtimes
-from model_opt.compression.runtime_module import RuntimeModule, checked, signal_to_noise_db
+from model_opt.compression.runtime_module import RuntimeModule
 from model_opt.compression.shipping import size_bytes
 from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
 from model_opt.search.signature import Family
@@ -180,13 +182,14 @@ class Shared(RuntimeModule):
 
 def test_wrong_outputs_and_shared_buffers_are_found() -> None:
     x = torch.randn(4, 3)
+    given = material(nn.Identity(), x, Family.OTHER)
     module = Shared(b"buffer", layout_of(nn.Identity(), x), threads=1)
     with pytest.raises(MeasurementFailed, match="second call"):
-        checked(module, x, x, 20, "shared")
+        checked(module, nn.Identity(), given, 20, "shared")
     with pytest.raises(MeasurementFailed, match="wrong"):
-        checked(nn.Identity(), torch.randn(4, 3), x, 20, "other")
+        checked(nn.LayerNorm(3), nn.Identity(), given, 20, "other")
     with pytest.raises(MeasurementFailed, match="wrong"):
-        checked(nn.Identity(), x, x * float("nan"), 20, "nan")
+        checked(nn.Threshold(9.0, float("nan")), nn.Identity(), given, 20, "nan")
 
 
 def test_what_a_runtime_cannot_run_is_an_error() -> None:

@@ -60,7 +60,7 @@ class IntelligentOptimizer:
         example_input: Inputs | None = None,
         *,
         calibration_data: Iterable[Any] | None = None,
-        eval_fn: Callable[[nn.Module], float] | None = None,
+        eval_fn: Callable[[nn.Module], float | Mapping[str, float]] | None = None,
         train_data: Iterable[Any] | None = None,
         plans: Sequence[Plan | Mapping[str, str]] = (),
         freeze: Mapping[str, str] | None = None,
@@ -80,11 +80,12 @@ class IntelligentOptimizer:
         `autotuner.constraints.RANGES`, shares also as "2%"; without `max_accuracy_drop` at most one point may be lost.
         `calibration_data` is an iterable of inputs (batches or rows; pairs with class indices are labelled data): one
         half is fitted on, the other judges. `train_data` yields (inputs, target) for fine-tuning; with it techniques
-        are fitted on its inputs, and all calibration data judges. `eval_fn` takes a model and returns its accuracy.
-        `plans` are tried first; `freeze` fixes decisions, `exclude` names
-        techniques or decisions not to be used. `output` is a folder for the result and the model.
-        `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster
-        with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder `state`;
+        are fitted on its inputs, and all calibration data judges. `eval_fn` takes a model and returns its accuracy, a
+        share, or several by name, of which the one that loses most counts. `plans` are tried first; `freeze` fixes
+        decisions, `exclude` names techniques or decisions not to be used. `output` is a folder for the result
+        and the model. `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a
+        Ray cluster with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder
+        `state`;
         there the search also ends after `patience` measured plans in a row that were no better.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the

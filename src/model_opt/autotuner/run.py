@@ -135,6 +135,8 @@ class Run:
         context = cast(Context, described["context"])
         baseline = cast(Mapping[str, float], described["baseline"])
         self._callbacks.on_baseline(baseline)
+        for warning in cast(Sequence[str], described.get("warnings", ())):
+            self._warn(warning)
         objective = self._limits.constraints.objective(baseline)
         self._timed("what applies", lambda: self._leave_out(child))
         recalled = self._recall(store, context, objective)
@@ -342,6 +344,7 @@ def _warnings(task: Task, constraints: Constraints) -> list[str]:
     fewer = f"torch was set to {threads} threads, but this process may use {task.threads} processors: so many are used"
     return [
         *filter(None, [constraints.warning]),
+        *task.warnings,
         *([said] if noise else []),
         *([fewer] if task.threads < threads and task.device == "cpu" else []),
     ]

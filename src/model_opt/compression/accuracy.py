@@ -1,40 +1,30 @@
-"""How much accuracy a model has lost: by the user's function, by labels, or by fidelity to the original."""
+"""How much accuracy a model has lost: by the user's function, by labels, or by fidelity to the original.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+Every tensor of the output is looked at, each by the losses of its kind (`losses.py`); the worst of them is the drop.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import Inputs, batch_size, call, output
-from model_opt.errors import MeasurementFailed
+from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, tensors
+from model_opt.compression.losses import Drop, Loss, declared_classes, losses_of
+from model_opt.errors import InvalidInput, MeasurementFailed
 
 PART_ROWS = 64
 """The first look at a plan's accuracy takes this many rows, or a quarter of them all if that is more."""
-NEIGHBOURS = 0.25
-"""The share of rows, those of the nearest margins, whose shifts a row might as well have had."""
-FEWEST_NEIGHBOURS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Accuracy lost, as a share (0.01 is one point); `error` is its standard error as an estimate for other data.
-
-    `rows` is how many rows it was told from; `whole` says whether those were all.
-    """
-
-    value: float
-    error: float
-    rows: int
-    whole: bool
+FEW_ROWS = 30
+"""With fewer rows than this the user is told that they say little."""
 
 
 class Judge(Protocol):
-    """Tells a model's accuracy drop. `source` names how, for the result."""
+    """Tells a model's accuracy drop. `source` names how, for the result; `warnings` say what makes it doubtful."""
 
     source: str
+    warnings: tuple[str, ...]
     baseline: float
     """The original's own accuracy under this judge."""
 
@@ -46,68 +36,96 @@ class Judge(Protocol):
 
 
 class FunctionJudge:
-    """The user's `eval_fn(model) -> accuracy`, higher is better; it takes all its data each time."""
+    """The user's `eval_fn(model)`, which returns an accuracy in [0, 1], or several by name, of which the one that loses
+    most counts; it takes all its data each time."""
 
     source = "eval_fn"
+    warnings: tuple[str, ...] = ()
 
-    def __init__(self, function: Callable[[nn.Module], float], original: nn.Module) -> None:
+    def __init__(self, function: Callable[[nn.Module], float | Mapping[str, float]], original: nn.Module) -> None:
+        """Raises `InvalidInput` where the function raises, or returns something else, for the original."""
         self._function = function
-        self.baseline = self._accuracy(original)
+        try:
+            self._before = self._shares(original)
+        except MeasurementFailed as error:
+            raise InvalidInput(str(error)) from error
+        self.baseline = next(iter(self._before.values()))
 
     def part(self, model: nn.Module) -> Drop | None:
         """None: the function's data cannot be cut."""
         return None
 
     def whole(self, model: nn.Module) -> Drop:
-        """Baseline minus `eval_fn(model)`."""
-        return Drop(value=self.baseline - self._accuracy(model), error=0.0, rows=0, whole=True)
+        """What `eval_fn` returned for the original minus what it returns now, the largest of them."""
+        after = self._shares(model)
+        if after.keys() != self._before.keys():
+            raise MeasurementFailed(f"eval_fn returned {sorted(after)}, and {sorted(self._before)} for the original")
+        lost = {name: self._before[name] - share for name, share in after.items()}
+        worst = max(lost, key=lambda name: lost[name])
+        return Drop(value=lost[worst], error=0.0, rows=0, whole=True, of=worst)
 
-    def _accuracy(self, model: nn.Module) -> float:
-        value = float(self._function(model))
-        if not np.isfinite(value):
-            raise MeasurementFailed(f"eval_fn returned {value}")
-        return value
-
-
-class LabelJudge:
-    """Top-1 accuracy on labelled batches, compared row by row with the original's."""
-
-    source = "labelled data"
-
-    def __init__(self, batches: Sequence[tuple[Inputs, Tensor]], original: nn.Module) -> None:
-        self._batches = list(batches)
-        self._right = [_top1(original, inputs) == labels.cpu() for inputs, labels in self._batches]
-        self.baseline = float(torch.cat(self._right).float().mean())
-
-    def part(self, model: nn.Module) -> Drop | None:
-        """The drop on the first batches, `PART_ROWS` rows or a quarter."""
-        return self._drop(model, _first_look([len(labels) for _, labels in self._batches]))
-
-    def whole(self, model: nn.Module) -> Drop:
-        """The drop on all batches."""
-        return self._drop(model, len(self._batches))
-
-    def _drop(self, model: nn.Module, count: int) -> Drop:
-        pairs = zip(self._batches[:count], self._right[:count], strict=True)
-        lost = torch.cat([right.float() - (_top1(model, x) == y.cpu()).float() for (x, y), right in pairs])
-        return _mean_drop(lost, whole=count == len(self._batches))
+    def _shares(self, model: nn.Module) -> dict[str, float]:
+        try:
+            returned = self._function(model)
+        except Exception as error:
+            raise MeasurementFailed(f"eval_fn raised {type(error).__name__}: {error}") from error
+        return {name: _share(value, name) for name, value in _by_name(returned).items()}
 
 
-class FidelityJudge:
-    """Agreement with the original on inputs without labels.
+def _by_name(returned: Any) -> Mapping[str, Any]:
+    if isinstance(returned, Mapping) and not returned:
+        raise MeasurementFailed("eval_fn returned an empty mapping")
+    return returned if isinstance(returned, Mapping) else {"": returned}
 
-    For a classifier (one row of scores an input) the share of rows whose top-1 class differs from the original's, or
-    the share to be expected (`expected_changes`) if that is larger: of many plans, the one of which no row happens to
-    change its class on a few hundred rows is mostly a lucky one. For anything else the relative L2 error of the
-    outputs.
+
+def _share(value: Any, name: str) -> float:
+    """`value` as an accuracy; raises `MeasurementFailed` for what cannot be one."""
+    said = f"{value!r} for {name!r}" if name else repr(value)
+    try:
+        share = float(value)
+    except (TypeError, ValueError) as error:
+        raise MeasurementFailed(f"eval_fn returned {said}: it must return a number in [0, 1]") from error
+    if not 0 <= share <= 1:
+        raise MeasurementFailed(
+            f"eval_fn returned {said}: it must return an accuracy, a share in [0, 1] of which more is better. Divide a "
+            "percentage by 100; of a loss that has no such scale return exp(-loss)"
+        )
+    return share
+
+
+class DataJudge:
+    """Agreement with the original on batches of inputs, or with labels where there are any.
+
+    Labels (classes, `[rows]` each batch) are of the first output that they can be of; the others must agree.
     """
 
-    def __init__(self, batches: Sequence[Inputs], original: nn.Module, source: str) -> None:
-        self.source = source
-        self.baseline = 1.0
+    def __init__(
+        self, batches: Sequence[Inputs], original: nn.Module, source: str, labels: Sequence[Tensor] | None = None
+    ) -> None:
+        """Raises `InvalidInput` for labels that cannot be this model's."""
+        self.source = source if labels is None else "labelled data"
         self._batches = list(batches)
-        self._expected = [_outputs(original, inputs) for inputs in self._batches]
-        self.classifier = all(expected.ndim == 2 and expected.shape[1] > 1 for expected in self._expected)
+        expected = [answers(original, inputs) for inputs in self._batches]
+        columns = [list(column) for column in zip(*expected, strict=True)]
+        declared, unlabelled = declared_classes(original), labels is None
+        self._losses: list[tuple[int, Loss]] = []
+        self.baseline = 1.0
+        for place, column in enumerate(columns):
+            found = losses_of(column, declared, None if labels is None else [one.cpu() for one in labels])
+            if found.accuracy is not None and labels is not None:
+                self.baseline, labels = found.accuracy, None
+            self._losses += [(place, loss) for loss in found.losses]
+        if labels is not None:
+            shapes = ", ".join(str(list(column[0].shape)) for column in columns)
+            raise InvalidInput(f"calibration_data has class indices, but no output can be scores of classes ({shapes})")
+        self._names = [f"output {place + 1}: " if len(columns) > 1 else "" for place in range(len(columns))]
+        self.warnings = tuple(self._doubts(unlabelled))
+
+    def _doubts(self, unlabelled: bool) -> list[str]:
+        rows = sum(batch_size(inputs) for inputs in self._batches)
+        said = [f"accuracy is told from {rows} rows: that says little"] if rows < FEW_ROWS else []
+        said += [f"{self._names[place]}{loss.doubt}" for place, loss in self._losses if loss.doubt]
+        return said
 
     def part(self, model: nn.Module) -> Drop | None:
         """The drop on the first batches, `PART_ROWS` rows or a quarter."""
@@ -118,54 +136,12 @@ class FidelityJudge:
         return self._drop(model, len(self._batches))
 
     def _drop(self, model: nn.Module, count: int) -> Drop:
-        made = [_outputs(model, inputs) for inputs in self._batches[:count]]
-        whole = count == len(self._batches)
-        if self.classifier:
-            return class_changes(torch.cat(self._expected[:count]), torch.cat(made), whole=whole)
-        pairs = zip(made, self._expected[:count], strict=True)
-        return _mean_drop(torch.cat([_relative_error(outputs, expected) for outputs, expected in pairs]), whole=whole)
-
-
-def _relative_error(made: Tensor, expected: Tensor) -> Tensor:
-    """L2 error of each row over the L2 norm of what was expected, `[rows]`."""
-    lengths: Tensor = expected.flatten(1).norm(dim=1)
-    errors: Tensor = (made - expected).flatten(1).norm(dim=1)
-    return errors / lengths.clamp_min(1e-12)
-
-
-def expected_changes(expected: Tensor, made: Tensor) -> float:
-    """The share of rows like these whose top-1 class can be expected to change, from scores `[rows, classes]` before
-    and after.
-
-    A row's class changes where its margin, of the first class over the best other, becomes negative. How far a margin
-    shifts is taken to be as with the rows of similar margins: each row's probability is the share of those whose shift
-    would undo it. So a shift counts wherever it might have happened, which varies less than the count of where it did
-    (two plans of a residual CNN changed 2.0 % of 250 digits each; 0.9 % and 1.6 % were expected, and of 1,000 other
-    digits 1.1 % and 1.2 % changed).
-    """
-    first = expected.argmax(1, keepdim=True)
-    margin, order = _margin(expected, first).sort(stable=True)
-    shift = _margin(made, first)[order] - margin
-    rows = len(margin)
-    near = min(rows, max(FEWEST_NEIGHBOURS, round(NEIGHBOURS * rows)))
-    start = (torch.arange(rows) - near // 2).clamp(0, rows - near)
-    shifted = margin[:, None] + shift.unfold(0, near, 1)[start]
-    return float((shifted < 0).double().mean())
-
-
-def _margin(scores: Tensor, first: Tensor) -> Tensor:
-    """The score of the class `first`, `[rows, 1]`, less the best other's: `[rows]`."""
-    others = scores.scatter(1, first, -torch.inf).amax(1)
-    return scores.gather(1, first).squeeze(1) - others
-
-
-def class_changes(expected: Tensor, made: Tensor, *, whole: bool) -> Drop:
-    """The share of rows whose top-1 class changed, or can be expected to change where that is more; scores
-    `[rows, classes]` before and after. The error is that of a count."""
-    rows = len(made)
-    counted = float((made.argmax(1) != expected.argmax(1)).double().mean())
-    value = max(counted, expected_changes(expected, made))
-    return Drop(value=value, error=float(np.sqrt(rows * value * (1 - value) + 0.5)) / rows, rows=rows, whole=whole)
+        made = [answers(model, inputs) for inputs in self._batches[:count]]
+        drops = []
+        for place, loss in self._losses:
+            lost = loss.drop([outputs[place] for outputs in made], whole=count == len(self._batches))
+            drops.append(lost.named(self._names[place] + lost.of if len(self._losses) > 1 else ""))
+        return max(drops, key=lambda drop: drop.value)
 
 
 def _first_look(rows: Sequence[int]) -> int:
@@ -174,20 +150,19 @@ def _first_look(rows: Sequence[int]) -> int:
     return int(np.searchsorted(np.cumsum(rows), min(wanted, sum(rows)))) + 1
 
 
-def _mean_drop(lost: Tensor, *, whole: bool) -> Drop:
-    """Mean and standard error of one value a row; half a row is added on either side, so none claims certainty."""
-    rows = len(lost)
-    spread = float(((lost - lost.mean()) ** 2).sum()) + 0.5
-    return Drop(value=float(lost.mean()), error=float(np.sqrt(spread)) / rows, rows=rows, whole=whole)
+@torch.inference_mode()
+def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors of a model's answer, on the processor, floats as float32; `inputs` stay as they are.
 
-
-def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:
-    with torch.inference_mode():
-        made = output(call(model, inputs)).float().cpu()
-    if not torch.isfinite(made).all():
+    Raises `MeasurementFailed` where floats are not finite, and where the model refuses the inputs.
+    """
+    try:
+        made = tensors(call(model, map_tensors(Tensor.clone, inputs)))
+    except InvalidInput as error:
+        raise MeasurementFailed(f"what calibration_data holds is refused: {error}") from error
+    if not made:
+        raise MeasurementFailed("the output holds no tensor")
+    found = [tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu() for tensor in made]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in found if tensor.is_floating_point()):
         raise MeasurementFailed("outputs are not finite on the data that accuracy is told from")
-    return made
-
-
-def _top1(model: nn.Module, inputs: Inputs) -> Tensor:
-    return _outputs(model, inputs).argmax(1)
+    return found

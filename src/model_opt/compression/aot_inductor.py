@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from model_opt.compression.exporting import example_tensors
-from model_opt.compression.layout import Flat, Layout, layout_of
+from model_opt.compression.interface import layout_for
+from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import RuntimeModule
@@ -77,7 +78,7 @@ def to_compiled(model: nn.Module, machine: Machine) -> nn.Module:
 
 def to_aot(model: nn.Module, precision: str, material: Material) -> nn.Module:
     """`model` as an AOTInductor package in `precision` ("fp32", "bf16", "int8_static"); raises `TechniqueError`."""
-    layout = layout_of(model, material.example)
+    layout = layout_for(model, material)
     flat: nn.Module = Flat(model, layout).eval()
     tensors = example_tensors(material.example, layout)
     if precision == "bf16":

@@ -131,3 +131,14 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
         if bias is not None:
             made.bias.copy_(bias)
     return made
+
+
+def leave_fast_path(model: nn.Module) -> nn.Module:
+    """`model`, whose `nn.TransformerEncoder` no longer takes the fast path: it reads the layers' weights by name there,
+    which linears that are not torch's own do not have."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return model

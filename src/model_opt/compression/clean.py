@@ -7,6 +7,7 @@ go; an activation module that is used several times becomes a function, so that 
 """
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -191,13 +192,24 @@ def _watched(model: nn.Module) -> Iterator[_Uses]:
 
 
 def _uses(model: nn.Module, inputs: Inputs) -> _Uses:
-    with _watched(model) as uses, torch.no_grad():
+    with _watched(model) as uses, torch.no_grad(), plainly():
         call(model, inputs)
     return uses
 
 
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Inside, `nn.TransformerEncoder` leaves its fast path, which hands hooks nested tensors: those have no sizes."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _same_padding(model: nn.Module, inputs: Inputs) -> list[Edit]:
-    """Subclasses of `nn.Conv2d` that pad as TensorFlow's "same" does, for the size of input that they see."""
+    """Subclasses of `nn.Conv2d` that pad for themselves: as TensorFlow's "same" does, or always alike."""
     own = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and type(m) is not nn.Conv2d}
     if not own:
         return []
@@ -205,30 +217,73 @@ def _same_padding(model: nn.Module, inputs: Inputs) -> list[Edit]:
     for name, conv in own.items():
         use = uses.only(conv)
         if use is not None and isinstance(use.output, Tensor):
-            edits.append(Edit(kind="same padding", new={name: _padded(conv, use.inputs[0], use.output)}))
+            image = use.inputs[0]
+            rewritten = (made for made in _padded(conv, image, use.output) if _same_at_every_size(conv, made, image))
+            edits += [Edit(kind="same padding", new={name: plain}) for plain in itertools.islice(rewritten, 1)]
     return edits
 
 
-def _padded(conv: nn.Conv2d, image: Tensor, output: Tensor) -> nn.Module:
-    """`conv` as a plain convolution, after a padding module where it pads more on one side than on the other."""
+@torch.no_grad()
+def _same_at_every_size(conv: nn.Module, plain: nn.Module, image: Tensor) -> bool:
+    """Whether the two answer alike for images that are a few pixels smaller, too, where `conv` takes those."""
+    for less in range(1, 4):
+        smaller = image[..., : image.shape[-2] - less, : image.shape[-1] - less]
+        try:
+            wanted = conv(smaller)
+        except RuntimeError:
+            return True
+        if not same([wanted], [plain(smaller)], EXACT_DB):
+            return False
+    return True
+
+
+class SamePad(nn.Module):
+    """Zeros around an image so that a convolution with `stride` and `reach` (both high, wide) makes ⌈size ÷ stride⌉ of
+    it, the odd one at the right and the bottom, as TensorFlow's "same" does."""
+
+    def __init__(self, stride: tuple[int, int], reach: tuple[int, int]) -> None:
+        """A stride is at most the reach."""
+        super().__init__()
+        self.stride, self.reach = stride, reach
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The padded image."""
+        high = self.reach[0] - 1 - (image.shape[-2] - 1) % self.stride[0]
+        wide = self.reach[1] - 1 - (image.shape[-1] - 1) % self.stride[1]
+        return functional.pad(image, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+
+
+def _padded(conv: nn.Conv2d, image: Tensor, output: Tensor) -> Iterator[nn.Module]:
+    """`conv` as a plain convolution that pads alike for every size, by itself if it can; then behind a `SamePad`."""
+    stride, dilation = (conv.stride[0], conv.stride[1]), (conv.dilation[0], conv.dilation[1])
+    reach = ((conv.kernel_size[0] - 1) * dilation[0] + 1, (conv.kernel_size[1] - 1) * dilation[1] + 1)
     sides: list[int] = []  # left, right, top, bottom
     for axis in (1, 0):
-        reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
-        need = (output.shape[2 + axis] - 1) * conv.stride[axis] + reach - image.shape[2 + axis]
-        sides += [max(need, 0) // 2, max(need, 0) - max(need, 0) // 2]
-    even = sides[0] == sides[1] and sides[2] == sides[3]
+        need = max((output.shape[2 + axis] - 1) * stride[axis] + reach[axis] - image.shape[2 + axis], 0)
+        sides += [need // 2, need - need // 2]
+    if sides[0] == sides[1] and sides[2] == sides[3]:
+        yield _plain(conv, stride, dilation, (sides[2], sides[0]))
+    else:
+        yield nn.Sequential(nn.ZeroPad2d(tuple(sides)), _plain(conv, stride, dilation)).eval()  # type: ignore[arg-type]
+    if stride[0] <= reach[0] and stride[1] <= reach[1]:
+        yield nn.Sequential(SamePad(stride, reach), _plain(conv, stride, dilation)).eval()
+
+
+def _plain(
+    conv: nn.Conv2d, stride: tuple[int, int], dilation: tuple[int, int], padding: tuple[int, int] = (0, 0)
+) -> nn.Conv2d:
     plain = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         (conv.kernel_size[0], conv.kernel_size[1]),
-        stride=(conv.stride[0], conv.stride[1]),
-        padding=(sides[2], sides[0]) if even else 0,
-        dilation=(conv.dilation[0], conv.dilation[1]),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=conv.groups,
         bias=conv.bias is not None,
     )
     plain.weight, plain.bias = conv.weight, conv.bias
-    return plain.eval() if even else nn.Sequential(nn.ZeroPad2d(tuple(sides)), plain).eval()  # type: ignore[arg-type]
+    return plain.eval()
 
 
 def _attention(model: nn.Module, inputs: Inputs) -> list[Edit]:
@@ -274,7 +329,10 @@ def _norms(model: nn.Module, inputs: Inputs) -> list[Edit]:
         after = _after_norm(norm)
         if maker is None or use is None or after is None or use.versions[0] != version:
             continue
-        fused = _FUSED[type(maker)](maker, norm)
+        try:
+            fused = _FUSED[type(maker)](maker, norm)
+        except (RuntimeError, AssertionError):
+            continue  # groups of a transposed convolution, or a norm over another axis: it stays
         edits.append(Edit(kind="batch norm", new={names[maker]: fused, names[norm]: after}))
     return edits
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.accuracy import Drop, FidelityJudge, FunctionJudge, Judge, LabelJudge
+from model_opt.compression.accuracy import DataJudge, FunctionJudge, Judge
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
+from model_opt.compression.losses import Drop
 from model_opt.compression.machine import inspect, libraries
 from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.shipping import load_model, save_model, size_bytes
@@ -56,7 +57,7 @@ class Task:
     held_out: Sequence[Inputs]
     labels: Sequence[Tensor] | None = None
     judged_on: str = "fidelity"
-    eval_fn: Callable[[nn.Module], float] | None = None
+    eval_fn: Callable[[nn.Module], float | Mapping[str, float]] | None = None
     train_data: Any = None
     accuracy_limit: float | None = None
     least: Mapping[str, float] = field(default_factory=dict)
@@ -70,6 +71,8 @@ class Task:
     """Timing blocks of a plan that is explored: fewer are quicker and less sure."""
     described: Mapping[str, Any] | None = None
     """What another process on this device has found the original to be: it is not timed once more."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know of the model and the data as they were handed in."""
     timing_lock: Any = field(default=None)
     """A lock with the context managers `exclusive()` and `shared()`, `join()` and `members()` (`actors.timing_lock`);
     None on a machine that nobody else measures on."""
@@ -111,7 +114,7 @@ class CompressionEvaluator:
 
     def describe(self) -> Mapping[str, object]:
         """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
-        "accuracy_source": str}`. The noise of a timing is that of the original against itself.
+        "accuracy_source": str, "warnings": (str, …)}`. The noise of a timing is that of the original against itself.
         """
         known = self._task.described
         if known is not None:
@@ -129,6 +132,7 @@ class CompressionEvaluator:
             },
             "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
             "accuracy_source": self._judge.source,
+            "warnings": self._judge.warnings,
             "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
         }
 
@@ -265,7 +269,8 @@ class CompressionEvaluator:
             part = self._judge.part(model) if limit is not None else None
             if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
                 return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
-            return self._judge.whole(model), ()
+            drop = self._judge.whole(model)
+            return drop, ((f"accuracy_drop is that of {drop.of}",) if drop.of else ())
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -321,9 +326,7 @@ class _Phases:
 def _judge(task: Task) -> Judge:
     if task.eval_fn is not None:
         return FunctionJudge(task.eval_fn, task.model)
-    if task.labels is not None:
-        return LabelJudge(list(zip(task.held_out, task.labels, strict=True)), task.model)
-    return FidelityJudge(task.held_out, task.model, task.judged_on)
+    return DataJudge(task.held_out, task.model, task.judged_on, task.labels)
 
 
 def _disturbed(paired: Paired) -> frozenset[str]:

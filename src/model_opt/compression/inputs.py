@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from model_opt.errors import InvalidInput
 
@@ -53,6 +54,18 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     if isinstance(inputs, Mapping):
         return {name: one(value) for name, value in inputs.items()}
     return tuple(one(value) for value in inputs) if isinstance(inputs, tuple) else function(inputs)
+
+
+def with_copies(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """A forward pre-hook (with keywords) for a model that changes its inputs in place: it is given copies."""
+    copied: tuple[Any, Any] = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+    return copied
+
+
+def constants(inputs: Inputs) -> list[Any]:
+    """What is no tensor in `inputs`, in order."""
+    leaves = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
+    return [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
 
 
 def batch_size(inputs: Inputs) -> int:

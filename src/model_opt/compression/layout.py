@@ -4,7 +4,9 @@ Exporters and runtimes see positional tensors in and a tuple of tensors out, wha
 returns (a tensor, a tuple, a mapping, a dataclass that torch's pytree knows).
 """
 
-from collections.abc import Mapping
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,15 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import Inputs, positional
-from model_opt.errors import InvalidInput
+from model_opt.compression.inputs import Inputs, map_tensors, positional
+from model_opt.errors import InvalidInput, TechniqueError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The structure of one model's call. `*_constants` hold the leaves that are no tensors, by position.
 
-    `batched` says of each input tensor whether its first axis is the batch; `batch` is the example's.
+    `names` are those of the input's leaves, for errors. Of each input tensor `dtypes` says the type and `batched`
+    whether its first axis is the batch; `batch` is the example's. Where rows are `coupled` the answer for one depends
+    on the others that it comes with: a batch can be neither split nor padded.
     """
 
     inputs: pytree.TreeSpec
@@ -29,12 +33,17 @@ class Layout:
     outputs: pytree.TreeSpec
     output_constants: Mapping[int, Any]
     output_dtypes: tuple[torch.dtype, ...]
+    names: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
     shapes: tuple[tuple[int, ...], ...]
     batched: tuple[bool, ...]
     batch: int
+    coupled: bool = False
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        """The tensors of a call; raises `InvalidInput` where its structure or shapes are not the model's."""
+        """The tensors of a call, in the types that the model takes. Raises `InvalidInput`, with the argument's name,
+        for what the model was not made for: another structure, shape or constant, or values that its type cannot hold.
+        """
         if self._one_input and not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
             tensors = [args[0]]
         else:
@@ -42,12 +51,18 @@ class Layout:
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             if spec != self.inputs or len(tensors) != len(self.shapes):
                 raise InvalidInput(f"the model takes {len(self.shapes)} tensor(s) as {self.inputs}, not {spec}")
-        for tensor, shape, batched in zip(tensors, self.shapes, self.batched, strict=True):
-            got = tuple(tensor.shape)
-            if got[batched:] != shape[batched:] or len(got) != len(shape):
-                wanted = ("batch", *shape[1:]) if batched else shape
-                raise InvalidInput(f"an input has shape {got}; the optimised model takes {wanted}")
-        return tensors
+            for place, constant in self.input_constants.items():
+                if not _equal(leaves[place], constant):
+                    raise InvalidInput(
+                        f"{self.names[place]} is {leaves[place]!r}; the optimised model was made for {constant!r}, "
+                        "which is built in: it does not follow other values"
+                    )
+        checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, strict=True)
+        return [_fitting(*one) for one in checked]
+
+    @cached_property
+    def _tensor_names(self) -> tuple[str, ...]:
+        return tuple(name for place, name in enumerate(self.names) if place not in self.input_constants)
 
     @cached_property
     def _one_input(self) -> bool:
@@ -85,8 +100,9 @@ class Flat(nn.Module):
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def layout_of(model: nn.Module, example: Inputs) -> Layout:
-    """Calls `model` once on `example` and notes the structures; raises `InvalidInput` if no tensor comes out."""
+def layout_of(model: nn.Module, example: Inputs, *, coupled: bool = False) -> Layout:
+    """Calls `model` on `example` and notes the structures. Raises `InvalidInput` if no tensor comes out, and
+    `TechniqueError` where something else does that follows the input: a fixed program could only repeat it."""
     args, kwargs = positional(example)
     leaves, spec = _flatten(args, kwargs)
     with torch.no_grad():
@@ -95,6 +111,7 @@ def layout_of(model: nn.Module, example: Inputs) -> Layout:
     outs = [leaf for leaf in found if isinstance(leaf, Tensor)]
     if not ins or not outs:
         raise InvalidInput("a model that takes or returns no tensor cannot be optimised")
+    _refuse_what_follows(model, example, found)
     batch = int(ins[0].shape[0]) if ins[0].dim() else 1
     return Layout(
         inputs=spec,
@@ -102,10 +119,72 @@ def layout_of(model: nn.Module, example: Inputs) -> Layout:
         outputs=out_spec,
         output_constants=_constants(found),
         output_dtypes=tuple(tensor.dtype for tensor in outs),
+        names=_names(model, args, kwargs),
+        dtypes=tuple(tensor.dtype for tensor in ins),
         shapes=tuple(tuple(tensor.shape) for tensor in ins),
         batched=tuple(tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
         batch=batch,
+        coupled=coupled,
     )
+
+
+def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, batched: bool) -> Tensor:
+    """`tensor` in `dtype`; raises `InvalidInput` where it has another shape, or values that `dtype` cannot hold."""
+    got = tuple(tensor.shape)
+    if got[batched:] != shape[batched:] or len(got) != len(shape):
+        wanted = ("batch", *shape[1:]) if batched else shape
+        raise InvalidInput(f"{name} has shape {got}; the optimised model takes {wanted}")
+    if tensor.dtype == dtype:
+        return tensor
+    cast = tensor.to(dtype)
+    if not torch.equal(cast.to(tensor.dtype), tensor):
+        raise InvalidInput(
+            f"{name} is {tensor.dtype}; the optimised model takes {dtype}, which cannot hold its values exactly: "
+            f"convert it with .to({dtype}) if that is meant"
+        )
+    return cast
+
+
+def _refuse_what_follows(model: nn.Module, example: Inputs, found: Sequence[Any]) -> None:
+    """Raises `TechniqueError` for a leaf of the output, beside tensors, that another input changes."""
+    others = [leaf for leaf in found if not isinstance(leaf, Tensor | None | str)]
+    if not others:
+        return
+    args, kwargs = positional(map_tensors(lambda tensor: tensor.flip(0).flip(-1) if tensor.dim() else tensor, example))
+    with torch.no_grad():
+        again = [
+            leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if not isinstance(leaf, Tensor | None | str)
+        ]
+    changed = next((a for a, b in itertools.zip_longest(others, again) if not _equal(a, b)), None)
+    if changed is not None:
+        raise TechniqueError(
+            f"the model also returns a {type(changed).__name__}, which is no tensor and follows the input: only torch "
+            "can make it. Return its tensors in place of it"
+        )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two constants are the same for certain; what cannot be compared is not."""
+    try:
+        return one is other or (type(one) is type(other) and bool(one == other))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+
+
+def _names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an error calls each leaf of the input: the argument's name, and where it is inside."""
+    known = [
+        name
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    tops = [known[place] if place < len(known) else f"argument {place + 1}" for place in range(len(args))]
+    tops += sorted(kwargs)
+    found = []
+    for name, value in zip(tops, [*args, *(kwargs[key] for key in sorted(kwargs))], strict=True):
+        inside, _ = pytree.tree_flatten_with_path(value)
+        found += [name + pytree.keystr(path) for path, _ in inside]
+    return tuple(found)
 
 
 def _flatten(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.exporting import once, onnx_bytes
-from model_opt.compression.layout import Layout, layout_of
+from model_opt.compression.interface import layout_for
+from model_opt.compression.layout import Layout
 from model_opt.compression.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import RuntimeModule
@@ -51,7 +52,7 @@ def onnxruntime() -> Any:
 def to_onnxruntime(model: nn.Module, precision: str, material: Material) -> nn.Module:
     """`model` as an ONNX Runtime module in `precision` ("fp32", "int8_static")."""
     onnxruntime()
-    layout = layout_of(model, material.example)
+    layout = layout_for(model, material)
     file, free = once(material, model, "onnx", lambda: onnx_bytes(model, layout, material.example))
     if precision == "int8_static":
         file = quantise(file, layout, material)

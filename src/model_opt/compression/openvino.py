@@ -2,8 +2,9 @@
 
 import io
 import tempfile
+import threading
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.exporting import example_tensors, export_program, once
-from model_opt.compression.inputs import Inputs
-from model_opt.compression.layout import Layout, layout_of
+from model_opt.compression.inputs import Inputs, call
+from model_opt.compression.interface import layout_for
+from model_opt.compression.layout import Layout
 from model_opt.compression.precision import TRANSFORMERS
 from model_opt.compression.quiet import quiet, send_no_usage_data
-from model_opt.compression.runtime_module import RuntimeModule, signal_to_noise_db
+from model_opt.compression.runtime_module import RuntimeModule
 from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
 from model_opt.search.signature import Family
-
-SESSIONS = 3
-"""How many batch sizes stay compiled at once. A fixed shape is a third faster than a free one (measured)."""
 
 CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 128, 64, 15_000_000
 """Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
@@ -33,8 +33,14 @@ TRIAL_S = 60.0
 """Where calibrating takes longer than this the first calibration that works is kept: trying others takes too long."""
 CLOSE_DB = 35.0
 """Where a calibration comes this close on held-out rows (0.03 % of the outputs' power is error) no other is tried."""
-TRIAL_PART = 2
-"""As many held-out rows as are calibrated on, divided by this, tell which calibration suits a model."""
+TRIAL_PART, TRIAL_BATCH = 2, 16
+"""As many held-out rows as are calibrated on, divided by this, tell which calibration suits a model; in batches that
+`FEW_ROWS_WRONG` spares."""
+FEW_ROWS_WRONG = 8
+"""OpenVINO 2026.4.1's int8 FullyConnected, compiled for a fixed batch of at most so many rows, answers garbage for some
+layers (a relative error of 1e5: K ≤ 256 after a ReLU under SmoothQuant, or a factored head). A free batch is right."""
+ALIKE_DB = 10.0
+"""How close what is compiled for a few rows must come to what is compiled for any number: their int8 may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +72,12 @@ FOR_TRANSFORMERS = (
 
 
 class OpenVinoModule(RuntimeModule):
-    """A model in OpenVINO's format, compiled for the processor once per batch size."""
+    """A model in OpenVINO's format, compiled for the batch that it was measured at, a third faster than for any, and
+    where another comes once more for any: batches that vary are compiled no further."""
 
     format: ClassVar[str] = "openvino"
+    tuned: bool = True
+    """Whether the example's batch has a program of its own; it has none where that is wrong (`FEW_ROWS_WRONG`)."""
 
     def __init__(
         self, file: bytes, layout: Layout, *, threads: int, batch: int | None = None, precision: str | None = None
@@ -78,33 +87,22 @@ class OpenVinoModule(RuntimeModule):
         self.precision = precision
 
     def open(self, file: bytes) -> Any:
-        """The model as read, and requests to what has been compiled of it, by input shapes."""
-        return self._read(file), OrderedDict()
+        """Programs for this processor, each compiled once it is asked for."""
+        return _Programs(self._read(file), self._settings())
 
     def _read(self, file: bytes) -> Any:
         xml, weights = unpack(file)
         return core().read_model(model=io.BytesIO(xml), weights=io.BytesIO(weights))
 
     def run(self, session: Any, tensors: list[Tensor]) -> Sequence[Tensor]:
-        """What the processor's program for these shapes returns, compiled first where it is new.
-
-        Calling a compiled model with a list of arrays takes 0.1 ms more than this, an eighth of a small network's time.
-        """
-        import openvino
-
-        model, requests = session
+        """What the processor's program for these shapes returns, compiled first where it is new."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        if shapes not in requests:
-            while len(requests) >= SESSIONS:
-                requests.popitem(last=False)
-            requests[shapes] = self._compile(model, shapes).create_infer_request()
-        requests.move_to_end(shapes)
-        request = requests[shapes]
-        for position, tensor in enumerate(tensors):
-            request.set_input_tensor(position, openvino.Tensor(tensor.cpu().numpy(), shared_memory=True))
-        return [torch.from_numpy(output) for output in request.infer(share_outputs=False).to_tuple()]
+        own = self.batch is not None or (self.tuned and shapes == self.layout.shapes)
+        pairs = zip(shapes, self.layout.batched, strict=True)
+        wanted = shapes if own else tuple((-1, *shape[1:]) if batched else shape for shape, batched in pairs)
+        return session.program(wanted).run(tensors)  # type: ignore[no-any-return]
 
-    def _compile(self, model: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
@@ -112,11 +110,51 @@ class OpenVinoModule(RuntimeModule):
         }
         if self.precision is not None:
             settings["INFERENCE_PRECISION_HINT"] = self.precision
-        return compiled_for(model, shapes, settings)
+        return settings
 
     def exported(self) -> dict[str, bytes]:
         """The XML and the weights."""
         return dict(zip((".xml", ".bin"), unpack(self.contents()), strict=True))
+
+
+class _Programs:
+    """What has been compiled of one model, by input shapes; -1 is an axis that is free."""
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+        self._model, self._settings, self._lock = model, settings, threading.Lock()
+        self._compiled: dict[tuple[tuple[int, ...], ...], _Program] = {}
+
+    def program(self, shapes: tuple[tuple[int, ...], ...]) -> "_Program":
+        found = self._compiled.get(shapes)
+        if found is None:
+            with self._lock:
+                if shapes not in self._compiled:
+                    self._compiled[shapes] = _Program(compiled_for(self._model, shapes, self._settings))
+                found = self._compiled[shapes]
+        return found
+
+
+class _Program:
+    """A compiled model with requests that wait for work: one is for one call at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: deque[Any] = deque()
+
+    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Its outputs. Calling a compiled model with a list of arrays takes 0.1 ms more than this, an eighth of a small
+        network's time."""
+        import openvino
+
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        for position, tensor in enumerate(tensors):
+            request.set_input_tensor(position, openvino.Tensor(tensor.cpu().numpy(), shared_memory=True))
+        outputs = [torch.from_numpy(output) for output in request.infer(share_outputs=False).to_tuple()]
+        self._idle.append(request)
+        return outputs
 
 
 def core() -> Any:
@@ -135,7 +173,8 @@ _CORE: list[Any] = []
 
 
 def compiled_for(model: Any, shapes: Sequence[tuple[int, ...]], settings: dict[str, Any]) -> Any:
-    """An `openvino.Model` compiled for the processor and for inputs of `shapes`; the model stays as it is."""
+    """An `openvino.Model` compiled for the processor and for inputs of `shapes`, -1 being any length; the model itself
+    stays as it is."""
     import openvino
 
     fixed = model.clone()
@@ -159,19 +198,31 @@ def convert(model: nn.Module, layout: Layout, example: Inputs) -> tuple[Any, boo
 
 def to_openvino(model: nn.Module, precision: str, material: Material) -> nn.Module:
     """`model` as an OpenVINO module in `precision` ("fp32", "bf16", "int8_static")."""
-    layout = layout_of(model, material.example)
+    layout = layout_for(model, material)
     kept, free = once(material, model, "openvino", lambda: convert(model, layout, material.example))
     converted = kept.clone()
     if precision == "int8_static":
         converted = quantise(converted, free, layout, material)
     hints = {"fp32": "f32", "bf16": "bf16"}
-    return OpenVinoModule(
+    made = OpenVinoModule(
         pack(converted, half_weights=precision == "bf16"),
         layout,
         threads=material.threads,
         batch=None if free else layout.batch,
         precision=hints.get(precision),
     )
+    if free and precision == "int8_static" and layout.batch <= FEW_ROWS_WRONG:
+        made.tuned = _right_for_few_rows(made, material.example)
+    return made
+
+
+def _right_for_few_rows(made: OpenVinoModule, example: Inputs) -> bool:
+    """Whether the program for the example's batch answers as the one for any batch does."""
+    outputs = []
+    for made.tuned in (False, True):
+        with torch.no_grad():
+            outputs.append(call(made, example))
+    return signal_to_noise_db(*outputs) >= ALIKE_DB
 
 
 def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> Any:
@@ -183,7 +234,7 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     if KEPT in material.cache:
         return _quantised(converted, material.cache[KEPT], free, layout, material)
     calibrations = FOR_TRANSFORMERS if _transformer(material) else CALIBRATIONS
-    rows = _samples(material.held_out, layout, 1 if free else layout.batch, _most(material) // TRIAL_PART)
+    rows = _samples(material.held_out, layout, TRIAL_BATCH if free else layout.batch, _most(material) // TRIAL_PART)
     if not rows:
         return _quantised(converted, calibrations[0], free, layout, material)
     expected = _outputs(converted, rows, {"INFERENCE_PRECISION_HINT": "f32"}, material)
@@ -208,13 +259,15 @@ def _transformer(material: Material) -> bool:
 
 
 def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any], material: Material) -> list[Tensor]:
-    """What an `openvino.Model`, compiled with `settings` for their shapes, makes of each of `rows`, which are alike.
+    """What an `openvino.Model`, compiled with `settings` for their shapes, makes of `rows`, which are alike: each
+    output of all of them, flat.
 
     (OpenVINO 2026.4 has no int8 for a first convolution of one channel where the batch is free.)
     """
     shapes = [value.shape for value in rows[0]]
     compiled = compiled_for(model, shapes, {"INFERENCE_NUM_THREADS": material.threads, **settings})
-    return [torch.from_numpy(value) for row in rows for value in compiled(row).to_tuple()]
+    made = [[torch.from_numpy(value) for value in compiled(row).to_tuple()] for row in rows]
+    return [torch.cat([value.reshape(-1) for value in port]) for port in zip(*made, strict=True)]
 
 
 def _quantised(converted: Any, how: Calibration, free: bool, layout: Layout, material: Material) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from model_opt.compression.attention import leave_fast_path
 from model_opt.errors import TechniqueDidNothing, TechniqueError
 
 ROWS = 1024
@@ -50,7 +51,7 @@ def to_packed(model: nn.Module) -> nn.Module:
         setattr(parent, name, PackedLinear(child))
     if not found:
         raise TechniqueDidNothing("packed linears: the model has no float32 linear layer")
-    return model
+    return leave_fast_path(model)
 
 
 def available() -> bool:

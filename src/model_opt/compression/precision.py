@@ -4,6 +4,7 @@ A runtime that quantises by itself (OpenVINO, ONNX Runtime, AOTInductor) gets th
 from the plan.
 """
 
+import copy
 import io
 import platform
 from collections.abc import Callable, Mapping
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from model_opt.compression.attention import leave_fast_path
+from model_opt.compression.checks import checked
 from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtime_module import BF16_DB, INT8_DB, checked
+from model_opt.compression.runtime_module import BF16_DB, INT8_DB
 from model_opt.compression.shipping import size_bytes
 from model_opt.compression.static_int8 import (
     FIRST_ENGINE,
@@ -127,15 +130,15 @@ def apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material
         return model
     if option not in APPLY:
         raise UnknownName("precision", option, APPLY)
-    with torch.no_grad():
-        reference = call(model, material.example)
-    before = size_bytes(model)
+    before, original = size_bytes(model), copy.deepcopy(model)
     made = APPLY[option](model, material)
     if size_bytes(made) >= 0.97 * before:
         raise TechniqueDidNothing(f"{option}: the saved state did not shrink ({before} bytes)")
     if plan.option(RUNTIME) is not None:
         return made
-    return checked(made, reference, material.example, BF16_DB if option == "bf16" else INT8_DB, option)
+    return checked(
+        made, original, material, BF16_DB if option == "bf16" else INT8_DB, option, dynamic=option in DYNAMIC
+    )
 
 
 class Bf16Module(nn.Module):
@@ -184,7 +187,9 @@ def to_dynamic_int8(model: nn.Module, material: Material) -> nn.Module:
         raise TechniqueDidNothing("dynamic int8: the model has no linear layer")
     engine = required_engine()
     with quantised_engine(engine), quiet():
-        made: nn.Module = cast(Any, quantization).quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+        made: nn.Module = cast(Any, quantization).quantize_dynamic(
+            leave_fast_path(model), {nn.Linear}, dtype=torch.qint8
+        )
     return DynamicInt8Module(made, engine).eval()
 
 
@@ -234,6 +239,9 @@ def _torchao(config: str) -> Callable[[nn.Module, Material], nn.Module]:
 
     return quantise
 
+
+DYNAMIC = frozenset({"int8_dynamic", "int8_torchao", "fp8"})
+"""Precisions whose activations are scaled by what comes in one call."""
 
 APPLY: Mapping[str, Callable[[nn.Module, Material], nn.Module]] = {
     "bf16": to_bf16,

@@ -65,7 +65,20 @@ def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str]
     needed = {module for found in chosen for module in found.reached}
     # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
     graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
-    return [_whole(graph, found.root) for found in chosen]
+    return [group for group in (_whole(graph, found.root) for found in chosen) if _in_bounds(graph, group)]
+
+
+def _in_bounds(graph: Any, group: Any) -> bool:
+    """Whether every layer has the channels that the group says it has: behind a pixel shuffle, whose channels are fewer
+    and made of several, torch-pruning names those before it."""
+    for dep, indices in group:
+        layer = dep.target.module
+        if isinstance(layer, WEIGHTED):
+            makes = graph.is_out_channel_pruning_fn(dep.handler)
+            width = graph.get_out_channels(layer) if makes else graph.get_in_channels(layer)
+            if width is not None and len(indices) and max(indices) >= width:
+                return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from model_opt.compression.static_int8 import quantised_engine
 from model_opt.errors import InvalidInput, TechniqueError, UnknownName
 
 MAGIC = b"model_opt\n"
-FORMAT = 1
+FORMAT = 2
 LARGEST_HEADER = 16 * 2**20
 FORMATS = ("torch", "onnx", "openvino")
 
@@ -187,11 +187,12 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         if length > min(LARGEST_HEADER, len(contents) - start):
             raise ValueError("the header is cut off")
         header = json.loads(contents[start : start + length])
-        newer, size, digest = header["format"] > FORMAT, header["body_bytes"], header["body_blake2b"]
+        written, size, digest = int(header["format"]), header["body_bytes"], header["body_blake2b"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path} is damaged: {error}") from error
-    if newer:
-        raise InvalidInput(f"{path} was saved by a newer model_opt (format {header['format']}): update to load it")
+    if written != FORMAT:
+        age, advice = ("a newer", "update to load it") if written > FORMAT else ("an older", "optimise the model again")
+        raise InvalidInput(f"{path} was saved by {age} model_opt (format {written}, not {FORMAT}): {advice}")
     body = contents[start + length :]
     if len(body) != size or hashlib.blake2b(body, digest_size=32).hexdigest() != digest:
         raise InvalidInput(f"{path} is damaged: {len(body)} of {size} bytes are there, or they were changed")

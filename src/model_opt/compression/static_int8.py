@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from model_opt.compression.exporting import example_tensors
-from model_opt.compression.layout import Flat, Layout, layout_of
+from model_opt.compression.interface import layout_for
+from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtime_module import RuntimeModule
 from model_opt.compression.technique import Material
@@ -83,7 +84,7 @@ def required_engine() -> str:
 
 def to_static_int8(model: nn.Module, material: Material) -> nn.Module:
     """`model` as traced int8; raises `TechniqueError` where FX cannot trace it or nothing was quantised."""
-    layout = layout_of(model, material.example)
+    layout = layout_for(model, material)
     batches = [example_tensors(batch, layout) for batch in material.fit]
     engine = required_engine()
     with quantised_engine(engine), quiet(), torch.no_grad():
