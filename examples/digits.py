@@ -146,7 +146,8 @@ def share_with_another(output: Path, store: Path, console: Console) -> None:
     with closing(open_store(store)) as opened:
         exported = export_bundle(opened, bundle)
     console.rule("a second deployment, on this machine")
-    console.print(f"{exported.told} signed records were exported to {bundle}: {exported.size_bytes} bytes")
+    told = f"{exported.told} signed record{'s were' if exported.told != 1 else ' was'} exported"
+    console.print(f"{told} to {bundle}: {exported.size_bytes} bytes")
     home = (output.parent / "second").resolve()
     home.mkdir(parents=True, exist_ok=True)
     subprocess.run(

@@ -102,6 +102,83 @@ def test_same_padding_becomes_padding_and_a_plain_convolution() -> None:
     assert not any(isinstance(m, SamePadded) for m in model.modules())
 
 
+class AsTensorFlow(nn.Conv2d):
+    """Pads for the size that it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in (-1, -2):
+            size, stride, reach = (
+                x.shape[axis],
+                self.stride[axis],
+                (self.kernel_size[axis] - 1) * self.dilation[axis] + 1,
+            )
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            pads += [total // 2, total - total // 2]
+        return self._conv_forward(nn.functional.pad(x, pads), self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"),
+    [(3, 1, 1), (3, 2, 1), (5, 2, 1), (5, 3, 1), (3, 2, 2), (1, 1, 1), ((3, 5), (2, 1), 1)],
+)
+@pytest.mark.parametrize("size", [15, 16, 17])
+def test_same_padding_follows_the_size(kernel, stride, dilation, size: int) -> None:
+    model = nn.Sequential(
+        AsTensorFlow(3, 8, kernel, stride, dilation=dilation), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    )
+    noisy_norms(model)
+    with torch.no_grad():
+        images = [torch.randn(2, 3, high, wide) for high in (13, 14, 16, 19) for wide in (16, 17)]
+        expected = [model(x) for x in images]
+        assert clean(model, torch.randn(2, 3, size, size))["same padding"] == 1
+        assert all(snr_db(y, model(x)) > 80 for x, y in zip(images, expected, strict=True))
+    assert not any(isinstance(m, AsTensorFlow) for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=4), nn.BatchNorm2d(8), nn.Dropout()), (2, 8, 6, 6)),
+        (
+            nn.Sequential(nn.ConvTranspose2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.Dropout()),
+            (2, 8, 6, 6),
+        ),
+        (nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(5), nn.Dropout()), (3, 5, 6)),
+        (nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout()), (3, 5, 6)),  # as wide as there are places
+        (nn.Sequential(nn.Conv1d(4, 8, 3), nn.BatchNorm1d(8), nn.Dropout()), (2, 4, 9)),
+    ],
+)
+def test_a_norm_that_cannot_be_folded_stays(model: nn.Module, x: tuple[int, ...]) -> None:
+    noisy_norms(model)
+    inputs = torch.randn(x)
+    with torch.no_grad():
+        expected = model(inputs)
+        assert clean(model, inputs)["does nothing"] == 1
+        assert snr_db(expected, model(inputs)) > 80
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.head = nn.Linear(8, 32), nn.Linear(32, 5)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        kept = (~padding).float().unsqueeze(-1)
+        y = self.encoder(self.inp(x), src_key_padding_mask=padding) * kept
+        return self.head(y.sum(1) / kept.sum(1))
+
+
+def test_an_encoder_with_padding_is_cleaned() -> None:
+    model, x = Padded().eval(), torch.randn(4, 6, 8)
+    padding = torch.arange(6)[None] >= torch.tensor([6, 3, 4, 1])[:, None]
+    with torch.no_grad():
+        expected = model(x, padding)
+        assert clean(model, (x, padding))["attention"] == 2
+        assert snr_db(expected, model(x, padding)) > 80
+
+
 def test_what_would_change_the_function_is_rolled_back() -> None:
     model = noisy_norms(Normed())
     x = torch.randn(2, 3, 12, 12)

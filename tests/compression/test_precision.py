@@ -13,6 +13,7 @@ from model_opt.compression import precision, runtime, static_int8
 from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
+from model_opt.compression.packed_linear import available
 from model_opt.compression.precision import PRECISIONS, able, forbidden, precisions
 from model_opt.compression.shipping import size_bytes
 from model_opt.compression.static_int8 import quantised_engine, repair_relu6, to_static_int8
@@ -214,3 +215,27 @@ def test_wrong_shapes_are_refused_by_a_runtime() -> None:
         made(torch.randn(4, 3, 8, 8))
     with pytest.raises(InvalidInput, match="tensor"):
         made(x, x)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.head = nn.Linear(16, 64), nn.Linear(64, 10)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256, batch_first=True), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.inp(x)).mean(1))
+
+
+@pytest.mark.parametrize("option", ["int8_dynamic", "packed"])
+def test_an_encoders_fast_path_is_left_where_its_linears_are_no_longer_torchs(option: str) -> None:
+    model, x = Encoder().eval(), torch.randn(8, 12, 16)
+    given = material(model, x, Family.OTHER)
+    if option == "packed":
+        if not available():
+            pytest.skip("this build of torch has no packed linears")
+        made = runtime.apply(copy.deepcopy(model), "packed", None, plan(runtime="packed"), given)
+    else:
+        made = precision.apply(copy.deepcopy(model), option, None, plan(precision=option), given)
+    with torch.no_grad():
+        assert signal_to_noise_db(model(x), made(x)) > 15

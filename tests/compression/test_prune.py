@@ -137,3 +137,20 @@ def test_zoo(name: str, technique: dict[str, str]) -> None:
     x = torch.randn(2, 3, 224, 224)
     made = applied(material(noisy_norms(model), x, [torch.randn(16, 3, 224, 224)]), **technique)
     survives(made, x)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("shuffle", [nn.PixelShuffle, nn.PixelUnshuffle])
+def test_widths_around_a_pixel_shuffle_stay_and_others_go(shuffle: type[nn.Module], factor: int) -> None:
+    wide = 32 * factor**2
+    after = 32 if shuffle is nn.PixelShuffle else wide * factor**2
+    model = nn.Sequential(
+        nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, wide, 3, padding=1), shuffle(factor), nn.ReLU(),
+        nn.Conv2d(after, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 3, padding=1),
+    ).eval()  # fmt: skip
+    x = torch.randn(4, 1, 12, 12)
+    made = applied(material(model, x, [x]), prune="0.5")
+    widths = [m.out_channels for m in made.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [32, wide, 32, 1]
+    with torch.no_grad():
+        assert made(x).shape == model(x).shape

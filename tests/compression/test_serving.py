@@ -101,8 +101,12 @@ def test_a_runtimes_module_says_where_it_is(name: str) -> None:
     model, x, _ = cnn()
     made = in_runtime(model, x, name)
     assert next(made.parameters()).device == torch.device("cpu")
-    buffer = io.BytesIO()
-    torch.save(made.state_dict(), buffer)
+    torch.save(made.state_dict(), io.BytesIO())
+    assert made.to("cpu").eval().half() is made
+    with torch.no_grad():
+        assert signal_to_noise_db(model(x), made(x)) > 60
+    with pytest.raises(InvalidInput, match="cannot be moved to meta"):
+        made.to("meta")
 
 
 class Ids(nn.Module):

@@ -7,12 +7,13 @@ rows in another order, flags that calibration data never set, by two threads at 
 
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model_opt.compression.closeness import ruined, signal_to_noise_db
+from model_opt.compression.exporting import once
 from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, UNWILLING, answers, interface_of, some_rows
 from model_opt.compression.technique import Material
@@ -57,28 +58,49 @@ def checked(
         raise MeasurementFailed(f"{name}: outputs are wrong, {one} errs as no other does")
     least = floor_db if floor_db >= SAME_DB else max(floor_db - LESS_DB, min(reached, SAME_DB) - LESS_DB)
     _call_again(made, example, first, name)
+    alone = first if not dynamic and not interface_of(material).coupled else None
     until = time.monotonic() + MOST_S
-    for what, inputs in _others(material) if batches else ():
+    for asked in once(material, model, "other answers", lambda: _asked(model, material)) if batches else ():
         if time.monotonic() < until:
-            _compare(made, model, inputs, least, f"{name}: {what}")
-    if batches and not dynamic and not interface_of(material).coupled:
-        _fewer_rows(made, model, example, first, name)
+            _compare(made, asked, least, alone, name)
     if time.monotonic() < until:
         _from_threads(made, example, first, name)
     return made
 
 
-def _others(material: Material) -> Iterator[tuple[str, Inputs]]:
-    """What else the model should take, each with what is said of it where it is wrong."""
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Other inputs that the model takes, its answer, and what is said where that is not given. They may be the first
+    `rows` of the example, else that is None."""
+
+    said: str
+    inputs: Inputs
+    wanted: list[Tensor]
+    rows: int | None = None
+
+
+def _asked(model: nn.Module, material: Material) -> list[_Asked]:
+    """What else the model should take, as far as it does."""
     example = material.example
     rows, pool = batch_size(example), _pool(material)
+    given: list[tuple[str, Inputs, int | None]] = []
     for count in dict.fromkeys((*BATCHES, rows + 1)):
         if count != rows:
-            yield f"wrong for {count} row{'s' * (count != 1)}", some_rows(pool, count)
-    yield "wrong for rows in another order", some_rows(pool, rows, rows // 2 + 1)
+            said = f"wrong for {count} row{'s' * (count != 1)}"
+            given.append((said, some_rows(pool, count), count if count < rows else None))
+    given.append(("wrong for rows in another order", some_rows(pool, rows, rows // 2 + 1), None))
     flagged = map_tensors(lambda tensor: _other_flags(tensor, rows), example)
     if any(not torch.equal(a, b) for a, b in zip(tensors(flagged), tensors(example), strict=True)):
-        yield "wrong where flags are set that the example does not set (a mask of padded places)", flagged
+        given.append(
+            ("wrong where flags are set that the example does not set (a mask of padded places)", flagged, None)
+        )
+    asked = []
+    for said, inputs, few in given:
+        try:
+            asked.append(_Asked(said=said, inputs=inputs, wanted=answers(model, inputs), rows=few))
+        except UNWILLING:
+            continue  # the original does not take it either
+    return asked
 
 
 def _pool(material: Material) -> Inputs:
@@ -90,47 +112,34 @@ def _pool(material: Material) -> Inputs:
 
 
 def _other_flags(tensor: Tensor, rows: int) -> Tensor:
-    """Flags `[rows, places, …]` that are alike everywhere, with the last third of places turned in every other row."""
-    if (
-        tensor.dtype is not torch.bool
-        or tensor.dim() < 2
-        or len(tensor) != rows
-        or not torch.equal(tensor, tensor.flatten()[0].expand_as(tensor))
-    ):
+    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, nought, 1.0 as in a mask), with the last
+    third of places turned in every other row."""
+    if tensor.dim() < 2 or len(tensor) != rows or not tensor.numel() or tensor.is_complex():
+        return tensor
+    value = tensor.flatten()[0]
+    if value not in (0, 1) or (tensor.is_floating_point() and not value) or not bool((tensor == value).all()):
         return tensor
     turned = tensor.clone()
-    turned[::2, tensor.shape[1] - max(1, tensor.shape[1] // 3) :] ^= True
+    turned[::2, tensor.shape[1] - max(1, tensor.shape[1] // 3) :] = 1 - value.long()
     return turned
 
 
-def _compare(made: nn.Module, model: nn.Module, inputs: Inputs, least_db: float, name: str) -> None:
+def _compare(made: nn.Module, asked: _Asked, least_db: float, first: list[Tensor] | None, name: str) -> None:
+    """Raises `MeasurementFailed` where `made` is wrong for what is asked. `first` is its own answer to the example,
+    where rows must have the same alone as among others."""
     try:
-        wanted = answers(model, inputs)
-    except UNWILLING:
-        return  # the original does not take it either
-    try:
-        got = answers(made, inputs)
+        got = answers(made, asked.inputs)
     except ModelOptError as error:
-        raise MeasurementFailed(f"{name}: refused, {error}") from error
-    reached = signal_to_noise_db(wanted, got)
+        raise MeasurementFailed(f"{name}: {asked.said}: refused, {error}") from error
+    reached = signal_to_noise_db(asked.wanted, got)
     if not reached >= least_db:
-        raise MeasurementFailed(f"{name}, {reached:.1f} dB against torch (at least {least_db:.0f})")
-    if reached < SAME_DB and (one := ruined(wanted, got)):
-        raise MeasurementFailed(f"{name}, {one} errs as no other does")
-
-
-def _fewer_rows(made: nn.Module, model: nn.Module, example: Inputs, first: list[Tensor], name: str) -> None:
-    """The first rows of the example must have, without the others, the answers that they have among them."""
-    for count in BATCHES:
-        if count >= batch_size(example):
-            return
-        try:
-            answers(model, some_rows(example, count))
-        except UNWILLING:
-            continue
-        alone = answers(made, some_rows(example, count))
-        if signal_to_noise_db([tensor[:count] for tensor in first], alone) < ALONE_DB:
-            raise MeasurementFailed(f"{name}: wrong for {count} row{'s' * (count != 1)}, which have others in a batch")
+        raise MeasurementFailed(f"{name}: {asked.said}, {reached:.1f} dB against torch (at least {least_db:.0f})")
+    if reached < SAME_DB and (one := ruined(asked.wanted, got)):
+        raise MeasurementFailed(f"{name}: {asked.said}, {one} errs as no other does")
+    if asked.rows is not None and first is not None:
+        among = signal_to_noise_db([tensor[: asked.rows] for tensor in first], got)
+        if among < ALONE_DB:
+            raise MeasurementFailed(f"{name}: {asked.said}, which have other answers among the example's")
 
 
 def _call_again(made: nn.Module, example: Inputs, first: list[Tensor], name: str) -> None:

@@ -13,7 +13,7 @@ TINY = 1e-6
 1e-15 everywhere, which no coarser format keeps and nobody needs."""
 
 RUINED, RUINED_DB, FEWEST = 30.0, 3.0, 4
-"""One row or channel of at least so many is ruined where its noise is this many times that of the median one, and less
+"""One row or channel of at least so many, of as many rows, is ruined where its noise is this many times that of the median one, and less
 than so many decibels below what varies in it: coarse numbers err alike everywhere."""
 
 
@@ -52,7 +52,7 @@ def _closeness(wanted: Tensor, made: Tensor) -> float:
 def ruined(reference: Any, got: Any) -> str:
     """Names a row or a channel of two outputs that errs as no other does, which the sum over all would hide; or ""."""
     for wanted, made in zip(tensors(reference), tensors(got), strict=True):
-        if not wanted.is_floating_point() or not wanted.dim():
+        if not wanted.is_floating_point() or not wanted.dim() or len(wanted) < FEWEST:
             continue
         error = (wanted.detach().double() - made.detach().double()).square().cpu()
         varies = (wanted.detach().double() - wanted.detach().double().mean(0)).square().cpu()

@@ -18,6 +18,7 @@ from model_opt.compression.accuracy import DataJudge, FunctionJudge, Judge
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
+from model_opt.compression.interface import interface_of
 from model_opt.compression.losses import Drop
 from model_opt.compression.machine import inspect, libraries
 from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
@@ -36,6 +37,7 @@ PREPARATION_NOISE = 0.02
 
 
 KEPT_MODELS = 4
+RANDOM = "the model answers one input in different ways (dropout or noise in eval mode): so does what is made of it"
 _SURE = 3.0
 """Standard errors beyond which a limit on the speed is clearly broken, or held."""
 
@@ -132,7 +134,7 @@ class CompressionEvaluator:
             },
             "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
             "accuracy_source": self._judge.source,
-            "warnings": self._judge.warnings,
+            "warnings": (*self._judge.warnings, *([RANDOM] if interface_of(self._material).random else [])),
             "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
         }
 

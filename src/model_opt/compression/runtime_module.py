@@ -3,7 +3,7 @@
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -99,6 +99,15 @@ class RuntimeModule(nn.Module, ABC):
         if any(output.dim() == 0 or len(output) != batch for output in outputs):
             raise TechniqueError(f"this model was compiled for batches of {batch} and its outputs cannot be split")
         return outputs
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RuntimeModule":
+        """Raises `InvalidInput` where the model would be moved to a device that its runtime does not use."""
+        device = fn(torch.empty(0)).device
+        if device.type != "cpu":
+            raise InvalidInput(
+                f"a model compiled by {self.format} runs on the processor: it cannot be moved to {device}"
+            )
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
