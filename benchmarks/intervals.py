@@ -131,13 +131,12 @@ def main() -> None:
     many = 2 if arguments.quick else arguments.results
     crowds = [0, 1, usable_processors()] if arguments.busy else [0]
     quiet: dict[str, list[float]] = {}
-    found = {}
-    for programs in dict.fromkeys(crowds):
-        rows = []
-        for number in range(many):
-            rows.append(one_result(model, images, PLANS[number % len(PLANS)], programs, quiet))
-            print(json.dumps({"programs": programs} | rows[-1]), file=sys.stderr, flush=True)
-        found["quiet" if not programs else f"beside {programs}"] = counted(rows)
+    rows: dict[int, list[dict[str, object]]] = {programs: [] for programs in crowds}
+    for number in range(many):  # in turn: the machine changes while this runs
+        for programs, made in rows.items():
+            made.append(one_result(model, images, PLANS[number % len(PLANS)], programs, quiet))
+            print(json.dumps({"programs": programs} | made[-1]), file=sys.stderr, flush=True)
+    found = {f"beside {programs}" if programs else "quiet": counted(made) for programs, made in rows.items()}
     if arguments.json:
         print(json.dumps(found))
         return

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model_opt.compression.closeness import ruined, signal_to_noise_db
 from model_opt.compression.exporting import once
 from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, tensors
-from model_opt.compression.interface import SAME_DB, UNWILLING, answers, interface_of, some_rows
+from model_opt.compression.interface import SAME_DB, UNWILLING, answers, interface_of, some_rows, with_flags_turned
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed, ModelOptError
 
@@ -89,11 +89,10 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
             said = f"wrong for {count} row{'s' * (count != 1)}"
             given.append((said, some_rows(pool, count), count if count < rows else None))
     given.append(("wrong for rows in another order", some_rows(pool, rows, rows // 2 + 1), None))
-    flagged = map_tensors(lambda tensor: _other_flags(tensor, rows), example)
-    if any(not torch.equal(a, b) for a, b in zip(tensors(flagged), tensors(example), strict=True)):
-        given.append(
-            ("wrong where flags are set that the example does not set (a mask of padded places)", flagged, None)
-        )
+    flagged = with_flags_turned(example)
+    if flagged is not None:
+        said = "wrong where flags are turned that the example leaves alike (a mask of padding)"
+        given.append((said, flagged, None))
     asked = []
     for said, inputs, few in given:
         try:
@@ -109,19 +108,6 @@ def _pool(material: Material) -> Inputs:
         return join([material.example, *material.fit[:1]])
     except UNWILLING:
         return material.example
-
-
-def _other_flags(tensor: Tensor, rows: int) -> Tensor:
-    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, nought, 1.0 as in a mask), with the last
-    third of places turned in every other row."""
-    if tensor.dim() < 2 or len(tensor) != rows or not tensor.numel() or tensor.is_complex():
-        return tensor
-    value = tensor.flatten()[0]
-    if value not in (0, 1) or (tensor.is_floating_point() and not value) or not bool((tensor == value).all()):
-        return tensor
-    turned = tensor.clone()
-    turned[::2, tensor.shape[1] - max(1, tensor.shape[1] // 3) :] = 1 - value.long()
-    return turned
 
 
 def _compare(made: nn.Module, asked: _Asked, least_db: float, first: list[Tensor] | None, name: str) -> None:

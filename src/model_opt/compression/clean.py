@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from model_opt.compression.attention import from_multihead
 from model_opt.compression.inputs import Inputs, call, tensors
+from model_opt.compression.interface import UNWILLING, with_flags_turned
 from model_opt.compression.statistics import few, fingerprint, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import TechniqueDidNothing
@@ -104,14 +105,27 @@ class _Uses:
 def clean(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Rewrites `model`, in eval mode, in place. Returns how many edits of each kind held."""
     inputs = few(example, 2)
-    reference = fingerprint(model, inputs)
+    wanted = _wanted(model, inputs)
     done: dict[str, int] = {}
     for step in (_same_padding, _attention, _norms, _do_nothing, _per_use):
-        for edit in _apply(model, inputs, reference, step(model, inputs)):
+        for edit in _apply(model, wanted, step(model, inputs)):
             done[edit.kind] = done.get(edit.kind, 0) + 1
-    _drop_passes(model, inputs, reference)
+    _drop_passes(model, wanted)
     setattr(model, _MARK, True)
     return done
+
+
+Wanted = Sequence[tuple[Inputs, list[Tensor]]]
+"""Inputs, and the model's fingerprint for them, which edits must leave as it is."""
+
+
+def _wanted(model: nn.Module, inputs: Inputs) -> Wanted:
+    """What the model makes of `inputs`, and of the same with a mask that they do not set."""
+    wanted, flagged = [(inputs, fingerprint(model, inputs))], with_flags_turned(inputs)
+    if flagged is not None:
+        with suppress(*UNWILLING):
+            wanted.append((flagged, fingerprint(model, flagged)))
+    return wanted
 
 
 def reference(material: Material) -> nn.Module:
@@ -132,18 +146,18 @@ def _cleaned(material: Material) -> tuple[nn.Module, dict[str, int]]:
     return found
 
 
-def _apply(model: nn.Module, inputs: Inputs, wanted: list[Tensor], edits: Sequence[Edit]) -> list[Edit]:
+def _apply(model: nn.Module, wanted: Wanted, edits: Sequence[Edit]) -> list[Edit]:
     """Those of `edits` that leave the outputs as they were: all at once if that works, else one by one."""
     if not edits:
         return []
     undo = _put(model, {name: new for edit in edits for name, new in edit.new.items()})
-    if _holds(model, inputs, wanted):
+    if _holds(model, wanted):
         return list(edits)
     _put(model, undo)
     kept = []
     for edit in edits if len(edits) > 1 else ():
         undo = _put(model, edit.new)
-        if _holds(model, inputs, wanted):
+        if _holds(model, wanted):
             kept.append(edit)
         else:
             _put(model, undo)
@@ -160,9 +174,9 @@ def _put(model: nn.Module, new: Mapping[str, nn.Module]) -> dict[str, nn.Module]
     return dict(reversed(old.items()))
 
 
-def _holds(model: nn.Module, inputs: Inputs, wanted: list[Tensor]) -> bool:
+def _holds(model: nn.Module, wanted: Wanted) -> bool:
     try:
-        return same(wanted, fingerprint(model, inputs), EXACT_DB)
+        return all(same(before, fingerprint(model, inputs), EXACT_DB) for inputs, before in wanted)
     except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError, AssertionError):
         return False  # the model's own code needs what was replaced
 
@@ -297,8 +311,20 @@ def _attention(model: nn.Module, inputs: Inputs) -> list[Edit]:
         plain = all(query.dim() == 3 and _alike(value, key) for query, key, value in calls)
         new = from_multihead(old, crossed.pop()) if plain and len(crossed) == 1 else None
         if new is not None:
-            edits.append(Edit(kind="attention", new={name: new}))
+            edits.append(Edit(kind="attention", new={name: new} | _without_fast_path(model, name)))
     return edits
+
+
+def _without_fast_path(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The `nn.TransformerEncoder` around the attention `name`, as one that hands its layers no nested tensors."""
+    parents = [name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)]
+    for parent in parents:
+        encoder = model.get_submodule(parent)
+        if isinstance(encoder, nn.TransformerEncoder):
+            plain = copy.copy(encoder)
+            plain.use_nested_tensor = False
+            return {parent: plain}
+    return {}
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -375,7 +401,7 @@ def _per_use(model: nn.Module, inputs: Inputs) -> list[Edit]:
     return edits
 
 
-def _drop_passes(model: nn.Module, inputs: Inputs, wanted: list[Tensor]) -> None:
+def _drop_passes(model: nn.Module, wanted: Wanted) -> None:
     """Takes `Pass` modules out of sequences, whose other members keep their names."""
     before = []
     for module in model.modules():
@@ -384,7 +410,7 @@ def _drop_passes(model: nn.Module, inputs: Inputs, wanted: list[Tensor]) -> None
             if len(kept) < len(module._modules):
                 before.append((module, dict(module._modules)))
                 module._modules = kept
-    if before and not _holds(model, inputs, wanted):
+    if before and not _holds(model, wanted):
         for module, children in before:
             module._modules = children
 

@@ -13,8 +13,8 @@ TINY = 1e-6
 1e-15 everywhere, which no coarser format keeps and nobody needs."""
 
 RUINED, RUINED_DB, FEWEST = 30.0, 3.0, 4
-"""One row or channel of at least so many, of as many rows, is ruined where its noise is this many times that of the median one, and less
-than so many decibels below what varies in it: coarse numbers err alike everywhere."""
+"""One row or channel of so many or more, of as many rows, is ruined where its noise is this many times that of the
+median one, and not so many decibels below what varies in it: coarse numbers err alike everywhere."""
 
 
 def signal_to_noise_db(reference: Any, got: Any) -> float:

@@ -73,3 +73,24 @@ def layout_for(model: nn.Module, material: Material) -> Layout:
 def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The tensors of the model's answer, in memory of their own; `inputs` stay as they are, whatever it does to its."""
     return [tensor.detach().clone() for tensor in tensors(call(model, map_tensors(Tensor.clone, inputs)))]
+
+
+def with_flags_turned(inputs: Inputs) -> Inputs | None:
+    """`inputs` with flags turned that they leave alike everywhere (a mask of padding), or None where there are none."""
+    rows = batch_size(inputs)
+    turned = map_tensors(lambda tensor: _other_flags(tensor, rows), inputs)
+    same = all(a is b for a, b in zip(tensors(turned), tensors(inputs), strict=True))
+    return None if same else turned
+
+
+def _other_flags(tensor: Tensor, rows: int) -> Tensor:
+    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, nought, 1.0 as in a mask), with the last
+    third of places turned in every other row."""
+    if tensor.dim() < 2 or len(tensor) != rows or not tensor.numel() or tensor.is_complex():
+        return tensor
+    value = tensor.flatten()[0]
+    if value not in (0, 1) or (tensor.is_floating_point() and not value) or not bool((tensor == value).all()):
+        return tensor
+    turned = tensor.clone()
+    turned[::2, tensor.shape[1] - max(1, tensor.shape[1] // 3) :] = 1 - value.long()
+    return turned

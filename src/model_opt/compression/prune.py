@@ -7,8 +7,9 @@ attention heads are pruned. The refit is part of the technique.
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,22 +28,30 @@ from model_opt.search.plan import Plan
 from model_opt.search.signature import Signature
 
 RATIOS = ("0.25", "0.5", "0.7")
+MOST_ALONE = 32
+"""Of more groups than this it is not found out which can be pruned alone, where not all can be together."""
 _APPLIED = "_model_opt_pruned"
 _HEADS = ("num_heads", "heads", "n_heads", "num_attention_heads")
 
 
 def prune(
-    model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool], most: int | None = None
+    model: nn.Module,
+    ratio: float,
+    inputs: Inputs,
+    inside: Callable[[str], bool],
+    most: int | None = None,
+    only: Collection[str] | None = None,
 ) -> None:
     """Removes about `ratio` of the channels of each group whose layers are `inside`, in place.
 
-    Groups in which more than `most` layers make the same channels are left alone.
+    Groups in which more than `most` layers make the same channels are left alone, and where `only` some are named, by
+    the first of those layers, all others.
     """
     kept_grad = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(True)
     try:
         graph = _graph(model, inputs)
-        groups = _groups(graph, model, inputs, inside, most)
+        groups = _groups(graph, model, inputs, inside, most, only)
         chosen = [(group, _weakest(group, ratio)) for group in groups]
         for group, indices in chosen:
             _remove(graph, group, indices)
@@ -59,9 +68,17 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
         return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call)
 
 
-def _groups(graph: Any, model: nn.Module, inputs: Inputs, inside: Callable[[str], bool], most: int | None) -> list[Any]:
-    """The groups that may be pruned, as torch-pruning works them out, of those that are `inside`."""
+def _groups(
+    graph: Any,
+    model: nn.Module,
+    inputs: Inputs,
+    inside: Callable[[str], bool],
+    most: int | None,
+    only: Collection[str] | None,
+) -> list[Any]:
+    """The groups that may be pruned, as torch-pruning works them out, of those that are `inside` and named."""
     chosen = [found for found in _candidates(graph, model, inputs, most) if found.lies(inside)]
+    chosen = [found for found in chosen if only is None or found.makers[0] in only]
     needed = {module for found in chosen for module in found.reached}
     # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
     graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
@@ -238,21 +255,53 @@ def _attempt(
     model: nn.Module, ratio: float, inputs: Inputs, inside: Callable[[str], bool], shape: tuple[tuple[int, ...], ...]
 ) -> nn.Module:
     """A pruned copy of `model` whose outputs have `shape`: of all groups and heads, else, since a model's own code may
-    rely on widths of its residual stream, of those groups with at most two makers, else one."""
+    rely on widths of its residual stream, of those groups with at most two makers, else one, else of those that can be
+    pruned alone."""
+    attempt = partial(_one_attempt, model, ratio, inputs, inside, shape)
     for most, heads_too in ((None, True), (None, False), (2, False), (1, False)):
-        pruned = copy.deepcopy(model)
-        try:
-            if heads_too:
-                prune_heads(pruned, ratio, inside)
-            prune(pruned, ratio, inputs, inside, most)
-            after = shapes_of(pruned, inputs)
-        except BROKEN as error:
-            reason = str(error)
-            continue
-        if after == shape:
-            return pruned
-        reason = f"the output's shape changes, {shape} → {after}"
-    raise TechniqueError(f"pruning {ratio:g} breaks this model: {reason}")
+        made = attempt(most=most, heads_too=heads_too)
+        if isinstance(made, nn.Module):
+            return made
+    names = {name for found in _of_copy(model, inputs) for name in found.makers[:1]}
+    alone = (
+        {name for name in names if isinstance(attempt(only={name}), nn.Module)} if len(names) <= MOST_ALONE else set()
+    )
+    last = attempt(only=alone) if alone else made
+    if isinstance(last, nn.Module):
+        return last
+    raise TechniqueError(f"pruning {ratio:g} breaks this model: {last}")
+
+
+def _one_attempt(
+    model: nn.Module,
+    ratio: float,
+    inputs: Inputs,
+    inside: Callable[[str], bool],
+    shape: tuple[tuple[int, ...], ...],
+    *,
+    most: int | None = None,
+    heads_too: bool = False,
+    only: Collection[str] | None = None,
+) -> nn.Module | str:
+    """The pruned copy, or what breaks."""
+    pruned = copy.deepcopy(model)
+    try:
+        if heads_too:
+            prune_heads(pruned, ratio, inside)
+        prune(pruned, ratio, inputs, inside, most, only)
+        after = shapes_of(pruned, inputs)
+    except BROKEN as error:
+        return str(error)
+    return pruned if after == shape else f"the output's shape changes, {shape} → {after}"
+
+
+def _of_copy(model: nn.Module, inputs: Inputs) -> list[_Candidate]:
+    """The groups of a copy of `model`; none where they cannot be found."""
+    copied = copy.deepcopy(model).requires_grad_(True)
+    try:
+        return _candidates(_graph(copied, inputs), copied, inputs, None)
+    except BROKEN:
+        return []
 
 
 BROKEN = (RuntimeError, ValueError, AttributeError, KeyError, IndexError, TypeError, AssertionError, TechniqueError)
@@ -275,9 +324,10 @@ def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequen
 
 def _idle(material: Material) -> Mapping[tuple[str, str], str]:
     """Ratios that leave every group as wide as it is, in the whole model and stage by stage: widths are rounded."""
-    model, inputs = copy.deepcopy(reference(material)), few(material.example, 2)
+    model, inputs = reference(material), few(material.example, 2)
     if any(_owns_heads(module) for module in model.modules()):
         return {}  # whole heads go there, which is another sum
+    model = copy.deepcopy(model)
     try:
         graph = _graph(model.requires_grad_(True), inputs)
         groups = [(found, *_width(graph, found)) for found in _candidates(graph, model, inputs, None)]
