@@ -21,7 +21,7 @@ from rich.console import Console
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.result import CompressionResult, Observed
-from model_opt.autotuner.wording import faster, interval_text, is_uncertain, lost, smaller, times
+from model_opt.autotuner.wording import figure_text, interval_text, is_uncertain, lost, smaller, times
 from model_opt.cli.explain import print_explanation
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
@@ -107,9 +107,10 @@ def compare(first: CompressionResult, second: CompressionResult, console: Consol
     answer = first.figures["speedup"]
     console.rule("what it was good for")
     for name, result in (("first", first), ("second", second)):
-        figures = (faster(result.speedup), smaller(result.compression_ratio), lost(result.accuracy_drop))
-        interval = interval_text(result.figures["speedup"])
-        console.print(f"the {name} deployment's answer: {', '.join(figures)}; 95 %: {interval}", highlight=False)
+        speed = result.figures["speedup"]
+        rest = f"{smaller(result.compression_ratio)}, {lost(result.accuracy_drop)}"
+        told = f"speed-up {figure_text(speed)}, {rest}; 95 %: {interval_text(speed)}"
+        console.print(f"the {name} deployment's answer: {told}", highlight=False)
     console.print(
         f"as fast: {times(answer.low)} or more, the lower end of the first one's interval, within {MOST_LOST:.0%} of "
         "accuracy lost; one plan is measured no surer than that",

@@ -38,6 +38,8 @@ def test_an_interval_over_a_factor_of_four_is_called_too_uncertain():
     narrow, wide = Figure(value=5.0, low=2.6, high=10.0), Figure(value=5.11, low=0.34, high=76.24)
     assert (figure_text(narrow), interval_text(narrow)) == ("5.00x", "2.60x … 10.00x")
     assert (figure_text(wide), interval_text(wide)) == ("?", "too uncertain to say (2.94x slower … 76.24x)")
+    doubtful = Figure(value=61.3, low=35.0, high=106.0, doubt="not measured")
+    assert (figure_text(doubtful), interval_text(doubtful)) == ("?", "not measured (35.00x … 106x)")
     assert interval_text(Figure.exact(3.9)) == "exact"
     assert interval_text(Figure(value=0.29, low=0.25, high=0.5), "more") == "4.00x … 2.00x more"
 

@@ -41,8 +41,8 @@ def is_uncertain(figure: "Figure") -> bool:
 
 
 def figure_text(figure: "Figure") -> str:
-    """A speed-up as a value: "5.10x", "1.25x slower", or a question mark where it is too uncertain."""
-    return "?" if is_uncertain(figure) else versus(figure.value, "slower")
+    """A speed-up as a value: "5.10x", "1.25x slower", or "?" where it was not measured or is too uncertain."""
+    return "?" if figure.doubt or is_uncertain(figure) else versus(figure.value, "slower")
 
 
 def interval_text(figure: "Figure", less: str = "slower") -> str:

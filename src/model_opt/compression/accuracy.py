@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, tensors
+from model_opt.compression.inputs import Inputs, batch_size
+from model_opt.compression.interface import answers
 from model_opt.compression.losses import Drop, Loss, declared_classes, losses_of
 from model_opt.errors import InvalidInput, MeasurementFailed
 
@@ -105,7 +106,7 @@ class DataJudge:
         """Raises `InvalidInput` for labels that cannot be this model's."""
         self.source = source if labels is None else "labelled data"
         self._batches = list(batches)
-        expected = [answers(original, inputs) for inputs in self._batches]
+        expected = [finite_answers(original, inputs) for inputs in self._batches]
         columns = [list(column) for column in zip(*expected, strict=True)]
         declared, unlabelled = declared_classes(original), labels is None
         self._losses: list[tuple[int, Loss]] = []
@@ -136,7 +137,7 @@ class DataJudge:
         return self._drop(model, len(self._batches))
 
     def _drop(self, model: nn.Module, count: int) -> Drop:
-        made = [answers(model, inputs) for inputs in self._batches[:count]]
+        made = [finite_answers(model, inputs) for inputs in self._batches[:count]]
         drops = []
         for place, loss in self._losses:
             lost = loss.drop([outputs[place] for outputs in made], whole=count == len(self._batches))
@@ -150,14 +151,11 @@ def _first_look(rows: Sequence[int]) -> int:
     return int(np.searchsorted(np.cumsum(rows), min(wanted, sum(rows)))) + 1
 
 
-@torch.inference_mode()
-def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors of a model's answer, on the processor, floats as float32; `inputs` stay as they are.
-
-    Raises `MeasurementFailed` where floats are not finite, and where the model refuses the inputs.
-    """
+def finite_answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """`answers` on the processor, floats as float32. Raises `MeasurementFailed` where floats are not finite, and where
+    the model refuses the inputs."""
     try:
-        made = tensors(call(model, map_tensors(Tensor.clone, inputs)))
+        made = answers(model, inputs)
     except InvalidInput as error:
         raise MeasurementFailed(f"what calibration_data holds is refused: {error}") from error
     if not made:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from model_opt.compression.hopeless import blame, idle_of, refuse_known
-from model_opt.compression.inputs import call, output
+from model_opt.compression.inputs import shapes
+from model_opt.compression.interface import answers
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
 from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
@@ -127,13 +128,12 @@ def _apply(step: Step, model: nn.Module, plan: Plan, material: Material) -> nn.M
 
 
 def _check(model: nn.Module, material: Material) -> None:
-    """The outcome must take the example and give finite outputs of the shape the teacher gives."""
-    with torch.inference_mode():
-        expected = material.cache.get("example output")
-        if expected is None:
-            expected = material.cache["example output"] = output(call(material.teacher, material.example))
-        made = output(call(model, material.example))
-    if made.shape != expected.shape:
-        raise MeasurementFailed(f"outputs have shape {tuple(made.shape)}, not {tuple(expected.shape)}")
-    if not torch.isfinite(made).all():
+    """The outcome must take the example and give finite outputs of the shapes that the teacher gives."""
+    expected = material.cache.get("example output")
+    if expected is None:
+        expected = material.cache["example output"] = answers(material.teacher, material.example)
+    made = answers(model, material.example)
+    if shapes(tuple(made)) != shapes(tuple(expected)):
+        raise MeasurementFailed(f"outputs have shapes {shapes(tuple(made))}, not {shapes(tuple(expected))}")
+    if not all(bool(torch.isfinite(b[torch.isfinite(a)]).all()) for a, b in zip(expected, made, strict=True)):
         raise MeasurementFailed("outputs are not finite")

@@ -49,16 +49,27 @@ def _closeness(wanted: Tensor, made: Tensor) -> float:
     return math.inf if noise == 0 else 10 * math.log10(power / noise)
 
 
+def by_channel(output: Tensor) -> Tensor:
+    """An output as `[rows, positions, channels]`: channels are the second axis of rows and images, the last of
+    sequences; one number a row is one channel."""
+    if output.dim() == 0:
+        return output.reshape(1, 1, 1)
+    if output.dim() == 1:
+        return output.reshape(-1, 1, 1)
+    if output.dim() == 2:
+        return output.unsqueeze(1)
+    return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
+
+
 def ruined(reference: Any, got: Any) -> str:
     """Names a row or a channel of two outputs that errs as no other does, which the sum over all would hide; or ""."""
     for wanted, made in zip(tensors(reference), tensors(got), strict=True):
         if not wanted.is_floating_point() or not wanted.dim() or len(wanted) < FEWEST:
             continue
-        error = (wanted.detach().double() - made.detach().double()).square().cpu()
-        varies = (wanted.detach().double() - wanted.detach().double().mean(0)).square().cpu()
-        channels = {2: 1, 3: 2}.get(wanted.dim(), 1)
-        for axis, name in ((0, "row"), *(((channels, "channel"),) if wanted.dim() > 1 else ())):
-            noise, signal = (one.movedim(axis, 0).reshape(one.shape[axis], -1).mean(1) for one in (error, varies))
+        values, others = by_channel(wanted.detach().double().cpu()), by_channel(made.detach().double().cpu())
+        error, varies = (values - others).square(), (values - values.mean((0, 1))).square()
+        for axes, name in (((1, 2), "row"), ((0, 1), "channel")):
+            noise, signal = error.mean(axes), varies.mean(axes)
             bad = (noise > RUINED * noise.median()) & (signal < noise * 10 ** (RUINED_DB / 10))
             if len(noise) >= FEWEST and bool(bad.any()):
                 return f"{name} {int(bad.nonzero()[0]) + 1} of {len(noise)}"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model_opt.compression.closeness import by_channel
 from model_opt.compression.stages import weighted_layers
 from model_opt.errors import InvalidInput, MeasurementFailed
 
@@ -82,7 +83,7 @@ def losses_of(expected: Sequence[Tensor], declared: frozenset[int], labels: Sequ
         return Losses(losses=[known], accuracy=known.accuracy)
     if not scores:
         return Losses(losses=[Changed(expected)])
-    width = _by_channel(first).shape[2]
+    width = by_channel(first).shape[2]
     classes = None if width < 2 or first.dim() < 2 else _are_classes(expected, declared)
     if classes:
         return Losses(losses=[Classes(expected)])
@@ -108,7 +109,7 @@ def declared_classes(model: nn.Module) -> frozenset[int]:
 
 def _are_classes(expected: Sequence[Tensor], declared: frozenset[int]) -> bool | None:
     """Whether the columns of an output are scores of classes; None where that cannot be told."""
-    rows = torch.cat([_by_channel(one).flatten(0, 1) for one in expected])
+    rows = torch.cat([by_channel(one).flatten(0, 1) for one in expected])
     rows = rows[:: -(-len(rows) // _LOOKED_AT)].double()
     width = rows.shape[1]
     shares = [rows, rows.exp()]  # probabilities, or their logarithms
@@ -121,18 +122,6 @@ def _are_classes(expected: Sequence[Tensor], declared: frozenset[int]) -> bool |
     entropy = float(-(counts * counts.clamp_min(1e-12).log()).sum())
     sure = width > 2 and float(likely.mean()) >= CONFIDENT and np.exp(entropy) >= min(width / 2, MANY_CLASSES)
     return True if sure else None
-
-
-def _by_channel(output: Tensor) -> Tensor:
-    """An output as `[rows, positions, channels]`: channels are the second axis of rows and images, the last of
-    sequences; one number a row is one channel."""
-    if output.dim() == 0:
-        return output.reshape(1, 1, 1)
-    if output.dim() == 1:
-        return output.reshape(-1, 1, 1)
-    if output.dim() == 2:
-        return output.unsqueeze(1)
-    return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
 
 
 def _pairs(expected: Sequence[Tensor], made: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -192,7 +181,7 @@ class Classes:
 
     def __init__(self, expected: Sequence[Tensor]) -> None:
         self._expected = expected
-        named = torch.cat([_by_channel(one).argmax(2).flatten() for one in expected])
+        named = torch.cat([by_channel(one).argmax(2).flatten() for one in expected])
         alike = len(named) > 1 and bool((named == named[0]).all())
         self.doubt = "the original names one class for all of the data, which says little of others" if alike else ""
 
@@ -202,9 +191,7 @@ class Classes:
         if self._expected[0].dim() == 2:
             before, after = (torch.cat(column) for column in zip(*pairs, strict=True))
             return class_changes(before, after, whole=whole).named("classes")
-        changed = [
-            (_by_channel(got).argmax(2) != _by_channel(wanted).argmax(2)).float().mean(1) for wanted, got in pairs
-        ]
+        changed = [(by_channel(got).argmax(2) != by_channel(wanted).argmax(2)).float().mean(1) for wanted, got in pairs]
         return mean_drop(torch.cat(changed), whole=whole).named("classes by place")
 
 
@@ -219,7 +206,7 @@ class Changed:
     def drop(self, made: Sequence[Tensor], *, whole: bool) -> Drop:
         """The mean over rows of the share that changed."""
         pairs = _pairs(self._expected, made)
-        changed = [_by_channel((got != wanted).float()).mean((1, 2)) for wanted, got in pairs]
+        changed = [by_channel((got != wanted).float()).mean((1, 2)) for wanted, got in pairs]
         return mean_drop(torch.cat(changed), whole=whole).named("whole numbers")
 
 
@@ -236,7 +223,7 @@ class Quantities:
     @classmethod
     def of(cls, expected: Sequence[Tensor]) -> "Quantities":
         """The loss of an output that the original has as `expected`."""
-        values = torch.cat([_by_channel(one).flatten(0, 1) for one in expected]).double()
+        values = torch.cat([by_channel(one).flatten(0, 1) for one in expected]).double()
         spread = values.std(0, correction=0)
         size = values.square().mean(0).sqrt()
         scale = torch.where(spread > CONSTANT * size, spread, size)
@@ -247,9 +234,7 @@ class Quantities:
     def drop(self, made: Sequence[Tensor], *, whole: bool) -> Drop:
         """The largest relative error of a channel."""
         pairs = _pairs(self.expected, made)
-        squares = torch.cat(
-            [(_by_channel(got).double() - _by_channel(wanted)).square().mean(1) for wanted, got in pairs]
-        )
+        squares = torch.cat([(by_channel(got).double() - by_channel(wanted)).square().mean(1) for wanted, got in pairs])
         rows = len(squares)
         relative = (squares / self.scale.square()).mean(0)  # a channel
         worst = int(relative.argmax())
