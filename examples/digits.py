@@ -98,7 +98,7 @@ def accuracy(model: nn.Module, images: Tensor, classes: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=24)
-    parser.add_argument("--timeout", type=float, default=175.0, help="seconds for training, search and final figures")
+    parser.add_argument("--timeout", type=float, default=188.0, help="seconds for training, search and final figures")
     parser.add_argument("--output", type=Path, default=Path("out/digits"))
     parser.add_argument("--workers", type=int, default=2, help="workers of a local Ray cluster; 0 does without Ray")
     parser.add_argument("--alone", action="store_true", help="do without the second deployment")

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("origin")
     parser.add_argument("--simulations", type=int, default=8)
-    parser.add_argument("--timeout", type=float, default=80.0, help="seconds for training, search and final figures")
+    parser.add_argument("--timeout", type=float, default=88.0, help="seconds for training, search and final figures")
     arguments = parser.parse_args()
     console = Console()
 
