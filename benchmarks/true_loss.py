@@ -59,6 +59,8 @@ def right_answers_lost(before: list[Tensor], after: list[Tensor], labels: Tensor
     """Of the first output, with labels; else the share of rows whose class is another."""
     scores = before[0], after[0]
     one, other = ((s > 0).long().flatten() if s.shape[1] == 1 else s.argmax(1) for s in scores)
+    if labels is None and scores[0].shape[1] == 1:
+        return worst_error(before, after, labels)  # without labels one column is a quantity
     if labels is None:
         return float((one != other).double().mean())
     return float((one == labels).double().mean() - (other == labels).double().mean())
@@ -242,7 +244,7 @@ def stated(case: Case, *, labelled: bool, in_order: bool) -> Iterator[dict[str, 
         drop = judge.whole(made)
         true = case.truth(before, outputs(made, case.others[0]), case.others[1] if labelled else None)
         low, high = drop.value - 1.96 * drop.error, drop.value + 1.96 * drop.error
-        yield {"plan": str(plan), "stated": [low, drop.value, high], "true": true, "held": low <= true <= high}
+        yield {"plan": str(plan), "stated": [low, drop.value, high], "true": true, "held": bool(low <= true <= high)}
 
 
 def main() -> None:

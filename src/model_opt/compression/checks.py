@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import ruined, signal_to_noise_db
+from model_opt.compression.closeness import noise, ruined, signal_to_noise_db
 from model_opt.compression.exporting import once
 from model_opt.compression.inputs import Inputs, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, UNWILLING, answers, interface_of, some_rows, with_flags_turned
@@ -21,6 +21,8 @@ from model_opt.errors import MeasurementFailed, ModelOptError
 
 BATCHES = (1, 2, 7)
 """Batches that are looked at besides the example's own and one row more than that."""
+LOUDER = 30.0
+"""How many times the noise on the example anything may have."""
 LESS_DB = 10.0
 """How much less close than on the example anything may be: few rows vary more than many."""
 ALONE_DB = 25.0
@@ -58,11 +60,12 @@ def checked(
         raise MeasurementFailed(f"{name}: outputs are wrong, {one} errs as no other does")
     least = floor_db if floor_db >= SAME_DB else max(floor_db - LESS_DB, min(reached, SAME_DB) - LESS_DB)
     _call_again(made, example, first, name)
+    usual = [LOUDER * noise(a, b) for a, b in zip(wanted, first, strict=True)]
     alone = first if not dynamic and not interface_of(material).coupled else None
     until = time.monotonic() + MOST_S
     for asked in once(material, model, "other answers", lambda: _asked(model, material)) if batches else ():
         if time.monotonic() < until:
-            _compare(made, asked, least, alone, name)
+            _compare(made, asked, least, usual, alone, name)
     if time.monotonic() < until:
         _from_threads(made, example, first, name)
     return made
@@ -110,15 +113,22 @@ def _pool(material: Material) -> Inputs:
         return material.example
 
 
-def _compare(made: nn.Module, asked: _Asked, least_db: float, first: list[Tensor] | None, name: str) -> None:
-    """Raises `MeasurementFailed` where `made` is wrong for what is asked. `first` is its own answer to the example,
-    where rows must have the same alone as among others."""
+def _compare(
+    made: nn.Module, asked: _Asked, least_db: float, usual: list[float], first: list[Tensor] | None, name: str
+) -> None:
+    """Raises `MeasurementFailed` where `made` is wrong for what is asked: less close than `least_db`, and not only as
+    few numbers are small: with more noise than is `usual`. `first` is its own answer to the example, if rows must have
+    the same alone as among others."""
     try:
         got = answers(made, asked.inputs)
     except ModelOptError as error:
         raise MeasurementFailed(f"{name}: {asked.said}: refused, {error}") from error
     reached = signal_to_noise_db(asked.wanted, got)
-    if not reached >= least_db:
+    far = len(got) != len(asked.wanted) or any(
+        signal_to_noise_db(a, b) < least_db and noise(a, b) > most
+        for a, b, most in zip(asked.wanted, got, usual, strict=True)
+    )
+    if far:
         raise MeasurementFailed(f"{name}: {asked.said}, {reached:.1f} dB against torch (at least {least_db:.0f})")
     if reached < SAME_DB and (one := ruined(asked.wanted, got)):
         raise MeasurementFailed(f"{name}: {asked.said}, {one} errs as no other does")

@@ -61,6 +61,14 @@ def by_channel(output: Tensor) -> Tensor:
     return output if output.dim() == 3 else output.flatten(2).transpose(1, 2)
 
 
+def noise(wanted: Tensor, made: Tensor) -> float:
+    """The mean square of the error of a tensor; infinite for other shapes and where it is not finite."""
+    if wanted.shape != made.shape:
+        return math.inf
+    mean = float((wanted.detach().double() - made.detach().double()).square().mean()) if wanted.numel() else 0.0
+    return mean if math.isfinite(mean) else math.inf
+
+
 def ruined(reference: Any, got: Any) -> str:
     """Names a row or a channel of two outputs that errs as no other does, which the sum over all would hide; or ""."""
     for wanted, made in zip(tensors(reference), tensors(got), strict=True):
