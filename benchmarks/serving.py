@@ -72,9 +72,7 @@ def batches(rows: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def serve(
-    made: nn.Module, original: nn.Module, given: list[Tensor], threads: int, seconds: float, least_db: float
-) -> dict[str, Any]:
+def serve(made: nn.Module, original: nn.Module, given: list[Tensor], threads: int, seconds: float) -> dict[str, Any]:
     """What `threads` threads get in `seconds`, and how it compares."""
     alone = [made(x) for x in given]
     closest = min(signal_to_noise_db(original(x), y) for x, y in zip(given, alone, strict=True))
