@@ -108,7 +108,7 @@ class DataJudge:
         self._batches = list(batches)
         expected = [finite_answers(original, inputs) for inputs in self._batches]
         columns = [list(column) for column in zip(*expected, strict=True)]
-        declared, unlabelled = declared_classes(original), labels is None
+        declared = declared_classes(original)
         self._losses: list[tuple[int, Loss]] = []
         self.baseline = 1.0
         for place, column in enumerate(columns):
@@ -120,9 +120,9 @@ class DataJudge:
             shapes = ", ".join(str(list(column[0].shape)) for column in columns)
             raise InvalidInput(f"calibration_data has class indices, but no output can be scores of classes ({shapes})")
         self._names = [f"output {place + 1}: " if len(columns) > 1 else "" for place in range(len(columns))]
-        self.warnings = tuple(self._doubts(unlabelled))
+        self.warnings = tuple(self._doubts())
 
-    def _doubts(self, unlabelled: bool) -> list[str]:
+    def _doubts(self) -> list[str]:
         rows = sum(batch_size(inputs) for inputs in self._batches)
         said = [f"accuracy is told from {rows} rows: that says little"] if rows < FEW_ROWS else []
         said += [f"{self._names[place]}{loss.doubt}" for place, loss in self._losses if loss.doubt]
