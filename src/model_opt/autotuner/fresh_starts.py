@@ -28,12 +28,12 @@ AT_ONCE = 2
 """Processes that import at once."""
 PATIENCE_S, START_S = 60.0, 15.0
 """How long a start waits for a quiet machine, and what it usually takes besides, in seconds."""
-USUAL_SPREAD, USUAL_DEGREES = 0.07, 3
+USUAL_SPREAD, USUAL_DEGREES = 0.045, 3
 """Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
-USUAL_DRIFT = 0.06
+USUAL_DRIFT = 0.035
 """Standard deviation of log speed-up between one minute and another: what a machine's other tenants and its clock do to
 two models unequally. All starts of a result share it; `benchmarks/intervals.py` shows whether it is enough."""
-CONTRADICTION = 2.5
+CONTRADICTION = 4.0
 """Standard deviations beyond which two measurements of one plan contradict each other."""
 
 
