@@ -23,7 +23,7 @@ RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "benchmarks.md"
 def record(name: str, arguments: list[str]) -> None:
     command = ["benchmarks/" + name + ".py", "--json", *arguments]
     began = time.time()
-    run = subprocess.run([sys.executable, *command], cwd=HERE.parent, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, *command], cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True)
     kept = {
         "about": _about(name),
         "command": "python " + " ".join(command),
