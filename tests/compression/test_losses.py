@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.accuracy import DataJudge, FunctionJudge
 from model_opt.compression.losses import declared_classes
-from model_opt.errors import InvalidInput, MeasurementFailed
+from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256
 
@@ -189,10 +189,10 @@ def test_inputs_that_a_model_changes_are_judged_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        (97.3, "Divide a percentage"),
-        (-0.4, "exp"),
+        (97.3, "divide a percentage"),
+        (-0.4, "min"),
         (math.nan, "nan"),
-        ("high", "a number"),
+        ("high", "an accuracy"),
         ({}, "empty"),
         ({"mAP": 41}, "'mAP'"),
     ],
@@ -216,3 +216,129 @@ def test_an_eval_fn_that_raises_is_named() -> None:
 
     with pytest.raises(InvalidInput, match="eval_fn raised KeyError: 'labels'"):
         FunctionJudge(broken, nn.Identity())
+
+
+def test_several_labels_a_row_are_judged_by_row() -> None:
+    wanted = (normal(20, seed=3) > 1.5).long()  # mostly noughts
+    scores = 6 * wanted - 3 + 0.1 * normal(20)
+    value, judge = lost(scores, change=lambda made: [made[0] - 6], labels=wanted)
+    assert judge.baseline == 1 and value == pytest.approx(float((wanted.sum(1) > 0).double().mean()), abs=0.01)
+    assert lost(scores.sigmoid(), change=lambda made: [made[0] / 3], labels=wanted)[0] > 0.5
+    assert lost(scores, change=lambda made: [made[0] * 2], labels=wanted)[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 6), (5, 30), (30, 5)])
+def test_a_class_for_each_place_is_judged_by_place(shape: tuple[int, ...]) -> None:
+    axis = 2 if shape == (30, 5) else 1
+    scores = normal(*shape)
+    labels = scores.argmax(axis)
+    labels[:, 0] = -100 if shape != (5, 6, 6) else 255  # no label there
+    value, judge = lost(scores, change=lambda made: [-made[0]], labels=labels)
+    assert judge.baseline == 1 and value == 1
+    assert lost(scores, change=lambda made: [made[0] * 3], labels=labels)[0] == 0
+    with pytest.raises(InvalidInput, match="from 1 to 5, but the model's output tells 5 classes"):
+        lost(scores, change=None, labels=scores.argmax(axis) + 1)
+
+
+def test_labels_of_no_output_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"labels of calibration_data \(\[32, 7, 9\]\) are of none"):
+        lost(normal(4), change=None, labels=torch.zeros(ROWS, 7, 9, dtype=torch.long))
+
+
+def test_rows_of_length_one_are_embeddings() -> None:
+    rows = nn.functional.normalize(normal(32), dim=1)
+    value, judge = lost(rows, change=lambda made: [made[0] + 0.002 * (1e3 * made[0]).sin()])
+    assert 0 < value < 0.01 and not judge.warnings
+    assert lost(rows, change=lambda made: [made[0].roll(1, 1)])[0] > 0.9
+    parts = nn.functional.normalize(normal(512), dim=1)
+    common, own = parts[:1], parts[1:].repeat_interleave(2, 0)[: ROWS - 2]  # each row has a twin
+    twins = nn.functional.normalize(3 * common + torch.cat([own, own[:2]]), dim=1)[:ROWS]
+    others = nn.functional.normalize(3 * common + torch.cat([own, own[:2]]).roll(2, 0), dim=1)[:ROWS]
+
+    def parted(made: list[Tensor]) -> list[Tensor]:
+        made[0][1::2] = others[: len(made[0])][1::2]
+        return made
+
+    judge = DataJudge([torch.arange(ROWS)], Answers(twins), "fidelity", None, "embedding")
+    drop = judge.whole(Answers(twins, change=parted))
+    assert drop.of == "" and drop.value > 0.9  # their cosines are nearly what they were: their neighbours are others
+
+
+def test_the_user_says_what_an_output_is() -> None:
+    logits = normal(6)
+    rows = torch.arange(ROWS).split(32)
+
+    def judged(kind, change, *answers: Tensor):
+        judge = DataJudge(rows, Answers(*(answers or (logits,))), "fidelity", None, kind)
+        return judge.whole(Answers(*(answers or (logits,)), change=change)).value, judge
+
+    def sharper(made):
+        return [made[0] * 3, *made[1:]]
+
+    for kind, least, most in (("classes", 0, 0), ("labels", 0, 0), ("quantities", 1.9, 2.1), ("embedding", 0, 1e-6)):
+        value, judge = judged(kind, sharper)
+        assert least <= value <= most, kind
+        assert not any("classes or quantities" in warning for warning in judge.warnings)
+    assert judged("labels", lambda made: [-made[0]])[0] == pytest.approx(1, abs=0.01)
+    assert judged({"output 1": "labels"}, lambda made: [made[0], made[1] * 2], logits, normal(3))[0] > 0.5
+    with pytest.raises(UnknownName, match="'boxes'"):
+        judged("boxes", sharper)
+    with pytest.raises(UnknownName, match="'logits'"):
+        judged({"logits": "classes"}, sharper)
+
+
+def test_an_original_that_answers_alike_is_said() -> None:
+    _, judge = lost(torch.ones(ROWS, 1), change=lambda made: made)
+    assert any("answers all of the data alike" in warning for warning in judge.warnings)
+
+
+def test_every_outputs_loss_is_kept() -> None:
+    class Named(Answers):
+        def forward(self, rows: Tensor) -> object:
+            scores, *others = (answer[rows] for answer in self.answers)
+            return {"scores": self.change(scores), "deep": {"first": others[0], "rest": tuple(others[1:])}}
+
+    scores, _ = sure(5)
+    answers = (scores, normal(3), normal(2))
+    judge = DataJudge(torch.arange(ROWS).split(32), Named(*answers), "fidelity")
+    drop = judge.whole(Named(*answers, change=lambda made: -made))
+    assert drop.of == "scores: classes" and drop.value > 0.9
+    assert drop.others.keys() >= {"deep.first: relative error", "deep.rest.output 1: relative error"}
+    assert max(drop.others.values()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "drop"),
+    [
+        (0.9, 0.8, 0.1),
+        ((2.0, "min"), (2.2, "min"), 0.1),
+        ((2.0, "min"), (1.8, "min"), -0.1),
+        ((30.0, "max"), (27.0, "max"), 0.1),
+        ((0.1, "min"), (0.2, "min"), 0.1),
+        ({"mAP": 0.5, "loss": (2.0, "min")}, {"mAP": 0.49, "loss": (3.0, "min")}, 0.5),
+    ],
+)
+def test_scores_with_a_direction(before: object, after: object, drop: float) -> None:
+    returned = iter([before, after])
+    judge = FunctionJudge(lambda model: next(returned), nn.Identity())
+    assert judge.whole(nn.Identity()).value == pytest.approx(drop)
+    assert 0 <= judge.baseline <= 1
+
+
+@pytest.mark.parametrize("returned", [97.2, 2.31, -0.1, {"val_loss": 0.3}, {"WER": 0.1}, (0.3, "less"), math.nan])
+def test_a_score_that_may_be_a_loss_is_asked_about(returned: object) -> None:
+    with pytest.raises(InvalidInput, match="eval_fn returned"):
+        FunctionJudge(lambda model: returned, nn.Identity())
+
+
+def test_memory_that_runs_out_in_eval_fn_is_no_wrong_answer() -> None:
+    calls = iter([0.9])
+
+    def evaluate(model: nn.Module) -> float:
+        for value in calls:
+            return value
+        raise RuntimeError("CUDA out of memory")
+
+    judge = FunctionJudge(evaluate, nn.Identity())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        judge.whole(nn.Identity())

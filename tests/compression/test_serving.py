@@ -1,23 +1,27 @@
 """What a runtime's module is asked for once it serves: threads, forks, other types, other batches, other values."""
 
 import copy
+import dataclasses
 import io
 import multiprocessing
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from compression_made import cnn, material, plan
 from torch import Tensor, nn
 
-from model_opt.compression import openvino, runtime
+from model_opt.compression import openvino, runtime, space  # noqa: F401  (registers every technique)
+from model_opt.compression.apply import apply_plan
 from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.machine import inspect
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtime_module import RuntimeModule
+from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
+from model_opt.compression.shipping import export_model, load_model, save_model, size_bytes
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
 from model_opt.search.signature import Family
 
@@ -102,11 +106,14 @@ def test_a_runtimes_module_says_where_it_is(name: str) -> None:
     made = in_runtime(model, x, name)
     assert next(made.parameters()).device == torch.device("cpu")
     torch.save(made.state_dict(), io.BytesIO())
-    assert made.to("cpu").eval().half() is made
+    assert made.to("cpu").eval().float() is made
     with torch.no_grad():
         assert signal_to_noise_db(model(x), made(x)) > 60
     with pytest.raises(InvalidInput, match="cannot be moved to meta"):
         made.to("meta")
+    for turn in (made.half, made.double, lambda: made.to(torch.bfloat16)):
+        with pytest.raises(InvalidInput, match=r"cannot be turned into torch\.(float64|half|float16|bfloat16)"):
+            turn()
 
 
 class Ids(nn.Module):
@@ -138,6 +145,23 @@ def test_other_types_are_read_exactly_or_refused_by_name(name: str) -> None:
         assert signal_to_noise_db(images(x.half().float()), in_float(x.half())) > 60
         with pytest.raises(InvalidInput, match="float64"):
             in_float(x.double() + 1e-12)
+
+
+def test_the_original_answers_what_is_refused_where_that_is_asked_for(tmp_path: Path) -> None:
+    model = Timed().eval()
+    x = torch.randn(4, 8)
+    asked = dataclasses.replace(material(model, (x, 10), Family.OTHER), fallback=True)
+    made = apply_plan(plan(runtime="onnxruntime"), asked)
+    assert isinstance(made, WithOriginal)
+    save_model(made, tmp_path / "made.pt", recipe={})
+    for kept in (made, load_model(tmp_path / "made.pt")):
+        with torch.no_grad():
+            for given in ((x, 10), (x, 500), (x[:, None], 10), (x, 10, 2.0)):
+                assert torch.allclose(kept(*given), model(*given), atol=1e-4)
+    assert size_bytes(made) > size_bytes(made.compiled) + size_bytes(model)
+    assert not isinstance(apply_plan(plan(clean="fused"), asked), WithOriginal)
+    export_model(made, tmp_path / "made.onnx", "onnx", (x, 10))
+    assert (tmp_path / "made.onnx").read_bytes() == made.compiled.contents()
 
 
 class Timed(nn.Module):
@@ -178,6 +202,9 @@ class Returning(nn.Module):
         lambda y: torch.distributions.Normal(y, 0.1, validate_args=False),
         lambda y: float(y.abs().max()),
         lambda y: len(y.flatten()) * float(y[0, 0]),
+        lambda y: float(y.mean()),
+        lambda y: int(y[0].argmax()),
+        lambda y: "positive" if y.mean() > 0 else "negative",
     ],
 )
 def test_what_follows_the_input_and_is_no_tensor_is_not_repeated(other: Callable[[Tensor], object]) -> None:

@@ -44,12 +44,13 @@ def conclude(
     *,
     task: Task,
     deadline: float | None,
+    search_s: float,
     callbacks: Callbacks,
 ) -> Answer:
     """Saves the best plan's model in `scratch` and measures it in fresh processes.
 
     A plan whose model cannot be saved, loaded or run there is passed over for the next best, the reason among the
-    notes; the original is always the last.
+    notes; the original is always the last. `search_s` is how long the search took.
     """
     notes: list[str] = []
     original = scratch / "original.pt"
@@ -69,6 +70,7 @@ def conclude(
                     deadline=deadline,
                     on_start=_announce(callbacks, plan),
                     searched=_searched(plan, found),
+                    search_s=search_s,
                 )
             return _answer(plan, model, found, objective, fresh, notes)
         except MeasurementFailed as error:

@@ -27,10 +27,12 @@ MORE_STARTS = 3
 AT_ONCE = 2
 """Processes that import at once."""
 PATIENCE_S, START_S = 60.0, 15.0
-"""How long a start waits for a quiet machine, and what it usually takes besides, in seconds."""
+"""How long a start waits for a quiet machine at most, and what it usually takes besides, in seconds."""
+PATIENCE_SHARE, LEAST_PATIENCE_S = 0.25, 5.0
+"""A start waits for no longer than this share of what the search took: nobody waits minutes for a search of seconds."""
 USUAL_SPREAD, USUAL_DEGREES = 0.045, 3
 """Standard deviation of log speed-up between process starts on a machine that is not busy, and how much it counts."""
-USUAL_DRIFT = 0.035
+USUAL_DRIFT = 0.025
 """Standard deviation of log speed-up between one minute and another: what a machine's other tenants and its clock do to
 two models unequally. All starts of a result share it; `benchmarks/intervals.py` shows whether it is enough."""
 CONTRADICTION = 4.0
@@ -78,11 +80,12 @@ def time_fresh(
     deadline: float | None,
     on_start: Callable[[int, int], None],
     searched: Searched,
+    search_s: float,
 ) -> FreshFigures | None:
     """Compares the two saved models in `STARTS` fresh processes, then in one more with the system's usual allocator.
 
     There are more where they contradict each other or the search, fewer where `deadline` (monotonic seconds) is near or
-    the machine is never quiet.
+    the machine is never quiet. `search_s`, how long the search took, bounds how long they wait for that.
 
     None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
     """
@@ -94,7 +97,7 @@ def time_fresh(
             if deadline is not None and started + 1.2 * longest > deadline:
                 break
             on_start(len(seen) + 1, wanted)
-            patience_s = _patience_s(deadline, wanted - len(seen))
+            patience_s = _patience_s(search_s, deadline, wanted - len(seen))
             made = starts.compare(patience_s)
             if made is None:
                 break
@@ -113,11 +116,10 @@ def time_fresh(
     return _figures(seen, usual)
 
 
-def _patience_s(deadline: float | None, starts: int) -> float:
+def _patience_s(search_s: float, deadline: float | None, starts: int) -> float:
     """How long one of `starts` starts may wait for a quiet machine, in seconds."""
-    if deadline is None:
-        return PATIENCE_S
-    return max(0.0, min(PATIENCE_S, (deadline - time.monotonic()) / starts - START_S))
+    most_s = min(PATIENCE_S, max(LEAST_PATIENCE_S, PATIENCE_SHARE * search_s))
+    return most_s if deadline is None else max(0.0, min(most_s, (deadline - time.monotonic()) / starts - START_S))
 
 
 def _contradictory(seen: Sequence[Comparison], searched: Searched) -> bool:

@@ -1,7 +1,7 @@
 """`IntelligentOptimizer`: a model goes in, a smaller, faster, measured model comes out."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from model_opt.autotuner.progress_log import ProgressLog
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run, check_output
+from model_opt.compression.accuracy import EvalFn, JudgeAs
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.folders import passing
@@ -60,11 +61,13 @@ class IntelligentOptimizer:
         example_input: Inputs | None = None,
         *,
         calibration_data: Iterable[Any] | None = None,
-        eval_fn: Callable[[nn.Module], float | Mapping[str, float]] | None = None,
+        eval_fn: EvalFn | None = None,
+        judge_as: JudgeAs = None,
         train_data: Iterable[Any] | None = None,
         plans: Sequence[Plan | Mapping[str, str]] = (),
         freeze: Mapping[str, str] | None = None,
         exclude: Collection[str] = (),
+        fallback: str | None = None,
         output: str | Path | None = None,
         ray_address: str | None = None,
         workers: int | None = None,
@@ -78,15 +81,18 @@ class IntelligentOptimizer:
         "hybrid" (a search that starts from what is known of similar architectures). `n_simulations` counts measured
         plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
         `autotuner.constraints.RANGES`, shares also as "2%"; without `max_accuracy_drop` at most one point may be lost.
-        `calibration_data` is an iterable of inputs (batches or rows; pairs with class indices are labelled data): one
-        half is fitted on, the other judges. `train_data` yields (inputs, target) for fine-tuning; with it techniques
-        are fitted on its inputs, and all calibration data judges. `eval_fn` takes a model and returns its accuracy, a
-        share, or several by name, of which the one that loses most counts. `plans` are tried first; `freeze` fixes
-        decisions, `exclude` names techniques or decisions not to be used. `output` is a folder for the result
-        and the model. `ray_address` ("auto", host:port, or "local" for a cluster on this machine) runs the search on a
-        Ray cluster with `workers` workers, one a slot if None, as the search `name`, kept in the head node's folder
-        `state`;
-        there the search also ends after `patience` measured plans in a row that were no better.
+        `calibration_data` is an iterable of inputs (batches or rows; in pairs with class indices, a class for each
+        place, or noughts and ones for each column it is labelled data): one half is fitted on, the other judges.
+        `train_data` yields (inputs, target) for fine-tuning; with it techniques are fitted on its inputs, and all
+        calibration data judges, or without any a part of `train_data`. `eval_fn` takes a model and returns its
+        accuracy, a share, or several by name, of which the one that loses most counts; (2.3, "min") or (31.4, "max")
+        says of another score which is better. `judge_as` says what outputs are, all of them or some by name:
+        "classes", "labels", "quantities" or "embedding". `plans` are tried first; `freeze` fixes decisions, `exclude`
+        names techniques or decisions not to be used. `fallback="original"` keeps the original, at its size, for inputs
+        that a compiled answer refuses. `output` is a folder for the result and the model. `ray_address` ("auto",
+        host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster with `workers` workers,
+        one a slot if None, as the search `name`, kept in the head node's folder `state`; there the search also ends
+        after `patience` measured plans in a row that were no better.
 
         Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
         model itself cannot be measured, `SaveFailed` (with the model and the result) where `output` is full.
@@ -99,7 +105,9 @@ class IntelligentOptimizer:
             example_input=example_input,
             calibration_data=calibration_data,
             eval_fn=eval_fn,
+            judge_as=judge_as,
             train_data=train_data,
+            fallback=fallback,
             constraints=wanted,
             seed=self._seed,
             device=self._device,

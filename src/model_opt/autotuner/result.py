@@ -11,6 +11,7 @@ from model_opt.autotuner.folder import RESULT_FILE
 from model_opt.compression.shipping import write_atomically
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
+from model_opt.search.evaluator import PART_NOTE
 from model_opt.search.plan import Choice, Plan
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class CompressionResult:
     hold. `knowledge` says what earlier measurements the search started from. `seconds` maps a phase to its
     length; `fleet` says who measured how much, where the search ran on a cluster. `importance` is each decision's share
     in what moves the figures; `tree` are the options of the tree's first two levels as the search last saw them
-    (`search.searcher.OptionSummary` as mappings), empty where nothing was searched.
+    (`search.searcher.OptionSummary` as mappings), empty where nothing was searched. `takes` says what the calls of a
+    compiled model may hold, an argument a line; it is empty where that is what the original takes.
     """
 
     figures: Mapping[str, Figure]
@@ -123,6 +125,7 @@ class CompressionResult:
     importance: Mapping[str, float] = field(default_factory=dict)
     tree: tuple[Mapping[str, Any], ...] = ()
     fleet: Mapping[str, Any] = field(default_factory=dict)
+    takes: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[Observed, ...]:
@@ -144,6 +147,14 @@ class CompressionResult:
         """The original's latency beside the optimised model's: that of the final figures, where there are any."""
         latency = self.figures.get("latency_ms")
         return self.baseline["latency_ms"] if latency is None else latency.value * self.speedup
+
+    @property
+    def accuracy(self) -> float | None:
+        """The optimised model's, by `accuracy_source`; None where what lost most is another part of the answer."""
+        notes = [note for seen in self.observations if seen.plan == self.plan for note in seen.notes]
+        if any(note.startswith(PART_NOTE) for note in notes):
+            return None
+        return self.baseline["accuracy"] - self.accuracy_drop
 
     @property
     def accuracy_drop(self) -> float:
@@ -189,7 +200,7 @@ class CompressionResult:
             raw["techniques"] = tuple(map(Technique, raw["techniques"]))
             raw["pareto"] = tuple(map(ParetoPoint.from_fields, raw["pareto"]))
             raw["observations"] = tuple(map(Observed.from_fields, raw["observations"]))
-            raw["tree"] = tuple(raw.get("tree", ()))
+            raw["tree"], raw["takes"] = tuple(raw.get("tree", ())), tuple(raw.get("takes", ()))
             return cls(**raw | {"notes": tuple(raw["notes"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InvalidInput):

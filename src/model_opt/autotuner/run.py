@@ -30,6 +30,7 @@ from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluate import Task
 from model_opt.compression.machine import inspect
 from model_opt.compression.own import evaluator_factory
+from model_opt.compression.runtime_module import taken_by
 from model_opt.compression.shipping import load_model, write_together
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
@@ -122,8 +123,8 @@ class Run:
                 found, answer, lesson, described, recalled = self._measure(child, store, scratch)
             if not found.remembered:
                 self._remember(store, lesson)
-            result = self._result(found, answer, described, recalled)
             optimised = load_model(answer.model)
+            result = replace(self._result(found, answer, described, recalled), takes=taken_by(optimised))
             if output is not None:
                 _save(output, answer.model.read_bytes(), optimised, result)
             return optimised, result
@@ -257,6 +258,7 @@ class Run:
             scratch,
             task=self._task,
             deadline=self._limits.deadline if found.ended != "interrupted" else time.monotonic(),
+            search_s=time.monotonic() - self._limits.began,
             callbacks=self._callbacks,
         )
 

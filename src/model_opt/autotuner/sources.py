@@ -14,7 +14,9 @@ from torch import nn
 
 from model_opt.errors import InvalidInput, MissingDependency, UnknownName
 
-FACTORY_KEYS = frozenset({"model", "example_input", "calibration_data", "eval_fn", "train_data"})
+FACTORY_KEYS = frozenset(
+    {"model", "example_input", "calibration_data", "eval_fn", "judge_as", "train_data", "fallback"}
+)
 SAVED = frozenset({".pt", ".pt2", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx"})
 
 

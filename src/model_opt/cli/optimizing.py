@@ -55,7 +55,7 @@ def optimize(
       model-opt optimize torchvision:resnet18 --exclude int8 --dry-run
 
     A file's factory returns a torch.nn.Module, or a mapping with `model` and any of `example_input`,
-    `calibration_data`, `eval_fn`, `train_data`.
+    `calibration_data`, `eval_fn`, `judge_as`, `train_data`, `fallback`.
 
     """
     from model_opt.autotuner.constraints import Constraints

@@ -13,6 +13,8 @@ def print_result(result: CompressionResult, console: Console) -> None:
     """The figures before and after, the plan, the Pareto set and the notes."""
     console.print(figures_table(result))
     _say(console, "plan", str(result.plan))
+    if result.takes:
+        _say(console, "takes", "; ".join(result.takes))
     _say(console, "techniques", ", ".join(t.value for t in result.techniques) or "none")
     bounds = ", ".join(f"{name}={bound:g}" for name, bound in result.constraints.items())
     kept = ("all constraints hold", "") if result.feasible else ("the constraints do not all hold", "red")
@@ -46,7 +48,7 @@ def figures_table(result: CompressionResult) -> Table:
     table.add_row(
         Text(f"accuracy ({result.accuracy_source})"),
         f"{base['accuracy']:.2%}",
-        f"{base['accuracy'] - drop.value:.2%}",
+        "" if result.accuracy is None else f"{result.accuracy:.2%}",
         lost(drop.value),
         f"{lost(drop.low)} … {lost(drop.high)}",
     )

@@ -3,7 +3,10 @@
 Every tensor of the output is looked at, each by the losses of its kind (`losses.py`); the worst of them is the drop.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs, batch_size
-from model_opt.compression.interface import answers
-from model_opt.compression.losses import Drop, Loss, declared_classes, losses_of
-from model_opt.errors import InvalidInput, MeasurementFailed
+from model_opt.compression.interface import answers, output_names
+from model_opt.compression.losses import Drop, Kind, Loss, declared_classes, losses_of
+from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
+JudgeAs = Mapping[str, str] | str | None
+"""The kind (`Kind`) of all outputs, or of some by name."""
+EvalFn = Callable[[nn.Module], Any]
+"""Takes a model and returns its score or scores (`FunctionJudge`)."""
 PART_ROWS = 64
 """The first look at a plan's accuracy takes this many rows, or a quarter of them all if that is more."""
 FEW_ROWS = 30
@@ -37,61 +44,97 @@ class Judge(Protocol):
 
 
 class FunctionJudge:
-    """The user's `eval_fn(model)`, which returns an accuracy in [0, 1], or several by name, of which the one that loses
-    most counts; it takes all its data each time."""
+    """The user's `eval_fn(model)`: a score, or several by name, of which the one that loses most counts. It takes all
+    its data each time.
+
+    A score is an accuracy, a share in [0, 1] of which more is better, or (number, "max" or "min"), of which more or
+    less is better.
+    """
 
     source = "eval_fn"
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, function: Callable[[nn.Module], float | Mapping[str, float]], original: nn.Module) -> None:
+    def __init__(self, function: EvalFn, original: nn.Module) -> None:
         """Raises `InvalidInput` where the function raises, or returns something else, for the original."""
         self._function = function
         try:
-            self._before = self._shares(original)
+            self._before = self._scores(original)
         except MeasurementFailed as error:
             raise InvalidInput(str(error)) from error
-        self.baseline = next(iter(self._before.values()))
+        self.baseline = next((score.value for score in self._before.values() if score.is_accuracy), 1.0)
 
     def part(self, model: nn.Module) -> Drop | None:
         """None: the function's data cannot be cut."""
         return None
 
     def whole(self, model: nn.Module) -> Drop:
-        """What `eval_fn` returned for the original minus what it returns now, the largest of them."""
-        after = self._shares(model)
+        """How much worse the scores are than the original's, the largest of them: by how much where both are shares,
+        else relative to the original's."""
+        after = self._scores(model)
         if after.keys() != self._before.keys():
             raise MeasurementFailed(f"eval_fn returned {sorted(after)}, and {sorted(self._before)} for the original")
-        lost = {name: self._before[name] - share for name, share in after.items()}
-        worst = max(lost, key=lambda name: lost[name])
-        return Drop(value=lost[worst], error=0.0, rows=0, whole=True, of=worst)
+        lost = [
+            Drop(value=before.lost(after[of]), error=0.0, rows=0, whole=True, of=of)
+            for of, before in self._before.items()
+        ]
+        return Drop.worst(lost)
 
-    def _shares(self, model: nn.Module) -> dict[str, float]:
+    def _scores(self, model: nn.Module) -> dict[str, "_Score"]:
         try:
             returned = self._function(model)
+        except MemoryError:
+            raise
         except Exception as error:
+            if "out of memory" in str(error).lower():
+                raise
             raise MeasurementFailed(f"eval_fn raised {type(error).__name__}: {error}") from error
-        return {name: _share(value, name) for name, value in _by_name(returned).items()}
+        if isinstance(returned, Mapping) and not returned:
+            raise MeasurementFailed("eval_fn returned an empty mapping")
+        by_name = returned if isinstance(returned, Mapping) else {"": returned}
+        return {name: _score(given, name) for name, given in by_name.items()}
 
 
-def _by_name(returned: Any) -> Mapping[str, Any]:
-    if isinstance(returned, Mapping) and not returned:
-        raise MeasurementFailed("eval_fn returned an empty mapping")
-    return returned if isinstance(returned, Mapping) else {"": returned}
+@dataclass(frozen=True, kw_only=True)
+class _Score:
+    value: float
+    more_is_better: bool
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.more_is_better and 0 <= self.value <= 1
+
+    def lost(self, after: "_Score") -> float:
+        worse = self.value - after.value if self.more_is_better else after.value - self.value
+        shares = all(0 <= one.value <= 1 for one in (self, after))
+        return worse if shares else worse / max(abs(self.value), 1e-12)
 
 
-def _share(value: Any, name: str) -> float:
-    """`value` as an accuracy; raises `MeasurementFailed` for what cannot be one."""
-    said = f"{value!r} for {name!r}" if name else repr(value)
+_DIRECTIONS = {"max": True, "min": False}
+_LESS_IS_BETTER = frozenset(
+    {"loss", "error", "err", "wer", "cer", "mse", "rmse", "mae", "nll", "perplexity", "ppl", "fid"}
+)
+
+
+def _score(given: Any, name: str) -> _Score:
+    """What `eval_fn` returned for `name`. Raises `MeasurementFailed` where it is no score, or may be a loss."""
+    said = f"{given!r} for {name!r}" if name else repr(given)
+    told = isinstance(given, tuple | list) and len(given) == 2 and str(given[1]) in _DIRECTIONS
     try:
-        share = float(value)
+        value = float(given[0] if told else given)
     except (TypeError, ValueError) as error:
-        raise MeasurementFailed(f"eval_fn returned {said}: it must return a number in [0, 1]") from error
-    if not 0 <= share <= 1:
-        raise MeasurementFailed(
-            f"eval_fn returned {said}: it must return an accuracy, a share in [0, 1] of which more is better. Divide a "
-            "percentage by 100; of a loss that has no such scale return exp(-loss)"
-        )
-    return share
+        raise MeasurementFailed(f"eval_fn returned {said}: {_WANTED}") from error
+    if not math.isfinite(value):
+        raise MeasurementFailed(f"eval_fn returned {said}, which is not finite")
+    doubtful = not 0 <= value <= 1 or bool(_LESS_IS_BETTER & set(re.split(r"[^a-z]+", name.lower())))
+    if doubtful and not told:
+        raise MeasurementFailed(f"eval_fn returned {said}: {_WANTED}")
+    return _Score(value=value, more_is_better=_DIRECTIONS[given[1]] if told else True)
+
+
+_WANTED = (
+    "it must return an accuracy, a share in [0, 1] of which more is better (divide a percentage by 100), or say which "
+    'is better: (2.31, "min") for a loss, (31.4, "max") for a signal-to-noise ratio'
+)
 
 
 class DataJudge:
@@ -101,25 +144,35 @@ class DataJudge:
     """
 
     def __init__(
-        self, batches: Sequence[Inputs], original: nn.Module, source: str, labels: Sequence[Tensor] | None = None
+        self,
+        batches: Sequence[Inputs],
+        original: nn.Module,
+        source: str,
+        labels: Sequence[Tensor] | None = None,
+        judge_as: JudgeAs = None,
     ) -> None:
-        """Raises `InvalidInput` for labels that cannot be this model's."""
+        """Raises `InvalidInput` for labels or kinds of outputs that cannot be this model's."""
         self.source = source if labels is None else "labelled data"
         self._batches = list(batches)
         expected = [finite_answers(original, inputs) for inputs in self._batches]
         columns = [list(column) for column in zip(*expected, strict=True)]
+        names = output_names(original, self._batches[0])
+        kinds = _kinds(judge_as, names)
         declared = declared_classes(original)
         self._losses: list[tuple[int, Loss]] = []
         self.baseline = 1.0
-        for place, column in enumerate(columns):
-            found = losses_of(column, declared, None if labels is None else [one.cpu() for one in labels])
+        for place, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+            found = losses_of(column, declared, None if labels is None else [one.cpu() for one in labels], kind)
             if found.accuracy is not None and labels is not None:
                 self.baseline, labels = found.accuracy, None
             self._losses += [(place, loss) for loss in found.losses]
         if labels is not None:
             shapes = ", ".join(str(list(column[0].shape)) for column in columns)
-            raise InvalidInput(f"calibration_data has class indices, but no output can be scores of classes ({shapes})")
-        self._names = [f"output {place + 1}: " if len(columns) > 1 else "" for place in range(len(columns))]
+            raise InvalidInput(
+                f"the labels of calibration_data ({list(labels[0].shape)}) are of none of the model's outputs "
+                f"({shapes}): leave them out, or let the model return what they are of"
+            )
+        self._names = [f"{name}: " if len(columns) > 1 else "" for name in names]
         self.warnings = tuple(self._doubts())
 
     def _doubts(self) -> list[str]:
@@ -142,7 +195,20 @@ class DataJudge:
         for place, loss in self._losses:
             lost = loss.drop([outputs[place] for outputs in made], whole=count == len(self._batches))
             drops.append(lost.named(self._names[place] + lost.of if len(self._losses) > 1 else ""))
-        return max(drops, key=lambda drop: drop.value)
+        return Drop.worst(drops)
+
+
+def _kinds(judge_as: JudgeAs, names: Sequence[str]) -> list[Kind | None]:
+    """The kind of each output that the user names. Raises `InvalidInput` or `UnknownName`."""
+    if judge_as is None:
+        return [None] * len(names)
+    by_name = judge_as if isinstance(judge_as, Mapping) else dict.fromkeys(names, judge_as)
+    for name, kind in by_name.items():
+        if name not in names:
+            raise UnknownName("output in judge_as:", name, names)
+        if kind not in tuple(Kind):
+            raise UnknownName("kind of output in judge_as:", kind, tuple(Kind))
+    return [Kind(by_name[name]) if name in by_name else None for name in names]
 
 
 def _first_look(rows: Sequence[int]) -> int:

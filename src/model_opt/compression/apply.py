@@ -10,6 +10,7 @@ from torch import nn
 from model_opt.compression.hopeless import blame, idle_of, refuse_known
 from model_opt.compression.inputs import shapes
 from model_opt.compression.interface import answers
+from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
 from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
@@ -67,7 +68,7 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
         with blame(step.handler, plan, material):
             model = _apply(step, model, resolved, material)
     _check(model, material)
-    return model
+    return WithOriginal(model, material.teacher) if material.fallback and isinstance(model, RuntimeModule) else model
 
 
 def _idle_here(step: Step, plan: Plan, material: Material) -> bool:

@@ -59,7 +59,8 @@ def checked(
     if reached < SAME_DB and (one := ruined(wanted, first)):
         raise MeasurementFailed(f"{name}: outputs are wrong, {one} errs as no other does")
     least = floor_db if floor_db >= SAME_DB else max(floor_db - LESS_DB, min(reached, SAME_DB) - LESS_DB)
-    _call_again(made, example, first, name)
+    other = once(material, model, "another input", lambda: _another(model, example))
+    _call_again(made, example, other, first, name)
     usual = [LOUDER * noise(a, b) for a, b in zip(wanted, first, strict=True)]
     alone = first if not dynamic and not interface_of(material).coupled else None
     until = time.monotonic() + MOST_S
@@ -67,7 +68,7 @@ def checked(
         if time.monotonic() < until:
             _compare(made, asked, least, usual, alone, name)
     if time.monotonic() < until:
-        _from_threads(made, example, first, name)
+        _from_threads(made, example, other, first, name)
     return made
 
 
@@ -138,21 +139,32 @@ def _compare(
             raise MeasurementFailed(f"{name}: {asked.said}, which have other answers among the example's")
 
 
-def _call_again(made: nn.Module, example: Inputs, first: list[Tensor], name: str) -> None:
-    """A second call with other inputs must leave the first one's answer as it was."""
+def _another(model: nn.Module, example: Inputs) -> Inputs:
+    """Inputs other than the example that the model takes, if there are any."""
+    for inputs in (map_tensors(_turned, example), some_rows(example, batch_size(example), 1)):
+        try:
+            answers(model, inputs)
+        except UNWILLING:
+            continue
+        return inputs
+    return example
+
+
+def _call_again(made: nn.Module, example: Inputs, other: Inputs, first: list[Tensor], name: str) -> None:
+    """A second call with `other` inputs must leave the first one's answer as it was."""
     with torch.no_grad():
         handed = tensors(call(made, map_tensors(Tensor.clone, example)))
         before = [tensor.clone() for tensor in handed]
-        call(made, _turned(example))
+        call(made, map_tensors(Tensor.clone, other))
     if any(not torch.equal(a, b) for a, b in zip(before, handed, strict=True)):
         raise MeasurementFailed(f"{name}: a second call changes the first one's result")
     if signal_to_noise_db(first, before) < SAME_DB:
         raise MeasurementFailed(f"{name}: one input is answered in two ways")
 
 
-def _from_threads(made: nn.Module, example: Inputs, first: list[Tensor], name: str) -> None:
+def _from_threads(made: nn.Module, example: Inputs, other: Inputs, first: list[Tensor], name: str) -> None:
     """Two threads that call at once must each have the answer to their own inputs."""
-    given = [(example, first), (_turned(example), answers(made, _turned(example)))]
+    given = [(example, first), (other, answers(made, other))]
     wrong: list[str] = []
 
     def serve(inputs: Inputs, wanted: list[Tensor]) -> None:
@@ -171,5 +183,5 @@ def _from_threads(made: nn.Module, example: Inputs, first: list[Tensor], name: s
         raise MeasurementFailed(f"{name}: called by two threads at once it gives {wrong[0]}")
 
 
-def _turned(inputs: Inputs) -> Inputs:
-    return map_tensors(lambda tensor: tensor.flip(-1) if tensor.dim() else tensor.clone(), inputs)
+def _turned(tensor: Tensor) -> Tensor:
+    return tensor.flip(-1) if tensor.dim() else tensor.clone()

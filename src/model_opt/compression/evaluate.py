@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.accuracy import DataJudge, FunctionJudge, Judge
+from model_opt.compression.accuracy import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
@@ -27,7 +27,7 @@ from model_opt.compression.signature import sign_model
 from model_opt.compression.technique import Material
 from model_opt.compression.timing import Paired, time_pair, warm_up
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Measurement, Phase, Purpose
+from model_opt.search.evaluator import PART_NOTE, Measurement, Phase, Purpose
 from model_opt.search.plan import Plan
 
 BLOCKS = {Purpose.EXPLORE: 5, Purpose.VERIFY: 10}
@@ -47,8 +47,9 @@ class Task:
     """All that a measuring process needs. Travels by cloudpickle.
 
     `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
-    `judged_on` is the source that the result names when there is neither `eval_fn` nor labels. `accuracy_limit` is the
-    largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data. `least` are the
+    `judged_on` is the source that the result names when there is neither `eval_fn` nor labels; `judge_as` says what
+    outputs are. `fallback` keeps the original in what is compiled, for the inputs that it refuses. `accuracy_limit` is
+    the largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data. `least` are the
     smallest `log_size_ratio` and `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds
     everything is known, one that clearly breaks these is not measured further.
     """
@@ -59,8 +60,10 @@ class Task:
     held_out: Sequence[Inputs]
     labels: Sequence[Tensor] | None = None
     judged_on: str = "fidelity"
-    eval_fn: Callable[[nn.Module], float | Mapping[str, float]] | None = None
+    judge_as: JudgeAs = None
+    eval_fn: EvalFn | None = None
     train_data: Any = None
+    fallback: bool = False
     accuracy_limit: float | None = None
     least: Mapping[str, float] = field(default_factory=dict)
     most_latency_ms: float | None = None
@@ -108,6 +111,7 @@ class CompressionEvaluator:
             seed=task.seed,
             phase=lambda name: None,
             train_data=task.train_data,
+            fallback=task.fallback,
         )
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
@@ -272,7 +276,9 @@ class CompressionEvaluator:
             if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
                 return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
             drop = self._judge.whole(model)
-            return drop, ((f"accuracy_drop is that of {drop.of}",) if drop.of else ())
+            others = ", ".join(f"{of} {value:.3f}" for of, value in drop.others.items())
+            said = f"{PART_NOTE}{drop.of}" + (f" (others: {others})" if others else "")
+            return drop, ((said,) if drop.of else ())
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -328,7 +334,7 @@ class _Phases:
 def _judge(task: Task) -> Judge:
     if task.eval_fn is not None:
         return FunctionJudge(task.eval_fn, task.model)
-    return DataJudge(task.held_out, task.model, task.judged_on, task.labels)
+    return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as)
 
 
 def _disturbed(paired: Paired) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Model inputs: a tensor, a tuple of tensors, or a mapping of names to tensors, with the batch as first axis."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,20 @@ def output(value: Any) -> Tensor:
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     """`inputs` with `function` applied to every tensor; other values stay."""
+    made: Inputs = pytree.tree_map_only(Tensor, function, _plain(inputs))
+    return made
 
-    def one(value: Any) -> Any:
-        return function(value) if isinstance(value, Tensor) else value
 
-    if isinstance(inputs, Mapping):
-        return {name: one(value) for name, value in inputs.items()}
-    return tuple(one(value) for value in inputs) if isinstance(inputs, tuple) else function(inputs)
+def by_row(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """`inputs` with `function` applied to every tensor whose first axis is the batch; a mask `[places, places]`, say,
+    stays."""
+    count = batch_size(inputs)
+    return map_tensors(lambda tensor: function(tensor) if has_rows(tensor, count) else tensor, inputs)
+
+
+def has_rows(tensor: Tensor, count: int) -> bool:
+    """Whether the first axis of `tensor` is a batch of `count` rows."""
+    return tensor.dim() > 0 and len(tensor) == count
 
 
 def with_copies(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -63,9 +70,11 @@ def with_copies(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def constants(inputs: Inputs) -> list[Any]:
-    """What is no tensor in `inputs`, in order."""
-    leaves = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
-    return [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+    """What all rows of `inputs` share, in order: what is no tensor, and tensors without the batch, as lists."""
+    count = batch_size(inputs)
+    leaves = pytree.tree_leaves(_plain(inputs))
+    shared = [leaf for leaf in leaves if not isinstance(leaf, Tensor) or not has_rows(leaf, count)]
+    return [leaf.tolist() if isinstance(leaf, Tensor) else leaf for leaf in shared]
 
 
 def batch_size(inputs: Inputs) -> int:
@@ -79,20 +88,19 @@ def shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
 
 
 def join(batches: Sequence[Inputs]) -> Inputs:
-    """One batch of all `batches`, in order."""
-    first = batches[0]
-    if isinstance(first, Mapping):
-        maps = cast(Sequence[Mapping[str, Any]], batches)
-        return {name: _cat([b[name] for b in maps]) for name in first}
-    if isinstance(first, tuple):
-        rows = cast(Sequence[tuple[Any, ...]], batches)
-        return tuple(_cat([b[i] for b in rows]) for i in range(len(first)))
-    return torch.cat(cast(list[Tensor], list(batches)))
+    """One batch of all `batches`, in order; what their rows share is the first one's. Raises `InvalidInput` where they
+    are not built alike."""
+    leaves, specs = zip(*(pytree.tree_flatten(_plain(batch)) for batch in batches), strict=True)
+    if any(spec != specs[0] for spec in specs):
+        raise InvalidInput(f"batches are not built alike: {next(s for s in specs if s != specs[0])}, not {specs[0]}")
+    counts = [batch_size(batch) for batch in batches]
+    joined: Inputs = pytree.tree_unflatten([_cat(column, counts) for column in zip(*leaves, strict=True)], specs[0])
+    return joined
 
 
 def rows(inputs: Inputs, start: int, stop: int) -> Inputs:
     """Rows `start` to `stop` of a batch."""
-    return map_tensors(lambda tensor: tensor[start:stop], inputs)
+    return by_row(lambda tensor: tensor[start:stop], inputs)
 
 
 def rebatch(batches: Iterable[Inputs], size: int) -> list[Inputs]:
@@ -105,5 +113,12 @@ def rebatch(batches: Iterable[Inputs], size: int) -> list[Inputs]:
     return [rows(whole, i, i + size) for i in range(0, total - size + 1, size)]
 
 
-def _cat(values: Sequence[Any]) -> Any:
-    return torch.cat(list(values)) if isinstance(values[0], Tensor) else values[0]
+def _plain(inputs: Inputs) -> Inputs:
+    """`inputs`, a mapping of a kind that torch's pytree may not know as a dictionary."""
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def _cat(values: Sequence[Any], counts: Sequence[int]) -> Any:
+    if not all(isinstance(value, Tensor) and has_rows(value, n) for value, n in zip(values, counts, strict=True)):
+        return values[0]
+    return torch.cat(values)  # type: ignore[arg-type]

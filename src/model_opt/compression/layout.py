@@ -8,7 +8,7 @@ import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from torch.utils import _pytree as pytree
 from model_opt.compression.inputs import Inputs, map_tensors, positional
 from model_opt.errors import InvalidInput, TechniqueError
 
+Range = tuple[int, int]
+"""The least and the largest value that an input of whole numbers may hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -25,7 +28,8 @@ class Layout:
 
     `names` are those of the input's leaves, for errors. Of each input tensor `dtypes` says the type and `batched`
     whether its first axis is the batch; `batch` is the example's. Where rows are `coupled` the answer for one depends
-    on the others that it comes with: a batch can be neither split nor padded.
+    on the others that it comes with: a batch can be neither split nor padded. `ranges` has one for each
+    tensor of whole numbers that may hold some only.
     """
 
     inputs: pytree.TreeSpec
@@ -38,7 +42,8 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     batched: tuple[bool, ...]
     batch: int
-    coupled: bool = False
+    coupled: bool
+    ranges: tuple[Range | None, ...]
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call, in the types that the model takes. Raises `InvalidInput`, with the argument's name,
@@ -58,7 +63,11 @@ class Layout:
                         "which is built in: it does not follow other values"
                     )
         checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, strict=True)
-        return [_fitting(*one) for one in checked]
+        fitting = [_fitting(*one) for one in checked]
+        for tensor, name, range_ in zip(fitting, self._tensor_names, self.ranges, strict=True):
+            if range_ is not None and tensor.numel():
+                _check_range(tensor, name, range_)
+        return fitting
 
     @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
@@ -72,6 +81,21 @@ class Layout:
     @cached_property
     def _one_output(self) -> bool:
         return self.outputs.is_leaf() and len(self.output_dtypes) == 1
+
+    def takes(self) -> tuple[str, ...]:
+        """What a call takes, for people: an argument a line, with its type and shape, or its value that is built in."""
+        free = "batch" if not self.coupled else str(self.batch)
+        tensors = iter(zip(self.dtypes, self.shapes, self.batched, self.ranges, strict=True))
+        said = []
+        for place, name in enumerate(self.names):
+            if place in self.input_constants:
+                said.append(f"{name}: {self.input_constants[place]!r}, built in")
+                continue
+            dtype, shape, batched, allowed = next(tensors)
+            sizes = ", ".join((free, *map(str, shape[1:])) if batched else map(str, shape))
+            limits = f", {allowed[0]} to {allowed[1]}" if allowed else ""
+            said.append(f"{name}: {str(dtype).removeprefix('torch.')} [{sizes}]{limits}")
+        return tuple(said)
 
     def call_arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) of the original call, with `tensors` in their places."""
@@ -100,9 +124,15 @@ class Flat(nn.Module):
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def layout_of(model: nn.Module, example: Inputs, *, coupled: bool = False) -> Layout:
-    """Calls `model` on `example` and notes the structures. Raises `InvalidInput` if no tensor comes out, and
-    `TechniqueError` where something else does that follows the input: a fixed program could only repeat it."""
+def layout_of(
+    model: nn.Module, example: Inputs, *, coupled: bool = False, ranges: tuple[Range | None, ...] = ()
+) -> Layout:
+    """Calls `model` on `example` and notes the structures. Where rows are coupled and some inputs are whole numbers,
+    which may be places of rows, the example's shapes are the only ones.
+
+    Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows the input:
+    a fixed program could only repeat it.
+    """
     args, kwargs = positional(example)
     leaves, spec = _flatten(args, kwargs)
     with torch.no_grad():
@@ -113,6 +143,7 @@ def layout_of(model: nn.Module, example: Inputs, *, coupled: bool = False) -> La
         raise InvalidInput("a model that takes or returns no tensor cannot be optimised")
     _refuse_what_follows(model, example, found)
     batch = int(ins[0].shape[0]) if ins[0].dim() else 1
+    fixed = coupled and not all(tensor.is_floating_point() or tensor.dtype is torch.bool for tensor in ins)
     return Layout(
         inputs=spec,
         input_constants=_constants(leaves),
@@ -122,14 +153,17 @@ def layout_of(model: nn.Module, example: Inputs, *, coupled: bool = False) -> La
         names=_names(model, args, kwargs),
         dtypes=tuple(tensor.dtype for tensor in ins),
         shapes=tuple(tuple(tensor.shape) for tensor in ins),
-        batched=tuple(tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
+        batched=tuple(not fixed and tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
         batch=batch,
         coupled=coupled,
+        ranges=ranges or (None,) * len(ins),
     )
 
 
 def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, batched: bool) -> Tensor:
     """`tensor` in `dtype`; raises `InvalidInput` where it has another shape, or values that `dtype` cannot hold."""
+    if tensor.layout != torch.strided:
+        raise InvalidInput(f"{name} is {tensor.layout}; the optimised model takes dense tensors: .to_dense() makes one")
     got = tuple(tensor.shape)
     if got[batched:] != shape[batched:] or len(got) != len(shape):
         wanted = ("batch", *shape[1:]) if batched else shape
@@ -145,22 +179,49 @@ def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dty
     return cast
 
 
+def _check_range(tensor: Tensor, name: str, allowed: Range) -> None:
+    """Raises `InvalidInput` for values outside of `allowed`: what they point at is not there."""
+    low, high = (int(one) for one in tensor.aminmax())
+    if low < allowed[0] or high > allowed[1]:
+        raise InvalidInput(f"{name} holds {low} to {high}; the model takes {allowed[0]} to {allowed[1]}")
+
+
 def _refuse_what_follows(model: nn.Module, example: Inputs, found: Sequence[Any]) -> None:
     """Raises `TechniqueError` for a leaf of the output, beside tensors, that another input changes."""
-    others = [leaf for leaf in found if not isinstance(leaf, Tensor | None | str)]
-    if not others:
+    before = _beside_tensors(found)
+    if all(leaf is None for leaf in before):
         return
-    args, kwargs = positional(map_tensors(lambda tensor: tensor.flip(0).flip(-1) if tensor.dim() else tensor, example))
-    with torch.no_grad():
-        again = [
-            leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if not isinstance(leaf, Tensor | None | str)
-        ]
-    changed = next((a for a, b in itertools.zip_longest(others, again) if not _equal(a, b)), None)
-    if changed is not None:
-        raise TechniqueError(
-            f"the model also returns a {type(changed).__name__}, which is no tensor and follows the input: only torch "
-            "can make it. Return its tensors in place of it"
-        )
+    for factor in _FACTORS:
+        args, kwargs = positional(map_tensors(partial(_other_values, factor=factor), example))
+        try:
+            with torch.no_grad():
+                after = _beside_tensors(pytree.tree_leaves(model(*args, **kwargs)))
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+            after = []  # whether it follows cannot be told
+        changed = next((a for a, b in itertools.zip_longest(before, after) if not _equal(a, b)), None)
+        if changed is not None:
+            raise TechniqueError(
+                f"the model also returns a {type(changed).__name__}, which is no tensor and follows the input: only "
+                "torch can make it. Return its tensors in place of it"
+            )
+
+
+_FACTORS = (1.37, -1.0, 0.0)
+
+
+def _beside_tensors(leaves: Sequence[Any]) -> list[Any]:
+    return [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+
+
+def _other_values(tensor: Tensor, factor: float) -> Tensor:
+    """Values of `tensor` in other places, floats times `factor`, so that neither their sum nor their order stays."""
+    if not tensor.numel():
+        return tensor
+    places = torch.randint(
+        tensor.numel(), (tensor.numel(),), generator=torch.Generator().manual_seed(round(factor) + 1)
+    )
+    made = tensor.flatten()[places.to(tensor.device)].reshape(tensor.shape)
+    return factor * made if made.is_floating_point() else made
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.layout import Layout
-from model_opt.errors import InvalidInput, TechniqueError
+from model_opt.errors import InvalidInput, ModelOptError, TechniqueError
 
 EXACT_DB = 40.0
 BF16_DB = 12.0
@@ -63,7 +63,11 @@ class RuntimeModule(nn.Module, ABC):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The original's output for the original's arguments; raises `InvalidInput` for others."""
         tensors = [tensor.detach().contiguous() for tensor in self.layout.flatten(args, kwargs)]
-        outputs = self._in_batches(self.session(), tensors)
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            raise InvalidInput(
+                f"inputs are on {tensors[0].device}; a model compiled by {self.format} takes them on cpu"
+            )
+        outputs = self._answered(tensors)
         pairs = zip(outputs, self.layout.output_dtypes, strict=True)
         return self.layout.rebuild([tensor.to(dtype) for tensor, dtype in pairs])
 
@@ -76,9 +80,26 @@ class RuntimeModule(nn.Module, ABC):
                     self._session = (here, self.open(self.contents()))
         return self._session[1]
 
+    def _answered(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The outputs; whatever a runtime raises says whose error it is."""
+        try:
+            return self._in_batches(self.session(), tensors)
+        except (ModelOptError, MemoryError):
+            raise
+        except Exception as error:
+            if "out of memory" in str(error).lower():
+                raise
+            raise InvalidInput(f"{self.format} refuses these inputs: {type(error).__name__}: {error}") from error
+
     def _in_batches(self, session: Any, tensors: list[Tensor]) -> list[Tensor]:
         """Runs `tensors` at once, or in parts of `batch` rows, the last one padded with its last row."""
         rows = next((len(t) for t, batched in zip(tensors, self.layout.batched, strict=True) if batched), self.batch)
+        if rows == 0 and self.layout.coupled:
+            raise InvalidInput("no row was given, and the answer for a row depends on the others")
+        if rows == 0:  # runtimes fail at it, each in its way
+            pairs = zip(tensors, self.layout.batched, strict=True)
+            one = [tensor.new_zeros(1, *tensor.shape[1:]) if batched else tensor for tensor, batched in pairs]
+            return [output[:0] for output in self._in_batches(session, one)]
         if self.batch is None or rows == self.batch or rows is None:
             return list(self.run(session, tensors))
         if self.layout.coupled:
@@ -101,16 +122,44 @@ class RuntimeModule(nn.Module, ABC):
         return outputs
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RuntimeModule":
-        """Raises `InvalidInput` where the model would be moved to a device that its runtime does not use."""
-        device = fn(torch.empty(0)).device
-        if device.type != "cpu":
+        """Raises `InvalidInput` for a device that its runtime does not use, and for another type of numbers."""
+        made = fn(torch.empty(0))
+        if made.device.type != "cpu":
             raise InvalidInput(
-                f"a model compiled by {self.format} runs on the processor: it cannot be moved to {device}"
+                f"a model compiled by {self.format} runs on the processor: it cannot be moved to {made.device}"
+            )
+        if made.dtype != torch.float32:
+            raise InvalidInput(
+                f"a model compiled by {self.format} cannot be turned into {made.dtype}: its file is fixed"
             )
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
+
+
+class WithOriginal(nn.Module):
+    """A compiled model and the original, which answers the inputs that the former refuses."""
+
+    def __init__(self, compiled: RuntimeModule, original: nn.Module) -> None:
+        super().__init__()
+        self.compiled, self.original = compiled, original
+        self.train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the compiled model, or else of the original."""
+        try:
+            return self.compiled(*args, **kwargs)
+        except InvalidInput:
+            return self.original(*args, **kwargs)
+
+
+def taken_by(model: nn.Module) -> tuple[str, ...]:
+    """What the calls of an optimised model may hold, for people; nothing where it takes what the original does."""
+    if isinstance(model, WithOriginal):
+        return (*model.compiled.layout.takes(), "anything else: the original answers")
+    return model.layout.takes() if isinstance(model, RuntimeModule) else ()
 
 
 _OPENING = threading.Lock()

@@ -32,12 +32,12 @@ from model_opt.compression.exporting import export_program, onnx_bytes
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.layout import layout_of
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtime_module import RuntimeModule
+from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.static_int8 import quantised_engine
 from model_opt.errors import InvalidInput, TechniqueError, UnknownName
 
 MAGIC = b"model_opt\n"
-FORMAT = 2
+FORMAT = 3
 LARGEST_HEADER = 16 * 2**20
 FORMATS = ("torch", "onnx", "openvino")
 
@@ -93,10 +93,12 @@ def export_model(model: nn.Module, path: str | os.PathLike[str], format: str, ex
 
     OpenVINO writes two files, `path` with the suffixes .xml and .bin. Raises `UnknownName` for another format,
     `TechniqueError` where this model cannot be written so (a runtime's file has one format of its own).
+    Of a compiled model that keeps the original as its fallback the compiled one is written.
     """
     if format not in FORMATS:
         raise UnknownName("export format", format, FORMATS)
     target = Path(path)
+    model = model.compiled if isinstance(model, WithOriginal) else model
     if isinstance(model, RuntimeModule):
         _export_runtime(model, target, format)
         return

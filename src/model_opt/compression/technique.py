@@ -50,7 +50,8 @@ class Material:
     `example` is one input at the batch that is timed. `fit` are calibration batches that handlers may fit on;
     `held_out` are batches that nothing is ever fitted on, for handlers that keep a change only if it helps.
     `teacher` is the user's model, unchanged, in eval mode. `cache` holds statistics of the teacher, by handler name.
-    `train_data` yields (inputs, target) pairs, or is None.
+    `train_data` yields (inputs, target) pairs, or is None. With `fallback` what is compiled keeps the teacher for the
+    inputs that it refuses.
     """
 
     teacher: nn.Module
@@ -63,6 +64,7 @@ class Material:
     seed: int
     phase: Phase
     train_data: Any = None
+    fallback: bool = False
     cache: dict[str, Any] = field(default_factory=dict)
 
 

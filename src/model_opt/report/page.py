@@ -176,6 +176,7 @@ def _facts(view: View) -> str:
         ["original: size", f"{base['size_bytes'] / 1e3:,.1f} kB"],
         ["original: accuracy", f"{base['accuracy']:.2%} ({view.result.accuracy_source})"],
     ]
+    rows += [["takes", "; ".join(view.result.takes)]] if view.result.takes else []
     rows += [[name, str(value)] for name, value in context.items() if not isinstance(value, dict | list)]
     rows += [[f"seconds: {name}", f"{value:.1f}"] for name, value in view.result.seconds.items()]
     return f"<section><h2>Where it was measured</h2>{table(('what', 'value'), rows)}</section>"

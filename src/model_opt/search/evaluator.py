@@ -27,6 +27,10 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
 
 
+PART_NOTE = "accuracy_drop is that of "
+"""How a note begins that names the part of an answer that lost most, of several."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """A measured plan: independent samples of each metric, and where the time went.
