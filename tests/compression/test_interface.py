@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model_opt.compression import runtime
 from model_opt.compression.closeness import signal_to_noise_db
-from model_opt.compression.inputs import Inputs, by_row, call, constants, join, rows
+from model_opt.compression.inputs import Inputs, by_row, call, constants, join, rows, shared
 from model_opt.compression.interface import answers, look, output_names
 from model_opt.compression.runtime_module import WithOriginal, taken_by
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
@@ -230,6 +230,39 @@ def test_what_is_compiled_answers_rightly_or_refuses_by_name(name: str, runtime_
     assert answered > 0
 
 
+class Optional(Net):
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, scale: float = 1.0) -> Tensor:
+        return self.body(x if mask is None else x * mask) * scale
+
+
+@pytest.mark.parametrize("example", [X, (X, None), {"x": X}, {"x": X, "scale": 1.0}], ids=str)
+def test_a_compiled_model_is_called_as_the_original_is(example: Inputs) -> None:
+    pytest.importorskip("onnxruntime")
+    model = Optional().eval()
+    asked = material(model, example, Family.OTHER)
+    made = runtime.apply(copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), asked)
+    with torch.no_grad():
+        wanted = model(X)
+        for args, kwargs in (
+            ((X,), {}),
+            ((), {"x": X}),
+            ((X, None), {}),
+            ((X,), {"mask": None, "scale": 1.0}),
+            ((), {"mask": None, "x": X}),
+        ):
+            assert torch.allclose(made(*args, **kwargs), wanted, atol=1e-4)
+        for args, kwargs, said in (
+            ((X, X), {}, "mask is a tensor"),
+            ((X,), {"scale": 2.0}, r"scale is 2\.0"),
+            ((), {"mask": None}, "x is missing"),
+            ((X,), {"x": X}, "x is given by place and by name"),
+            ((X,), {"bias": 3}, "bias is 3"),
+            ((None,), {}, "x is None"),
+        ):
+            with pytest.raises(InvalidInput, match=said):
+                made(*args, **kwargs)
+
+
 def test_outputs_are_called_by_their_keys() -> None:
     model, example, _ = MODELS["masked"]
     assert output_names(model.eval(), example) == ["scores", "places"]
@@ -254,7 +287,7 @@ def test_what_rows_share_stays_as_it_is() -> None:
     assert torch.equal(one[0][0], SEQUENCES[1:3]) and torch.equal(one[1], example[1])
     both = join([example, example])
     assert len(both[0][1]) == 12 and torch.equal(both[1], example[1])
-    assert constants(example) == [torch.zeros(5, 5).tolist()]
+    assert shared((*example, 2.0)) == [2.0, torch.zeros(5, 5).tolist()] and constants(example) == []
     with pytest.raises(InvalidInput, match="not built alike"):
         join([example, {"x": X}])
     assert call(nn.Identity(), X) is X

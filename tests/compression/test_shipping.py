@@ -119,9 +119,9 @@ def test_damaged_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
         (whole[:60], "damaged"),
         (whole[:-1], "damaged"),
         (bytes(flipped), "damaged"),
-        (whole.replace(b'"format": 2', b'"format": 9'), "newer"),
-        (whole.replace(b'"format": 2', b'"format": 1'), "older"),
-        (whole.replace(b'"format": 2', b'"farmot": 2'), "damaged"),
+        (whole.replace(b'"format": 3', b'"format": 9'), "newer"),
+        (whole.replace(b'"format": 3', b'"format": 2'), "older"),
+        (whole.replace(b'"format": 3', b'"farmot": 3'), "damaged"),
     ):
         path.write_bytes(contents)
         with pytest.raises(InvalidInput, match=message):

@@ -22,6 +22,7 @@ from model_opt.compression.inputs import (
     map_tensors,
     rows,
     shapes,
+    shared,
     tensors,
 )
 from model_opt.errors import InvalidInput
@@ -122,13 +123,14 @@ def opened(given: Iterable[Any], example: Inputs | None, seed: int) -> tuple[Inp
 def read(items: Iterator[Any], example: Inputs | None, seed: int, *, whole: bool) -> Data:
     """`MOST_ROWS` rows at random from all `items`, which are batches of inputs, or single rows, or pairs of inputs and
     targets as data loaders yield them: data may be sorted. They stay batches as they came where those are `whole`."""
-    drawn, usual, others = _Drawn(seed, whole=whole), None if example is None else constants(example), 0
+    alike = constants if whole else shared
+    drawn, usual, others = _Drawn(seed, whole=whole), None if example is None else alike(example), 0
     until, warnings = time.monotonic() + READ_S, []
     for position, item in enumerate(items):
         name = f"item {position} of calibration_data"
         inputs, target = _read_item(item, example, name)
-        usual = constants(inputs) if usual is None else usual
-        if constants(inputs) == usual:
+        usual = alike(inputs) if usual is None else usual
+        if alike(inputs) == usual:
             drawn.add(inputs, target, name)
         else:
             others += 1
@@ -139,11 +141,11 @@ def read(items: Iterator[Any], example: Inputs | None, seed: int, *, whole: bool
             break
     if others:
         warnings.append(
-            f"{others} items of calibration_data give other values than {usual} for what is no tensor: they are left "
-            "out, and what is compiled refuses them"
+            f"{others} items of calibration_data give other values than {usual} for what all rows share: they are left "
+            "out. What is compiled refuses other numbers and flags"
         )
     if not drawn.seen:
-        raise InvalidInput(f"no item of calibration_data has the example's {usual} for what is no tensor")
+        raise InvalidInput(f"no item of calibration_data has the example's {usual} for what all rows share")
     return drawn.data(warnings)
 
 

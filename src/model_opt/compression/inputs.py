@@ -70,11 +70,14 @@ def with_copies(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def constants(inputs: Inputs) -> list[Any]:
-    """What all rows of `inputs` share, in order: what is no tensor, and tensors without the batch, as lists."""
+    """What is no tensor in `inputs`, in order."""
+    return [leaf for leaf in pytree.tree_leaves(_plain(inputs)) if not isinstance(leaf, Tensor)]
+
+
+def shared(inputs: Inputs) -> list[Any]:
+    """What all rows of `inputs` share: its `constants`, then its tensors without the batch, as lists."""
     count = batch_size(inputs)
-    leaves = pytree.tree_leaves(_plain(inputs))
-    shared = [leaf for leaf in leaves if not isinstance(leaf, Tensor) or not has_rows(leaf, count)]
-    return [leaf.tolist() if isinstance(leaf, Tensor) else leaf for leaf in shared]
+    return constants(inputs) + [leaf.tolist() for leaf in tensors(inputs) if not has_rows(leaf, count)]
 
 
 def batch_size(inputs: Inputs) -> int:

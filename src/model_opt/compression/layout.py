@@ -23,15 +23,48 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calling:
+    """How a model was called: its `parameters` by position, the `defaults` of those that have one, how many arguments
+    came by position, and the `keywords` of the others, sorted."""
+
+    parameters: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    positions: int
+    keywords: tuple[str, ...]
+
+    def arranged(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A call's arguments as they came then: by name what came by name, without what is the default. Raises
+        `InvalidInput`, with the argument's name, where that cannot be."""
+        if max(self.positions, len(args)) > len(self.parameters):
+            return args, dict(kwargs)
+        given = dict(zip(self.parameters, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise InvalidInput(f"{min(twice)} is given by place and by name")
+        given |= kwargs
+        wanted = (*self.parameters[: self.positions], *self.keywords)
+        if missing := [name for name in wanted if name not in given and name not in self.defaults]:
+            raise InvalidInput(f"{missing[0]} is missing: the model takes {', '.join(wanted)}")
+        for name in given.keys() - set(wanted):
+            if name not in self.defaults or not _equal(given[name], self.defaults[name]):
+                raise InvalidInput(
+                    f"{name} is {_brief(given[name])}; the optimised model was made without it: what it is then is "
+                    "built in"
+                )
+        found = {**self.defaults, **given}
+        return tuple(found[n] for n in self.parameters[: self.positions]), {n: found[n] for n in self.keywords}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The structure of one model's call. `*_constants` hold the leaves that are no tensors, by position.
 
-    `names` are those of the input's leaves, for errors. Of each input tensor `dtypes` says the type and `batched`
-    whether its first axis is the batch; `batch` is the example's. Where rows are `coupled` the answer for one depends
-    on the others that it comes with: a batch can be neither split nor padded. `ranges` has one for each
-    tensor of whole numbers that may hold some only.
+    `names` are those of the input's leaves, for errors. Of each input tensor `dtypes` says the type, `batched` whether
+    its first axis is the batch, and `ranges` what it may hold, where that is not everything; `batch` is the example's.
+    Where rows are `coupled` the answer for one depends on the others that it comes with: a batch can be neither split
+    nor padded.
     """
 
+    calling: Calling
     inputs: pytree.TreeSpec
     input_constants: Mapping[int, Any]
     outputs: pytree.TreeSpec
@@ -53,21 +86,34 @@ class Layout:
             tensors = [args[0]]
         else:
             leaves, spec = _flatten(args, kwargs)
+            if spec != self.inputs:
+                leaves, spec = _flatten(*self.calling.arranged(args, kwargs))
+            if spec != self.inputs:
+                raise InvalidInput(f"the arguments are not built as the example's: the model takes {self._named}")
+            self._check_constants(leaves)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            if spec != self.inputs or len(tensors) != len(self.shapes):
-                raise InvalidInput(f"the model takes {len(self.shapes)} tensor(s) as {self.inputs}, not {spec}")
-            for place, constant in self.input_constants.items():
-                if not _equal(leaves[place], constant):
-                    raise InvalidInput(
-                        f"{self.names[place]} is {leaves[place]!r}; the optimised model was made for {constant!r}, "
-                        "which is built in: it does not follow other values"
-                    )
         checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, strict=True)
         fitting = [_fitting(*one) for one in checked]
         for tensor, name, range_ in zip(fitting, self._tensor_names, self.ranges, strict=True):
             if range_ is not None and tensor.numel():
                 _check_range(tensor, name, range_)
         return fitting
+
+    def _check_constants(self, leaves: Sequence[Any]) -> None:
+        """Raises `InvalidInput` for another number or flag than the example's, or a tensor where there was none."""
+        for place, (leaf, name) in enumerate(zip(leaves, self.names, strict=True)):
+            if place not in self.input_constants:
+                if not isinstance(leaf, Tensor):
+                    raise InvalidInput(f"{name} is {_brief(leaf)}; the optimised model takes a tensor")
+            elif not _equal(leaf, made_for := self.input_constants[place]):
+                raise InvalidInput(
+                    f"{name} is {_brief(leaf)}; the optimised model was made for {_brief(made_for)}, which is built "
+                    "in: it does not follow other values"
+                )
+
+    @property
+    def _named(self) -> str:
+        return ", ".join(self.names)
 
     @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
@@ -144,13 +190,15 @@ def layout_of(
     _refuse_what_follows(model, example, found)
     batch = int(ins[0].shape[0]) if ins[0].dim() else 1
     fixed = coupled and not all(tensor.is_floating_point() or tensor.dtype is torch.bool for tensor in ins)
+    calling = _calling(model, args, kwargs)
     return Layout(
+        calling=calling,
         inputs=spec,
         input_constants=_constants(leaves),
         outputs=out_spec,
         output_constants=_constants(found),
         output_dtypes=tuple(tensor.dtype for tensor in outs),
-        names=_names(model, args, kwargs),
+        names=_names(calling.parameters, args, kwargs),
         dtypes=tuple(tensor.dtype for tensor in ins),
         shapes=tuple(tuple(tensor.shape) for tensor in ins),
         batched=tuple(not fixed and tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
@@ -232,13 +280,29 @@ def _equal(one: Any, other: Any) -> bool:
         return False
 
 
-def _names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+def _calling(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Calling:
+    parameters = inspect.signature(model.forward).parameters.items()
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return Calling(
+        parameters=tuple(name for name, parameter in parameters if parameter.kind in by_place),
+        defaults={name: p.default for name, p in parameters if isinstance(p.default, _PLAIN)},
+        positions=len(args),
+        keywords=tuple(sorted(kwargs)),
+    )
+
+
+_PLAIN = bool | int | float | str | None
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "a tensor"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _names(known: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     """What an error calls each leaf of the input: the argument's name, and where it is inside."""
-    known = [
-        name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
     tops = [known[place] if place < len(known) else f"argument {place + 1}" for place in range(len(args))]
     tops += sorted(kwargs)
     found = []
