@@ -14,7 +14,7 @@ run: $(VENV)/.run ## Compress a trained network on this machine and print true f
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.dev check ## Check and test everything (up to 15 minutes on two cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.dev ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -1,11 +1,15 @@
 """Shared by all tests: what is long runs only in `make soak`; real servers, one of each for the whole session, or a
 visible skip where one is missing. `make test` runs two processes (pytest-xdist), a core each."""
 
+import inspect
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from model_opt.actors.child_env import NEEDED, measuring_variables
 from model_opt.actors.fork_server import fork_server
@@ -15,22 +19,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
 TESTS = Path(__file__).parent
-SHARED = {
-    "actors": "ray",
-    "test_docs.py": "ray",
-    "test_commands.py": "ray",
-    "test_readme.py": "ray",
-    "storage": "servers",
-    "hub": "servers",
-}
+PAGE_S = 45.0
+SHARED = {"actors": "ray", "storage": "servers", "hub": "servers"}
 """What uses the same clusters or servers stays in one process; every other file is by itself."""
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):
+    """Tests of one file, or of files that share something, go to one process, so that fixtures of a module are made
+    once. Not pytest-xdist's groups: under pytest 9.2 their marks are not heeded, without a word."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePosixPath(nodeid.partition("::")[0]).relative_to(TESTS.name)
+        return SHARED.get(path.parts[0], str(path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        path = item.path.relative_to(TESTS)
-        item.add_marker(pytest.mark.xdist_group(SHARED.get(path.parts[0], str(path))))
     items.sort(key=lambda item: len(item.path.relative_to(TESTS).parts))  # whole programs, the longest tests, first
     if os.environ.get("MODEL_OPT_SOAK"):
         return
@@ -55,6 +63,23 @@ def two_fresh_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.environ.get("MODEL_OPT_SOAK"):
         monkeypatch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)
         monkeypatch.setattr("model_opt.autotuner.fresh_starts.PATIENCE_S", 0.0)
+
+
+@pytest.fixture
+def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pages' code asks for, a search ends within `PAGE_S` seconds; not in `make soak`."""
+    if os.environ.get("MODEL_OPT_SOAK"):
+        return
+    from model_opt.autotuner import IntelligentOptimizer
+
+    whole = IntelligentOptimizer.optimize_auto
+
+    def short(*args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(whole).bind(*args, **kwargs)
+        call.arguments["timeout_seconds"] = min(call.arguments.get("timeout_seconds") or PAGE_S, PAGE_S)
+        return whole(*call.args, **call.kwargs)
+
+    monkeypatch.setattr(IntelligentOptimizer, "optimize_auto", short)
 
 
 def _session_server(name: str, factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -37,7 +37,7 @@ def as_before():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(600)
-def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch, as_before):
+def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch, as_before, short_searches):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -48,7 +48,7 @@ def small_network() -> nn.Module:
 
 @pytest.mark.skipif(not GUIDE.exists(), reason=f"the guide is not beside the repository: {GUIDE}")
 @pytest.mark.timeout(3600 if SOAK else 600)
-def test_the_guides_code_runs_word_for_word(tmp_path, monkeypatch, capsys):
+def test_the_guides_code_runs_word_for_word(tmp_path, monkeypatch, capsys, short_searches):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     namespace = {"small_network": small_network}

@@ -12,7 +12,7 @@ CODE = [block.text for block in blocks(ROOT / "README.md", "python")]
 
 @pytest.mark.parametrize("code", CODE, ids=["model", "search"])
 @pytest.mark.timeout(600)
-def test_the_code_runs(code, tmp_path, monkeypatch, capsys):
+def test_the_code_runs(code, tmp_path, monkeypatch, capsys, short_searches):
     monkeypatch.chdir(tmp_path)
     code = code.replace("n_simulations=12", "n_simulations=3").replace(
         "torch.randn(64, 3, 224, 224)", "torch.randn(16, 3, 64, 64)"
