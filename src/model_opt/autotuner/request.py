@@ -66,16 +66,18 @@ def make_task(
     if example is None:
         example = _guess_example(ours) if first is None else rows(first, 0, _EXAMPLE_ROWS)
     changes = _check_forward(ours, example)
+    interface = look(ours, example)
     if items is None:
         data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
     else:
-        data = read(items, example_input, seed, whole=look(ours, example).coupled)
+        data = read(items, example_input, seed, whole=interface.coupled)
         if example_input is None and not data.whole:
             example = rows(data.inputs[0], 0, _EXAMPLE_ROWS)
     fit, judging = data.halves(seed) if pairs is None else data.beside(pairs, example)
     return Task(
         model=ours,
         example=example,
+        interface=interface,
         fit=fit,
         held_out=judging.batches(),
         labels=judging.label_batches(),

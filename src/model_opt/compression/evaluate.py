@@ -18,7 +18,7 @@ from model_opt.compression.accuracy import DataJudge, EvalFn, FunctionJudge, Jud
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.hopeless import idle_options
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
-from model_opt.compression.interface import interface_of
+from model_opt.compression.interface import INTERFACE, Interface, interface_of
 from model_opt.compression.losses import Drop
 from model_opt.compression.machine import inspect, libraries
 from model_opt.compression.sensitivity import Sensitivity, option_noise_db, sensitivities
@@ -47,11 +47,12 @@ class Task:
     """All that a measuring process needs. Travels by cloudpickle.
 
     `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
-    `judged_on` is the source that the result names when there is neither `eval_fn` nor labels; `judge_as` says what
-    outputs are. `fallback` keeps the original in what is compiled, for the inputs that it refuses. `accuracy_limit` is
-    the largest drop wanted, if any: a plan beyond it after a first look is not judged on all the data. `least` are the
-    smallest `log_size_ratio` and `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds
-    everything is known, one that clearly breaks these is not measured further.
+    `interface` is what the model takes and gives, if that was looked at already. `judged_on` is the source that the
+    result names when there is neither `eval_fn` nor labels; `judge_as` says what outputs are. `fallback` keeps the
+    original in what is compiled, for the inputs that it refuses. `accuracy_limit` is the largest drop wanted, if any: a
+    plan beyond it after a first look is not judged on all the data. `least` are the smallest `log_size_ratio` and
+    `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds everything is known, one that
+    clearly breaks these is not measured further.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class Task:
     fit: Sequence[Inputs]
     held_out: Sequence[Inputs]
     labels: Sequence[Tensor] | None = None
+    interface: Interface | None = None
     judged_on: str = "fidelity"
     judge_as: JudgeAs = None
     eval_fn: EvalFn | None = None
@@ -112,6 +114,7 @@ class CompressionEvaluator:
             phase=lambda name: None,
             train_data=task.train_data,
             fallback=task.fallback,
+            cache={} if task.interface is None else {INTERFACE: task.interface},
         )
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}

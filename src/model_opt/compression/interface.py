@@ -17,6 +17,8 @@ SAME_DB = 40.0
 """The signal-to-noise ratio above which two answers are taken to be the same."""
 UNWILLING = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 """What a model raises on inputs that it does not take."""
+INTERFACE = "interface"
+"""Where it is kept in `Material.cache`."""
 _ROWS = 8
 _LARGEST, _PROBING_S = 2**22, 2.0
 """How large a whole number is tried, and for how long: some are lengths of what a model makes."""
@@ -35,9 +37,9 @@ class Interface:
 
 def interface_of(material: Material) -> Interface:
     """The interface of the original."""
-    if "interface" not in material.cache:
-        material.cache["interface"] = look(material.teacher, material.example)
-    found: Interface = material.cache["interface"]
+    if INTERFACE not in material.cache:
+        material.cache[INTERFACE] = look(material.teacher, material.example)
+    found: Interface = material.cache[INTERFACE]
     return found
 
 
