@@ -197,7 +197,7 @@ def others(name: str) -> list[Inputs]:
         given += [([part[:, :3] for part in parts], mask[:3, :3])]
     if isinstance(example, Tensor):
         given += [example.double(), example.to(torch.bfloat16), example.unsqueeze(0), example.to_sparse()]
-        given += [example.T.contiguous().T]
+        given += [example.transpose(0, -1).contiguous().transpose(0, -1)]
     return given
 
 

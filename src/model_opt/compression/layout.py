@@ -89,7 +89,10 @@ class Layout:
             if spec != self.inputs:
                 leaves, spec = _flatten(*self.calling.arranged(args, kwargs))
             if spec != self.inputs:
-                raise InvalidInput(f"the arguments are not built as the example's: the model takes {self._named}")
+                raise InvalidInput(
+                    f"the arguments are not built as the example's, of {len(self.shapes)} tensors: the model takes "
+                    + ", ".join(self.names)
+                )
             self._check_constants(leaves)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, strict=True)
@@ -110,10 +113,6 @@ class Layout:
                     f"{name} is {_brief(leaf)}; the optimised model was made for {_brief(made_for)}, which is built "
                     "in: it does not follow other values"
                 )
-
-    @property
-    def _named(self) -> str:
-        return ", ".join(self.names)
 
     @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
