@@ -77,14 +77,17 @@ def costs(name: str, watch: Watch) -> list[dict[str, object]]:
         phase=lambda name: None,
     )
     space = build_space(model, material.signature, material.machine)
+    known = {decision.name: decision.options for decision in space.decisions}
     rows = []
     for made, numbers in PLANS:
         if find_spec(made) is None:
             continue
         watch.seconds, began = 0.0, time.perf_counter()
         row: dict[str, object] = {"network": name, "runtime": made, "precision": numbers}
+        choices = {"clean": "fused", "precision": numbers, "runtime": made}
+        plan = space.plan({name: option for name, option in choices.items() if option in known.get(name, ())})
         try:
-            apply_plan(space.plan({"clean": "fused", "precision": numbers, "runtime": made}), material)
+            apply_plan(plan, material)
         except (TechniqueError, MeasurementFailed) as error:
             row["refused"] = str(error)[:100]
         whole = time.perf_counter() - began
