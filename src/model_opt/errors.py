@@ -21,7 +21,22 @@ ModelOptError
 └── FleetError              the cluster: no coordinator, a refused term, an infeasible request
 """
 
+import re
 from collections.abc import Iterable
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|bad_alloc|ALLOC_FAILED|DefaultCPUAllocator", re.I
+)
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether `text` is how torch, CUDA or the C++ library say that memory ran out."""
+    return "OutOfMemoryError" in text or _OUT_OF_MEMORY.search(text) is not None
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what `error` says; torch's errors are known by name and text only."""
+    return isinstance(error, MemoryError) or is_out_of_memory(f"{type(error).__name__} {error}")
 
 
 class ModelOptError(Exception):

@@ -8,7 +8,6 @@ import faulthandler
 import mmap
 import os
 import pickle
-import re
 import signal
 import socket
 import traceback
@@ -20,12 +19,8 @@ import cloudpickle
 from model_opt.actors import frames
 from model_opt.actors.process_tree import call_itself_guard
 from model_opt.actors.timing_lock import TimingLock
-from model_opt.errors import MeasurementFailed, TechniqueError
+from model_opt.errors import MeasurementFailed, TechniqueError, ran_out_of_memory
 from model_opt.search.evaluator import Evaluator, Reason
-
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|bad_alloc|ALLOC_FAILED|DefaultCPUAllocator", re.I
-)
 
 
 def main(connection_fd: int, factory_fd: int, life_fd: int) -> None:
@@ -117,12 +112,12 @@ class Server:
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Why a plan failed, from what its evaluator raised; torch's errors are known by name and text only."""
+    """Why a plan failed, from what its evaluator raised."""
     if isinstance(error, TechniqueError):
         return Reason.ILLEGAL
     if isinstance(error, MeasurementFailed):
         return Reason.WRONG_OUTPUT
-    if isinstance(error, MemoryError) or is_out_of_memory(f"{type(error).__name__} {error}"):
+    if ran_out_of_memory(error):
         return Reason.OUT_OF_MEMORY
     return Reason.ERROR
 
@@ -137,11 +132,6 @@ def portable(error: BaseException) -> BaseException | None:
             continue
         return same if isinstance(same, BaseException) else None
     return None
-
-
-def is_out_of_memory(text: str) -> bool:
-    """Whether `text` is how torch, CUDA or the C++ library say that memory ran out."""
-    return "OutOfMemoryError" in text or _OUT_OF_MEMORY.search(text) is not None
 
 
 def message_of(error: BaseException) -> str:

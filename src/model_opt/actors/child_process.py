@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from model_opt.actors import frames
-from model_opt.actors.child_loop import is_out_of_memory
 from model_opt.actors.fork_server import Forked, fork, start_python
 from model_opt.actors.process_tree import find_process, resume_tree
-from model_opt.errors import InvalidInput
+from model_opt.errors import InvalidInput, is_out_of_memory
 from model_opt.search.evaluator import Reason
 
 LOG_BYTES = 16_384

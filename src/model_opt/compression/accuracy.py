@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model_opt.compression.inputs import Inputs, batch_size
 from model_opt.compression.interface import answers, output_names
 from model_opt.compression.losses import Drop, Kind, Loss, declared_classes, losses_of
-from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
+from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName, ran_out_of_memory
 
 JudgeAs = Mapping[str, str] | str | None
 """The kind (`Kind`) of all outputs, or of some by name."""
@@ -82,10 +82,8 @@ class FunctionJudge:
     def _scores(self, model: nn.Module) -> dict[str, "_Score"]:
         try:
             returned = self._function(model)
-        except MemoryError:
-            raise
         except Exception as error:
-            if "out of memory" in str(error).lower():
+            if ran_out_of_memory(error):
                 raise
             raise MeasurementFailed(f"eval_fn raised {type(error).__name__}: {error}") from error
         if isinstance(returned, Mapping) and not returned:

@@ -13,7 +13,7 @@ from model_opt.compression.interface import answers
 from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
-from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError
+from model_opt.errors import MeasurementFailed, ModelOptError, TechniqueError, ran_out_of_memory
 from model_opt.search.plan import Choice, Plan
 
 STRUCTURES_KEPT = 3
@@ -120,10 +120,8 @@ def _apply(step: Step, model: nn.Module, plan: Plan, material: Material) -> nn.M
         return step.handler.apply(model, step.option, step.stage, plan, material).eval()
     except ModelOptError:
         raise
-    except MemoryError:
-        raise
     except Exception as error:
-        if "out of memory" in str(error).lower():
+        if ran_out_of_memory(error):
             raise
         raise TechniqueError(f"{where}: {type(error).__name__}: {error}") from error
 

@@ -9,6 +9,8 @@ from torch.utils import _pytree as pytree
 
 from model_opt.errors import InvalidInput
 
+UNWILLING = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What a model raises on inputs that it does not take."""
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.closeness import signal_to_noise_db
-from model_opt.compression.inputs import Inputs, batch_size, by_row, call, has_rows, map_tensors, tensors
+from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, by_row, call, has_rows, map_tensors, tensors
 from model_opt.compression.layout import Layout, Range, layout_of
 from model_opt.compression.technique import Material
 
 SAME_DB = 40.0
 """The signal-to-noise ratio above which two answers are taken to be the same."""
-UNWILLING = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
-"""What a model raises on inputs that it does not take."""
 INTERFACE = "interface"
 """Where it is kept in `Material.cache`."""
 _ROWS = 8

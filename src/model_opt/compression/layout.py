@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import Inputs, map_tensors, positional
+from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional
 from model_opt.errors import InvalidInput, TechniqueError
 
 Range = tuple[int, int]
@@ -243,7 +243,7 @@ def _refuse_what_follows(model: nn.Module, example: Inputs, found: Sequence[Any]
         try:
             with torch.no_grad():
                 after = _beside_tensors(pytree.tree_leaves(model(*args, **kwargs)))
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+        except UNWILLING:
             after = []  # whether it follows cannot be told
         changed = next((a for a, b in itertools.zip_longest(before, after) if not _equal(a, b)), None)
         if changed is not None:

@@ -216,9 +216,10 @@ def _told_by(labels: Sequence[Tensor], expected: Sequence[Tensor]) -> _Told | No
         )
         if axis is not None:
             classes = int(first.shape[axis])
-            _check_classes(every[~_left_out(every, classes)], classes)
-            chance = _commonest(every[~_left_out(every, classes)])
-            return _Told(of="right places", right=partial(_right_places, classes=classes, axis=axis), chance=chance)
+            known = every[~_left_out(every, classes)]
+            _check_classes(known, classes)
+            right = partial(_right_places, classes=classes, axis=axis)
+            return _Told(of="right places", right=right, chance=_commonest(known))
     return None
 
 
@@ -285,7 +286,7 @@ def _overlap(output: Tensor, labels: Tensor, at: float) -> Tensor:
 def _right_places(output: Tensor, labels: Tensor, classes: int | None, axis: int = 1) -> Tensor:
     """The share of each row's places that have the right class, of those that have a label."""
     named = output if classes is None else output.argmax(axis)
-    counted = ~_left_out(labels, classes or 0) if classes else torch.ones_like(labels, dtype=torch.bool)
+    counted = ~_left_out(labels, classes) if classes else torch.ones_like(labels, dtype=torch.bool)
     right = ((named == labels) & counted).flatten(1).double().sum(1)
     return right / counted.flatten(1).double().sum(1).clamp_min(1)
 

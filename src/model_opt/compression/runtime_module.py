@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.layout import Layout
-from model_opt.errors import InvalidInput, ModelOptError, TechniqueError
+from model_opt.errors import InvalidInput, ModelOptError, TechniqueError, ran_out_of_memory
 
 EXACT_DB = 40.0
 BF16_DB = 12.0
@@ -84,10 +84,10 @@ class RuntimeModule(nn.Module, ABC):
         """The outputs; whatever a runtime raises says whose error it is."""
         try:
             return self._in_batches(self.session(), tensors)
-        except (ModelOptError, MemoryError):
+        except ModelOptError:
             raise
         except Exception as error:
-            if "out of memory" in str(error).lower():
+            if ran_out_of_memory(error):
                 raise
             raise InvalidInput(f"{self.format} refuses these inputs: {type(error).__name__}: {error}") from error
 
