@@ -16,15 +16,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from making import material_of, plan_of
 from torch import Tensor, nn
 
 from model_opt.autotuner.sources import load_source
 from model_opt.compression import precision, runtime
 from model_opt.compression.apply import apply_plan
-from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
-from model_opt.compression.space import build_space
-from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed, TechniqueError
 
 NETWORKS = ("digits", "torchvision:mobilenet_v3_small", "torchvision:resnet18", "timm:vit_tiny_patch16_224")
@@ -65,27 +62,16 @@ class Watch:
 def costs(name: str, watch: Watch) -> list[dict[str, object]]:
     """Seconds of each plan, and of its checks."""
     model, example = network(name)
-    material = Material(
-        teacher=model,
-        example=example,
-        fit=[torch.randn(32, *example.shape[1:])],
-        held_out=[torch.randn(32, *example.shape[1:])],
-        signature=sign_model(model),
-        machine=inspect(),
-        threads=torch.get_num_threads(),
-        seed=0,
-        phase=lambda name: None,
-    )
-    space = build_space(model, material.signature, material.machine)
-    known = {decision.name: decision.options for decision in space.decisions}
+    fit, held_out = (torch.randn(32, *example.shape[1:]) for _ in range(2))
+    material = material_of(model, example, [fit], [held_out])
     rows = []
     for made, numbers in PLANS:
         if find_spec(made) is None:
             continue
-        watch.seconds, began = 0.0, time.perf_counter()
+        watch.seconds = 0.0
         row: dict[str, object] = {"network": name, "runtime": made, "precision": numbers}
-        choices = {"clean": "fused", "precision": numbers, "runtime": made}
-        plan = space.plan({name: option for name, option in choices.items() if option in known.get(name, ())})
+        plan = plan_of(material, {"clean": "fused", "precision": numbers, "runtime": made})
+        began = time.perf_counter()
         try:
             apply_plan(plan, material)
         except (TechniqueError, MeasurementFailed) as error:

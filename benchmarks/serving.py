@@ -22,13 +22,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from digits import make_network, read_digits, train
+from making import material_of, plan_of
 
 from model_opt.compression.apply import apply_plan
 from model_opt.compression.closeness import signal_to_noise_db
-from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
-from model_opt.compression.technique import Material, handler_of
-from model_opt.search.plan import Choice, Plan
 
 MOST_ROWS, EXAMPLE = 32, 8
 SERVED = (
@@ -45,25 +42,8 @@ LEAST_DB = {"fp32": 60.0, "int8_static": 25.0}
 
 def served(model: nn.Module, fit: Tensor, runtime: str, precision: str) -> nn.Module:
     """`model` in a runtime, compiled for batches of `EXAMPLE`."""
-    material = Material(
-        teacher=model,
-        example=fit[:EXAMPLE],
-        fit=list(fit[:256].split(32)),
-        held_out=list(fit[256:].split(32)),
-        signature=sign_model(model),
-        machine=inspect(),
-        threads=torch.get_num_threads(),
-        seed=0,
-        phase=lambda name: None,
-    )
-    wanted = {"clean": "fused", "precision": precision, "runtime": runtime}
-    handlers = {name: handler_of(name)[0] for name in wanted}
-    chosen = [
-        Choice(decision=name, option=option, version=handlers[name].version)
-        for name, option in wanted.items()
-        if option != handlers[name].leave_alone
-    ]
-    return apply_plan(Plan(tuple(chosen)), material)
+    material = material_of(model, fit[:EXAMPLE], fit[:256].split(32), fit[256:].split(32))
+    return apply_plan(plan_of(material, {"clean": "fused", "precision": precision, "runtime": runtime}), material)
 
 
 def batches(rows: Tensor) -> list[Tensor]:

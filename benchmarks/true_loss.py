@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from making import plan_of
 from table_networks import NETWORKS, trained
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +31,6 @@ from model_opt.compression.apply import apply_plan
 from model_opt.compression.inputs import tensors
 from model_opt.compression.machine import inspect
 from model_opt.compression.signature import sign_model
-from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material
 from model_opt.errors import ModelOptError
 
@@ -231,11 +231,9 @@ def stated(case: Case, *, labelled: bool, in_order: bool) -> Iterator[dict[str, 
         seed=0,
         phase=lambda name: None,
     )
-    space = build_space(task.model, material.signature, material.machine)
-    known = {decision.name: decision.options for decision in space.decisions}
     before = outputs(case.model, case.others[0])
     for choices in PLANS:
-        plan = space.plan({name: option for name, option in choices.items() if option in known.get(name, ())})
+        plan = plan_of(material, choices)
         try:
             made = apply_plan(plan, material)
         except ModelOptError as error:
