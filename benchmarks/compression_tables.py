@@ -65,7 +65,7 @@ def every_plan(space: SearchSpace) -> list[Plan]:
 def evaluator_of(name: str, work: Path) -> Any:
     from table_networks import trained
 
-    from model_opt.compression.evaluate import CompressionEvaluator, Task
+    from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
 
     model, data = trained(name, work)
     images, classes = data["held_out"]

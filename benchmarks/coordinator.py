@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.leases import Holder
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet.coordinator_state import Rules
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Choice, Plan

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
+from model_opt.search.model_signature import Family, Signature, Stage
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 DATA = Path(__file__).parent / "data"

@@ -26,7 +26,7 @@ from model_opt.cli.explain import print_explanation
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import import_bundle
+from model_opt.federation.exchange.sharing import import_bundle
 
 MOST_LOST = 0.01
 

@@ -11,8 +11,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from model_opt.actors.child_env import NEEDED, measuring_variables
-from model_opt.actors.fork_server import fork_server
+from model_opt.measuring.variables import NEEDED, measuring_variables
+from model_opt.measuring.fork_server import fork_server
 from servers.starting import Missing, Server, serve
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -18,7 +18,7 @@ from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
-from model_opt.compression.evaluate import CompressionEvaluator
+from model_opt.compression.evaluation.evaluate import CompressionEvaluator
 from model_opt.compression.shipping import load_model
 from model_opt.search.plan import Plan
 

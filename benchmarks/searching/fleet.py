@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_opt.actors.proposer import Search, TreeProposer
+from model_opt.fleet.proposer import Search, TreeProposer
 from model_opt.search import Failure, Measurement, Outcome, Plan, Purpose, Reason
 from searching.problems import Problem
 

@@ -3,11 +3,11 @@
 import random
 from dataclasses import dataclass, field
 
-from model_opt.actors.coordinator_state import CoordinatorState, Rules
-from model_opt.actors.durable import Journal, MemoryJournal
-from model_opt.actors.leases import Holder
-from model_opt.actors.messages import Ask, Reply
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet.coordinator_state import CoordinatorState, Rules
+from model_opt.fleet.journal import Journal, MemoryJournal
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.messages import Ask, Reply
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.errors import FleetError
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Objective

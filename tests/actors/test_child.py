@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from acting_evaluators import Acting, act
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.deadlines import Deadlines
-from model_opt.actors.process_tree import find_process
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.deadlines import Deadlines
+from model_opt.measuring.processes import find_process
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.errors import InvalidInput, MeasurementFailed
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.plan import Plan
@@ -48,7 +48,7 @@ def until(condition: object, timeout_s: float = 20.0) -> bool:
 def by_themselves() -> Iterator[None]:
     """Processes start by themselves here: test_fork_server.py has those that are forked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model_opt.actors.child_process.fork", lambda env, fds: None)
+        patch.setattr("model_opt.measuring.child_process.fork", lambda env, fds: None)
         yield
 
 
@@ -339,7 +339,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the te
 from functools import partial
 from pathlib import Path
 print("imported once")
-from model_opt.actors.child import MeasuringChild
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.plan import Plan
 from acting_evaluators import act, Acting

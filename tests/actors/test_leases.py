@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fleet_simulation import Simulation, numbered
 
-from model_opt.actors.coordinator_state import MOST_FLYING, REPLACED, CoordinatorState, Rules
-from model_opt.actors.durable import Journal, MemoryJournal, SqliteJournal
-from model_opt.actors.leases import Holder, LeaseBook, LeaseState, Verdict
-from model_opt.actors.messages import Ask, Reply, Snapshot
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet.coordinator_state import MOST_FLYING, REPLACED, CoordinatorState, Rules
+from model_opt.fleet.journal import Journal, MemoryJournal, SqliteJournal
+from model_opt.fleet.leases import Holder, LeaseBook, LeaseState, Verdict
+from model_opt.fleet.messages import Ask, Reply, Snapshot
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.moments import Moments
 from model_opt.search.evaluator import Measurement, Purpose

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from made_up import CONTEXT, OBJECTIVE, SPACE, metrics
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Placement, Request, Sharing
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.flush import Flush, context_fact
-from model_opt.actors.leases import Holder
-from model_opt.actors.logs import JsonFormatter
-from model_opt.actors.proposer import Search
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.slots import Node, nodes_of, wanted_slots
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet import submission
+from model_opt.fleet.submission import Placement, Request, Sharing
+from model_opt.fleet.coordinator_state import Rules
+from model_opt.fleet.flush import Flush, context_fact
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.logs import JsonFormatter
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.worker_slots import Node, nodes_of, wanted_slots
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.search.evaluator import Measurement, Purpose
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, Signature
 from model_opt.storage.open import open_store
 
 A100 = {"ray.io/accelerator-type": "A100"}
@@ -63,35 +63,35 @@ def request() -> Request:
 
 
 def test_a_bundle_travels_in_pieces_and_is_known_by_its_content(tmp_path: Path) -> None:
-    load = bytes(range(256)) * (bundle.CHUNK_BYTES // 200)
+    load = bytes(range(256)) * (submission.CHUNK_BYTES // 200)
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
-    path, manifest = bundle.pickled(lambda: load, there)  # type: ignore[arg-type, return-value]
-    assert len(list(bundle.chunks(path))) == 2
-    assert not bundle.sealed(there)
-    bundle.seal(there, manifest, request())
-    assert bundle.read(there)[0] == manifest
-    assert bundle.read(there)[1].rules == request().rules
+    path, manifest = submission.pickled(lambda: load, there)  # type: ignore[arg-type, return-value]
+    assert len(list(submission.chunks(path))) == 2
+    assert not submission.sealed(there)
+    submission.seal(there, manifest, request())
+    assert submission.read(there)[0] == manifest
+    assert submission.read(there)[1].rules == request().rules
     asked: list[int] = []
 
     def fetch(number: int) -> bytes:
         asked.append(number)
-        return bundle.read_chunk(path, number)
+        return submission.read_chunk(path, number)
 
-    assert bundle.fetched(manifest, here, fetch).read_bytes() == path.read_bytes()
-    bundle.fetched(manifest, here, fetch)
+    assert submission.fetched(manifest, here, fetch).read_bytes() == path.read_bytes()
+    submission.fetched(manifest, here, fetch)
     assert asked == [0, 1]
     with pytest.raises(FleetError, match="did not arrive"):
-        bundle.fetched(manifest, tmp_path / "damaged", lambda number: b"x" * len(fetch(number)))
+        submission.fetched(manifest, tmp_path / "damaged", lambda number: b"x" * len(fetch(number)))
     path.write_bytes(b"cut off")
     with pytest.raises(FleetError, match="submit it again"):
-        bundle.seal(there, manifest, request())
+        submission.seal(there, manifest, request())
 
 
 def test_what_cannot_be_pickled_fails_at_submission(tmp_path: Path) -> None:
     lock = __import__("threading").Lock()
     with pytest.raises(InvalidInput, match="cannot be sent to the cluster"):
-        bundle.pickled(lambda: lock, tmp_path)  # type: ignore[arg-type, return-value]
+        submission.pickled(lambda: lock, tmp_path)  # type: ignore[arg-type, return-value]
 
 
 def test_merged_rows_reach_the_store_once_across_restarts(tmp_path: Path) -> None:

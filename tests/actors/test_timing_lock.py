@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from model_opt.actors import process_tree
-from model_opt.actors.process_tree import GUARD, every_process, find_process
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring import processes
+from model_opt.measuring.processes import GUARD, every_process, find_process
+from model_opt.measuring.timing_lock import TimingLock
 
 HOLD = """
 import subprocess, sys
 from pathlib import Path
-from model_opt.actors import process_tree
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring import processes
+from model_opt.measuring.timing_lock import TimingLock
 folder, device, kind, how = sys.argv[1:]
 if how == "blind":  # as where there is no /proc
-    process_tree.PROC = Path("/nowhere")
+    processes.PROC = Path("/nowhere")
 lock = TimingLock(device, folder=Path(folder))
 print("asks", flush=True)
 try:
@@ -206,7 +206,7 @@ def test_a_timer_that_dies_beside_a_forked_child_lets_the_others_go_on(tmp_path:
     script = f"""
 import os, sys, time
 from pathlib import Path
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring.timing_lock import TimingLock
 with TimingLock(folder=Path({str(tmp_path)!r})).exclusive():
     child = os.fork()
     if child == 0:
@@ -238,7 +238,7 @@ def test_killed_workers_are_not_waited_for_nor_their_forked_children(tmp_path: P
     script = f"""
 import os, time
 from pathlib import Path
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring.timing_lock import TimingLock
 with TimingLock(folder=Path({str(tmp_path / "forked")!r})).shared():
     child = os.fork()
     if child:
@@ -344,7 +344,7 @@ def test_threads_of_one_process_exclude_each_other_too(tmp_path: Path) -> None:
 MANY = """
 import mmap, sys, time
 from pathlib import Path
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring.timing_lock import TimingLock
 folder, number, workers, rounds = Path(sys.argv[1]), *map(int, sys.argv[2:])
 lock = TimingLock(folder=folder)
 with (folder / "counters").open("r+b") as file:
@@ -387,7 +387,7 @@ def test_members_are_counted_until_they_die(tmp_path: Path) -> None:
     lock = TimingLock(folder=tmp_path)
     assert lock.members() == 0
     lock.join()
-    code = "import sys; from pathlib import Path; from model_opt.actors.timing_lock import TimingLock; "
+    code = "import sys; from pathlib import Path; from model_opt.measuring.timing_lock import TimingLock; "
     code += f"TimingLock(folder=Path({str(tmp_path)!r})).join(); print(flush=True); sys.stdin.readline()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -410,4 +410,4 @@ def test_proc_is_read_whatever_a_process_is_called() -> None:
     odd.communicate("\n")
     assert found is not None
     assert (found.name, found.parent, found.stopped) == (") T (1) 2", os.getpid(), False)
-    assert process_tree.ancestors(os.getpid()) >= {os.getpid(), os.getppid()}
+    assert processes.ancestors(os.getpid()) >= {os.getpid(), os.getppid()}

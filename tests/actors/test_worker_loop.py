@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from made_up import OBJECTIVE, SPACE, Sleeping
 
-from model_opt.actors.coordinator_state import CoordinatorState, Rules
-from model_opt.actors.leases import Holder
-from model_opt.actors.messages import Reply, Snapshot
-from model_opt.actors.proposer import Proposals, Search, TreeProposer
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.time_left import TimeLeft
-from model_opt.actors.worker_loop import WorkerLoop
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet.coordinator_state import CoordinatorState, Rules
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.messages import Reply, Snapshot
+from model_opt.fleet.proposer import Proposals, Search, TreeProposer
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.time_left import TimeLeft
+from model_opt.fleet.worker_loop import WorkerLoop
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from networks import small_cnn
 
-from model_opt.actors.child import MeasuringChild
+from model_opt.measuring.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
 from model_opt.compression.signature import sign_model

@@ -11,7 +11,7 @@ from model_opt.autotuner.finish import BUSY, _candidates, _speedup, front
 from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.wording import interval_text
-from model_opt.compression.fresh import Comparison
+from model_opt.compression.evaluation.fresh import Comparison
 from model_opt.search import Decision, Limit, Measurement, Objective, Plan, Searcher, SearchSpace
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model_opt.autotuner.engine import RULES_FIRST, start_with
-from model_opt.autotuner.knowledge import MOST_PLANS, recalled_from
+from model_opt.federation.recall import MOST_PLANS, recalled_from
 from model_opt.autotuner.rules import strategies
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
@@ -16,9 +16,9 @@ from model_opt.search.evaluator import Measurement
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Searcher
-from model_opt.search.signature import Family, Signature, Stage
+from model_opt.search.model_signature import Family, Signature, Stage
 from model_opt.search.space import Decision, SearchSpace
-from model_opt.storage.knowledge import Neighbour
+from model_opt.federation.known import Neighbour
 
 SPACE = SearchSpace(
     [

@@ -5,7 +5,7 @@ import dataclasses
 from model_opt.autotuner.rules import WEIGHTS, prior, strategies
 from model_opt.compression.machine import inspect
 from model_opt.search.cost import ExpectedSeconds
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 from model_opt.search.space import Decision, SearchSpace
 
 SPACE = SearchSpace(

@@ -10,7 +10,7 @@ from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
 from model_opt.compression.technique import Material
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, Signature
 
 
 class Block(nn.Module):

@@ -7,10 +7,10 @@ import torch
 from recipes import material
 from torch import Tensor, nn
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.evaluate import CompressionEvaluator, Task
-from model_opt.compression.hopeless import idle_options
+from model_opt.measuring.child import MeasuringChild
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
+from model_opt.compression.evaluation.hopeless import idle_options
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
 from model_opt.compression.signature import sign_model

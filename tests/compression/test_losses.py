@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.accuracy import DataJudge, FunctionJudge
-from model_opt.compression.losses import declared_classes
+from model_opt.compression.evaluation.accuracy import DataJudge, FunctionJudge
+from model_opt.compression.evaluation.losses import declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256

@@ -7,7 +7,7 @@ from recipes import accuracy, hooks_left, material, state, trained, unchanged
 
 from model_opt.autotuner.rules import prior
 from model_opt.compression.machine import inspect
-from model_opt.compression.sensitivity import Sensitivity, combined_db, option_noise_db, sensitivities
+from model_opt.compression.evaluation.sensitivity import Sensitivity, combined_db, option_noise_db, sensitivities
 from model_opt.compression.space import build_space
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from model_opt.compression.signature import sign_model
-from model_opt.search.signature import OPERATORS, Family
+from model_opt.search.model_signature import OPERATORS, Family
 
 FAMILIES = {
     "resnet18": Family.CNN,

@@ -10,12 +10,13 @@ import torch
 from compression_made import material
 from torch import Tensor, nn
 
-from model_opt.compression import precision, runtime
-from model_opt.compression.accuracy import DataJudge
-from model_opt.compression.checks import checked
+from model_opt.compression.techniques import precision
+from model_opt.compression.runtimes import runtime
+from model_opt.compression.evaluation.accuracy import DataJudge
+from model_opt.compression.evaluation.checks import checked
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 
 BATCH, CLASSES, TOKENS, FEATURES = 5, 10, 5, 12
 Fault = Callable[["Wrong", tuple[Tensor, ...], list[Tensor]], list[Tensor]]

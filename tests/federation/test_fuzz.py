@@ -18,7 +18,7 @@ from hostile import DATA, altered, claiming
 from model_opt.errors import WireError
 from model_opt.federation.admission import Decision, Gate
 from model_opt.federation.ledger import Ledger
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.wire import Limits, decode_record, encode
 
 BATCH = 100

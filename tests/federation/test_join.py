@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.bundle import read_bundle, write_bundle
+from model_opt.federation.exchange.bundle import read_bundle, write_bundle
 from model_opt.federation.envelope import Revocation, Snapshot
 from model_opt.federation.join import Knowledge, Link, Policy, cursors, join
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.stream import Stream
 from model_opt.storage.testing import RESNET18, VIT_B, entries
 

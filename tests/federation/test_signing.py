@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from model_opt.cli.identity import app
 from model_opt.errors import InvalidInput, ModelOptError, StoreConflict, StoreError, WireError
 from model_opt.federation import identity as identities
-from model_opt.federation.bundle import read_bundle
+from model_opt.federation.exchange.bundle import read_bundle
 from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation, Snapshot
 from model_opt.federation.identity import Certificate, Identity, deployment_identity, rotate
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.signing import equivocates, is_signed, sign, verify
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers, quarantine, shares, trust, trusted

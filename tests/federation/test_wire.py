@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_opt.errors import WireError
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
 from model_opt.federation.moments import Moments
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import Limits, decode, decode_record, digest_of, encode
 from model_opt.search.plan import Choice, Plan

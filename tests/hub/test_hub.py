@@ -26,10 +26,10 @@ from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers
 from model_opt.federation.wire import digest_of
 from model_opt.hub.client import HubClient
-from model_opt.hub.exchange import pull, push, sync
+from model_opt.hub.sync import pull, push, sync
 from model_opt.hub.serve import members_folder
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import withdraw
+from model_opt.federation.exchange.sharing import withdraw
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries
 
 MakeSide = Callable[..., Side]

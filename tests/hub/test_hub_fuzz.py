@@ -27,9 +27,9 @@ from model_opt.federation.wire import encode, split
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.counts import HubCounts
 from model_opt.hub.credentials import written
-from model_opt.hub.desk import Desk
-from model_opt.hub.frames import pack
-from model_opt.hub.keeper import Keeper
+from model_opt.hub.authorizer import Desk
+from model_opt.hub.record_frames import pack
+from model_opt.hub.hosted_federation import Keeper
 from model_opt.hub.limits import HubLimits
 from model_opt.hub.service import build_app
 from model_opt.storage.open import open_store

@@ -13,11 +13,11 @@ from running import knowledge
 
 from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.arrivals import heard_at
-from model_opt.federation.bundle import read_bundle, write_bundle
+from model_opt.federation.last_heard import heard_at
+from model_opt.federation.exchange.bundle import read_bundle, write_bundle
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.identity import Identity, deployment_identity, rotate
-from model_opt.federation.leaving import DECISIONS, Rules, coarse, leaving
+from model_opt.federation.export_policy import DECISIONS, Rules, coarse, leaving
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.signing import sign, verify
@@ -25,9 +25,9 @@ from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers, trust
 from model_opt.federation.wire import decode, encode
 from model_opt.search.plan import Choice, Plan
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import START, export_bundle, import_bundle, preview, withdraw
+from model_opt.federation.exchange.sharing import START, export_bundle, import_bundle, preview, withdraw
 from model_opt.storage.testing import CONTEXT, RESNET18, RESNET34, VIT_B, entries, plan
 
 

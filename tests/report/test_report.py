@@ -15,14 +15,14 @@ import pytest
 from made_results import OBJECTIVE, SPACE, made_result, measured
 from rich.console import Console
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Manifest, Request
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.deadlines import Deadlines
-from model_opt.actors.durable import SqliteJournal
-from model_opt.actors.messages import Changes, Kept, Result
-from model_opt.actors.proposer import Search
-from model_opt.actors.service import STATE_FILE
+from model_opt.fleet import submission
+from model_opt.fleet.submission import Manifest, Request
+from model_opt.fleet.coordinator_state import Rules
+from model_opt.measuring.deadlines import Deadlines
+from model_opt.fleet.journal import SqliteJournal
+from model_opt.fleet.messages import Changes, Kept, Result
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import ProgressLog, read_progress
 from model_opt.autotuner.result import CompressionResult, Figure, Observed
@@ -232,11 +232,11 @@ def state(tmp_path):
 
     folder = tmp_path / "night"
     folder.mkdir()
-    (folder / bundle.FACTORY).write_bytes(b"factory")
+    (folder / submission.FACTORY).write_bytes(b"factory")
     rules = Rules(budget=20, objective=OBJECTIVE)
     search = Search(space=SPACE, objective=OBJECTIVE)
-    request = Request(search=search, rules=rules, placement=bundle.Placement(), deadlines=Deadlines(), sharing=None)
-    bundle.seal(folder, Manifest(digest=bundle._digest(folder / bundle.FACTORY), size_bytes=7), request)
+    request = Request(search=search, rules=rules, placement=submission.Placement(), deadlines=Deadlines(), sharing=None)
+    submission.seal(folder, Manifest(digest=submission._digest(folder / submission.FACTORY), size_bytes=7), request)
     journal = SqliteJournal(folder / STATE_FILE)
     term, _, _ = journal.begin()
     rng = random.Random(0)

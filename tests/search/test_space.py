@@ -8,7 +8,7 @@ import pytest
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.context import Context
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
+from model_opt.search.model_signature import Family, Signature, Stage
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 SPACE = SearchSpace(

@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from model_opt.errors import StoreConflict
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
 from model_opt.federation.join import Knowledge
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries, must_raise, sorted_rows
 from servers.starting import Server

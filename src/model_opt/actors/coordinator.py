@@ -12,17 +12,17 @@ from typing import Any
 
 import ray
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Manifest, Request, state_root
+from model_opt.fleet import submission
+from model_opt.fleet.submission import Manifest, Request, state_root
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
-from model_opt.actors.crew import Crew
-from model_opt.actors.durable import look
-from model_opt.actors.flush import Flush, context_fact, contexts_of
-from model_opt.actors.leases import Holder
-from model_opt.actors.logs import log_as_json
-from model_opt.actors.messages import Ask, MergedRow, Reply, Settled
+from model_opt.actors.worker_pool import Crew
+from model_opt.fleet.journal import look
+from model_opt.fleet.flush import Flush, context_fact, contexts_of
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.logs import log_as_json
+from model_opt.fleet.messages import Ask, MergedRow, Reply, Settled
 from model_opt.actors.metrics import FleetMetrics
-from model_opt.actors.service import STATE_FILE, CoordinatorService
+from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
 from model_opt.errors import FleetError
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Outcome
@@ -47,7 +47,7 @@ class Coordinator:
         self._flush: Flush | None = None
         self._closing = threading.Event()
         self._reconciler: threading.Thread | None = None
-        if bundle.sealed(self._folder):
+        if submission.sealed(self._folder):
             self._open()
 
     # submitting -----------------------------------------------------------------------------------------------------
@@ -58,20 +58,20 @@ class Coordinator:
 
     def receive(self, number: int, chunk: bytes) -> None:
         """A piece of the factory's pickle; the same piece may come again."""
-        path = self._folder / bundle.FACTORY
+        path = self._folder / submission.FACTORY
         with path.open("r+b" if path.exists() else "w+b") as file:
-            file.seek(number * bundle.CHUNK_BYTES)
+            file.seek(number * submission.CHUNK_BYTES)
             file.write(chunk)
             file.truncate()
 
     def seal(self, manifest: Manifest, request: Request) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:
-            bundle.seal(self._folder, manifest, request)
+            submission.seal(self._folder, manifest, request)
             self._open()
 
     def _open(self) -> None:
-        self._manifest, self._request = bundle.read(self._folder)
+        self._manifest, self._request = submission.read(self._folder)
         self._service = CoordinatorService.at(self._folder, self._request.rules, fatal=_perish)
         if self._request.sharing is not None:
             self._flush = Flush(self._service, self._request.sharing)
@@ -116,7 +116,7 @@ class Coordinator:
 
     async def chunk(self, number: int) -> bytes:
         """A piece of the factory's pickle."""
-        return await asyncio.to_thread(bundle.read_chunk, self._folder / bundle.FACTORY, number)
+        return await asyncio.to_thread(submission.read_chunk, self._folder / submission.FACTORY, number)
 
     async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
         """What a worker's evaluator says of itself; `description` is JSON-like."""

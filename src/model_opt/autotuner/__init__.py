@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine
     from model_opt.autotuner.optimizer import IntelligentOptimizer
     from model_opt.autotuner.result import CompressionResult, Figure
-    from model_opt.compression.shipping import export_model, load_model, save_model
+    from model_opt.compression.shipping import load_model, save_model
+    from model_opt.compression.exports import export_model
     from model_opt.compression.signature import sign_model
-    from model_opt.search.signature import Signature as ModelSignature
+    from model_opt.search.model_signature import Signature as ModelSignature
 
 _ON_FIRST_USE = {
     "Callbacks": ("autotuner.callbacks", "Callbacks"),
@@ -19,8 +20,8 @@ _ON_FIRST_USE = {
     "Figure": ("autotuner.result", "Figure"),
     "IntelligentOptimizer": ("autotuner.optimizer", "IntelligentOptimizer"),
     "MCTSEngine": ("autotuner.engine", "MCTSEngine"),
-    "ModelSignature": ("search.signature", "Signature"),
-    "export_model": ("compression.shipping", "export_model"),
+    "ModelSignature": ("search.model_signature", "ModelSignature"),
+    "export_model": ("compression.exports", "export_model"),
     "load_model": ("compression.shipping", "load_model"),
     "save_model": ("compression.shipping", "save_model"),
     "sign_model": ("compression.signature", "sign_model"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model_opt.actors.child import MeasuringChild
+from model_opt.measuring.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
@@ -19,7 +19,7 @@ from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, Signature
 from model_opt.search.space import SearchSpace
 
 RULES_FIRST = 4

@@ -1,10 +1,10 @@
 """How long plans should take before one was measured: by technique and runtime, the model's size and its latency."""
 
-from model_opt.compression.evaluate import BLOCKS, TIMING_S
-from model_opt.compression.timing import TURNS
+from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S
+from model_opt.compression.evaluation.timing import TURNS
 from model_opt.search.cost import ExpectedSeconds, Picked
 from model_opt.search.evaluator import Purpose
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 
 _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.child_env import ALLOCATOR
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.variables import ALLOCATOR
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
 from model_opt.autotuner.result import Figure, Observed, ParetoPoint, pareto_points
-from model_opt.compression.evaluate import Task, kept_model
+from model_opt.compression.evaluation.evaluate import Task, kept_model
 from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
 from model_opt.search.beliefs import Estimate

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Sharing
+from model_opt.actors import searches
+from model_opt.fleet.submission import Placement, Sharing
 from model_opt.actors.cluster import connect, disconnect
-from model_opt.actors.fleet import FleetResult, local_cpus
-from model_opt.actors.proposer import Search
+from model_opt.actors.searches import FleetResult, local_cpus
+from model_opt.fleet.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of, prior_of
-from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
+from model_opt.federation.recall import SHARED_METRICS, WHOLE_ONLY, deployment_origin
 from model_opt.autotuner.result import GIVEN, Observed
-from model_opt.compression.evaluate import Task
-from model_opt.compression.own import evaluator_factory
+from model_opt.compression.evaluation.evaluate import Task
+from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.errors import FleetError
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
@@ -59,7 +59,7 @@ class FleetEngine:
         address = None if cluster.address == LOCAL else cluster.address
         try:
             sharing = self._sharing(problem, address)
-            found = fleet.run_search(
+            found = searches.run_search(
                 evaluator_factory(self._task),
                 self._search(problem),
                 name=cluster.name or f"search-{secrets.token_hex(4)}",
@@ -97,13 +97,13 @@ class FleetEngine:
     def _sharing(self, problem: Problem, address: str | None) -> Sharing | None:
         """What the coordinator needs to write to the knowledge store itself; None where it cannot reach it."""
         store = self._cluster.store
-        if store is None or (address is not None and is_local(store) and not fleet.on_head(address)):
+        if store is None or (address is not None and is_local(store) and not searches.on_head(address)):
             return None
         return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=SHARED_METRICS)
 
     def _await_flush(self, found: FleetResult, address: str | None, problem: Problem) -> None:
         """The coordinator writes behind the search: what it has not written yet is waited for, and said."""
-        missing = fleet.flushed(found.name, address=address)
+        missing = searches.flushed(found.name, address=address)
         if missing is None:
             problem.callbacks.on_note(f"{len(found.rows)} measured plans were added to the knowledge base")
         else:
@@ -150,7 +150,7 @@ class _Watcher:
     def __call__(self, status: Mapping[str, Any]) -> None:
         if int(status["settled"]) <= self._settled:
             return
-        for outcome in fleet.settled(str(status["name"]), self._settled):
+        for outcome in searches.settled(str(status["name"]), self._settled):
             self._settled += 1
             self._tell(outcome, int(status["budget"]))
         self._problem.callbacks.on_merge(status)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from model_opt.actors.timing_lock import TimingLock
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks, LineProgress, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
@@ -17,13 +17,13 @@ from model_opt.autotuner.progress_log import ProgressLog
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Limits, Run, check_output
-from model_opt.compression.accuracy import EvalFn, JudgeAs
+from model_opt.compression.evaluation.accuracy import EvalFn, JudgeAs
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.folders import passing
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store, place_of
-from model_opt.storage.store import KnowledgeStore
+from model_opt.federation.store import KnowledgeStore
 
 
 class IntelligentOptimizer:

@@ -9,13 +9,13 @@ from torch import nn
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.sources import Source
-from model_opt.compression.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
+from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
-from model_opt.compression.sensitivity import Sensitivity
+from model_opt.compression.evaluation.sensitivity import Sensitivity
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
-from model_opt.compression.timing import TURNS, time_pair
+from model_opt.compression.evaluation.timing import TURNS, time_pair
 from model_opt.search.evaluator import Purpose
 
 PREPARE_CALLS = 60

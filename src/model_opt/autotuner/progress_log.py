@@ -16,7 +16,7 @@ from typing import Any, Self
 from model_opt.autotuner.callbacks import PHASES, Callbacks
 from model_opt.autotuner.folder import PROGRESS_FILE
 from model_opt.autotuner.result import Observed, read_plan
-from model_opt.compression.shipping import write_atomically
+from model_opt.atomic_files import write_atomically
 from model_opt.errors import InvalidInput, SaveFailed
 from model_opt.search.plan import Plan
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.data import Data, opened, read, training
-from model_opt.compression.accuracy import EvalFn, JudgeAs
-from model_opt.compression.evaluate import Task
+from model_opt.compression.evaluation.accuracy import EvalFn, JudgeAs
+from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.inputs import (
     Inputs,
     by_row,
@@ -24,7 +24,7 @@ from model_opt.compression.inputs import (
 )
 from model_opt.compression.interface import look
 from model_opt.compression.machine import usable_processors
-from model_opt.compression.shipping import size_bytes
+from model_opt.compression.size import size_bytes
 from model_opt.errors import InvalidInput, UnknownName
 
 NOISE_ROWS = 64

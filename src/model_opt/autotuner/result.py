@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_opt.autotuner.folder import RESULT_FILE
-from model_opt.compression.shipping import write_atomically
+from model_opt.atomic_files import write_atomically
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import PART_NOTE

@@ -13,9 +13,9 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.child_env import forking_workers
-from model_opt.actors.kernels import compile_kernels
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.variables import forking_workers
+from model_opt.measuring.kernels import compile_kernels
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
@@ -23,15 +23,16 @@ from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import Answer, conclude, front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
-from model_opt.autotuner.knowledge import Lesson, Recalled, recall
+from model_opt.federation.recall import Lesson, Recalled, recall
 from model_opt.autotuner.request import NOISE
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
 from model_opt.autotuner.tally import of_tried
-from model_opt.compression.evaluate import Task
+from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.machine import inspect
-from model_opt.compression.own import evaluator_factory
-from model_opt.compression.runtime_module import taken_by
-from model_opt.compression.shipping import load_model, write_together
+from model_opt.compression.own_techniques import evaluator_factory
+from model_opt.compression.runtimes.runtime_module import taken_by
+from model_opt.atomic_files import write_together
+from model_opt.compression.shipping import load_model
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
@@ -41,7 +42,7 @@ from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
-from model_opt.storage.store import KnowledgeStore
+from model_opt.federation.store import KnowledgeStore
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from model_opt.compression.sensitivity import Sensitivity
+    from model_opt.compression.evaluation.sensitivity import Sensitivity
 
 Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME or path/to/file.py:factory.")]
 

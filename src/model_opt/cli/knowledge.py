@@ -16,7 +16,7 @@ from model_opt.cli.sharing import as_lines as _lines
 from model_opt.cli.sharing import print_leaving, print_taken, touched_by
 
 if TYPE_CHECKING:
-    from model_opt.storage.knowledge import InspectableStore
+    from model_opt.federation.known import InspectableStore
 
 app = typer.Typer(no_args_is_help=True, help="Look at what earlier runs have measured, and move it.")
 
@@ -34,7 +34,7 @@ def show(store: Store = None, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from model_opt.storage.knowledge import show as known_models
+    from model_opt.federation.known import show as known_models
 
     with opened_store(store, may_be_new=False) as opened:
         models = known_models(opened)
@@ -62,8 +62,8 @@ def stats(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge stats
     """
-    from model_opt.federation.arrivals import heard_at
-    from model_opt.storage.knowledge import stats as count
+    from model_opt.federation.last_heard import heard_at
+    from model_opt.federation.known import stats as count
 
     with opened_store(store, may_be_new=False) as opened:
         found = count(opened)
@@ -101,8 +101,8 @@ def export(
     Example: model-opt knowledge export --out knowledge.mopt
     """
     from model_opt.errors import InvalidInput
-    from model_opt.federation.leaving import Rules
-    from model_opt.storage.sharing import export_bundle, preview
+    from model_opt.federation.export_policy import Rules
+    from model_opt.federation.exchange.sharing import export_bundle, preview
 
     rules = Rules(least_plans=least_plans, least_samples=least_samples)
     with opened_store(store, may_be_new=False) as opened:
@@ -127,7 +127,7 @@ def import_(
 
     Example: model-opt knowledge import knowledge.mopt --dry-run
     """
-    from model_opt.storage.sharing import import_bundle
+    from model_opt.federation.exchange.sharing import import_bundle
 
     with opened_store(store) as opened:
         print_taken(import_bundle(opened, bundle, dry_run=dry_run), as_json)
@@ -175,7 +175,7 @@ def revoke(
 
     Example: model-opt knowledge revoke 3f9c… --reason "wrong clock" --results runs
     """
-    from model_opt.storage.sharing import withdraw
+    from model_opt.federation.exchange.sharing import withdraw
 
     with opened_store(store, may_be_new=False) as opened:
         known = any(summary.origin == origin for summary in opened.origins())

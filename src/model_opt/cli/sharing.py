@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_opt.storage.intake import Taken
-    from model_opt.storage.sharing import Preview
+    from model_opt.federation.exchange.intake import Taken
+    from model_opt.federation.exchange.sharing import Preview
 
 
 def print_leaving(preview: "Preview", as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Saving, loading and exporting optimised models, so that a fresh process gives equal outputs.
+"""Saving and loading optimised models, so that a fresh process gives equal outputs.
 
 A file holds a header (format, versions, the recipe, length and hash of the body) and a body: the module as
 `torch.save` writes it. Classes and functions that live outside installed packages, in a script of the user's for
@@ -14,32 +14,23 @@ import importlib.metadata
 import io
 import json
 import os
-import site
-import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cloudpickle
 import torch
 from torch import nn
 
-from model_opt.compression.exporting import export_program, onnx_bytes
-from model_opt.compression.inputs import Inputs
-from model_opt.compression.layout import layout_of
+from model_opt.atomic_files import write_atomically
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
-from model_opt.compression.static_int8 import quantised_engine
-from model_opt.errors import InvalidInput, TechniqueError, UnknownName
+from model_opt.compression.techniques.static_int8 import quantised_engine
+from model_opt.compression.users_modules import users_modules_by_value
+from model_opt.errors import InvalidInput
 
 MAGIC = b"model_opt\n"
 FORMAT = 3
 LARGEST_HEADER = 16 * 2**20
-FORMATS = ("torch", "onnx", "openvino")
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str], *, recipe: Mapping[str, Any]) -> None:
@@ -88,93 +79,6 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(recipe) if isinstance(recipe, Mapping) else {}
 
 
-def export_model(model: nn.Module, path: str | os.PathLike[str], format: str, example: Inputs) -> None:
-    """Writes `model` for others to run: "torch" (torch.export; TorchScript for static int8), "onnx" or "openvino".
-
-    OpenVINO writes two files, `path` with the suffixes .xml and .bin. Raises `UnknownName` for another format,
-    `TechniqueError` where this model cannot be written so (a runtime's file has one format of its own).
-    Of a compiled model that keeps the original as its fallback the compiled one is written.
-    """
-    if format not in FORMATS:
-        raise UnknownName("export format", format, FORMATS)
-    target = Path(path)
-    model = model.compiled if isinstance(model, WithOriginal) else model
-    if isinstance(model, RuntimeModule):
-        _export_runtime(model, target, format)
-        return
-    layout = layout_of(model, example)
-    if format == "onnx":
-        write_atomically(target, onnx_bytes(model, layout, example)[0])
-    elif format == "torch":
-        _export_program(model, target, example)
-    else:
-        _export_openvino(model, target, example)
-
-
-def _export_runtime(model: RuntimeModule, target: Path, format: str) -> None:
-    if model.format != format:
-        raise TechniqueError(f"this model runs in {model.format}: it exports to {model.format!r}, not to {format!r}")
-    for suffix, contents in model.exported().items():
-        write_atomically(target.with_suffix(suffix) if suffix else target, contents)
-
-
-def _export_program(model: nn.Module, target: Path, example: Inputs) -> None:
-    program, _ = export_program(model, layout_of(model, example), example)
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    write_atomically(target, buffer.getvalue())
-
-
-def _export_openvino(model: nn.Module, target: Path, example: Inputs) -> None:
-    from model_opt.compression.openvino import convert, pack, unpack
-
-    converted, _ = convert(model, layout_of(model, example), example)
-    xml, weights = unpack(pack(converted, half_weights=False))
-    write_atomically(target.with_suffix(".xml"), xml)
-    write_atomically(target.with_suffix(".bin"), weights)
-
-
-def write_atomically(path: Path, contents: bytes) -> None:
-    """Temporary file, fsync, rename: at `path` there is the old file or the new one. Raises `InvalidInput`."""
-    write_together(path.parent, {path.name: contents})
-
-
-def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes `files` (name → contents) into `folder`; none takes its place before all are on the disk.
-
-    Raises `InvalidInput` where that fails; what was there before is then still there.
-    """
-    written: dict[str, Path] = {}
-    try:
-        for name, contents in files.items():
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            written[name] = Path(temporary)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-            written[name].chmod(0o644)
-        for name, ready in written.items():
-            ready.replace(folder / name)
-    except OSError as error:
-        for ready in written.values():
-            with contextlib.suppress(OSError):
-                ready.unlink()
-        names = " and ".join(files)
-        raise InvalidInput(
-            f"{names} could not be written in {folder}: {error.strerror or error}; nothing was changed"
-        ) from error
-
-
-def size_bytes(model: nn.Module) -> int:
-    """Bytes of `model`'s serialised state dict, packed weights included; of its file where a runtime runs it."""
-    if isinstance(model, RuntimeModule):
-        return int(model.file.numel())
-    counter = _Counter()
-    torch.save(model.state_dict(), counter)  # type: ignore[arg-type]
-    return counter.total
-
-
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """Header and body, checked; raises `InvalidInput`."""
     try:
@@ -211,46 +115,6 @@ def _pickled(model: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-@contextlib.contextmanager
-def users_modules_by_value() -> Iterator[None]:
-    """Inside, cloudpickle writes classes and functions of modules outside installed packages by value."""
-    added = []
-    known = cloudpickle.list_registry_pickle_by_value()
-    for module in list(sys.modules.values()):
-        if _is_users(module) and module.__name__ not in known:
-            cloudpickle.register_pickle_by_value(module)
-            added.append(module)
-    try:
-        yield
-    finally:
-        for module in added:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_users(module: ModuleType) -> bool:
-    """Whether `module` is a file outside the standard library, installed packages and this package."""
-    file = getattr(module, "__file__", None)
-    name = getattr(module, "__name__", "")
-    if not isinstance(file, str) or name.partition(".")[0] in {"model_opt", "__main__", "cloudpickle"}:
-        return False
-    if sys.modules.get(name) is not module:
-        return False
-    path = os.path.abspath(file)  # noqa: PTH100  (thousands of modules: pathlib is ten times slower)
-    return not any(path.startswith(folder + os.sep) for folder in _installed_folders())
-
-
-@cache
-def _installed_folders() -> set[str]:
-    """Folders of the standard library and of installed packages."""
-    folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
-    return {str(Path(folder).absolute()) for folder in folders if not _is_top(folder)}
-
-
-def _is_top(folder: str) -> bool:
-    """Whether `folder` holds everything ("/usr", a virtual environment's root) rather than packages."""
-    return folder in {sysconfig.get_path("data"), sysconfig.get_path("scripts"), ""}
-
-
 def _no_gpu() -> bool:
     return not torch.cuda.is_available()
 
@@ -261,19 +125,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return {"python": ".".join(map(str, sys.version_info[:3])), **found}
-
-
-class _Counter(io.RawIOBase):
-    """A file that keeps nothing but the number of bytes written to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        length = memoryview(data).nbytes  # type: ignore[arg-type]
-        self.total += length
-        return length

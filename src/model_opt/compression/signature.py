@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from model_opt.compression.stages import layers_of, stages, weighted_layers
-from model_opt.search.signature import Family, Signature, Stage
+from model_opt.search.model_signature import Family, Signature, Stage
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

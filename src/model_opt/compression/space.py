@@ -14,12 +14,12 @@ from model_opt.compression import (  # noqa: F401  (each registers its technique
     runtime,
     token_merging,
 )
-from model_opt.compression.precision import forbidden
+from model_opt.compression.techniques.precision import forbidden
 from model_opt.compression.stages import SAME, stages, weighted_layers
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.plan import Choice
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 STAGED_LAYERS = 10

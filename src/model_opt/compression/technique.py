@@ -16,7 +16,7 @@ from model_opt.compression.machine import Machine as Machine
 from model_opt.errors import UnknownName
 from model_opt.search.evaluator import Phase
 from model_opt.search.plan import Plan
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 
 
 class Technique(StrEnum):

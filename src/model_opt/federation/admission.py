@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.claims import out_of_range
+from model_opt.federation.out_of_range import out_of_range
 from model_opt.federation.ledger import Ledger, identity_of
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.signing import verify
 from model_opt.federation.wire import Limits, read_head
 

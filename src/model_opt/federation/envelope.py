@@ -12,7 +12,7 @@ from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
 from model_opt.search.plan import Plan
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 
 SCHEMA = 2
 """The version of what is written now."""

@@ -10,7 +10,7 @@ from typing import Self
 
 from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation, Snapshot
 from model_opt.federation.row import Row, RowKey
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 
 StreamKey = tuple[str, str, str]
 """(federation, origin, epoch)."""

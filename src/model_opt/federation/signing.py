@@ -25,7 +25,7 @@ from model_opt.federation.identity import (
     signed_by,
     signed_with,
 )
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.wire import Head, Limits, encode, read_head, seal, split
 
 _BY_KEY, _BY_ROOT = 1, 2

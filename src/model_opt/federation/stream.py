@@ -2,7 +2,7 @@
 
 from model_opt.federation.envelope import FIRST, Entries, Envelope, new_epoch, pack_rows
 from model_opt.federation.wire import digest_of, encode
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 
 
 class Stream:

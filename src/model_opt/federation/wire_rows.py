@@ -12,7 +12,7 @@ from model_opt.federation.block import DecisionTable, MetricColumns, RowBlock
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.moments import MomentColumns
 from model_opt.search.context import Context
-from model_opt.search.signature import OPERATORS, Family, Signature, Stage
+from model_opt.search.model_signature import OPERATORS, Family, Signature, Stage
 
 _DTYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "u8": "<u8"}
 _LARGEST_NAME = 200

@@ -14,15 +14,16 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from model_opt.atomic_files import write_atomically
 from model_opt.errors import HubError, InvalidInput, MissingDependency
 from model_opt.federation.envelope import check_name
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.counts import HubCounts
-from model_opt.hub.desk import Desk
-from model_opt.hub.keeper import Keeper
+from model_opt.hub.authorizer import Desk
+from model_opt.hub.hosted_federation import Keeper
 from model_opt.hub.limits import HubLimits
 from model_opt.hub.service import build_app
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.open import open_store
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -176,5 +177,5 @@ def _hub_id(state: Path) -> str:
     """A random name for this hub's cursors; they mean nothing at another."""
     path = state / "hub-id"
     if not path.exists():
-        path.write_text(secrets.token_hex(16))
+        write_atomically(path, secrets.token_hex(16).encode())
     return path.read_text().strip()

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_opt.errors import MissingDependency, StoreError, WireError
-from model_opt.hub import frames, openapi
+from model_opt.hub import openapi
+from model_opt.hub import record_frames
 from model_opt.hub.credentials import NONCE_HEADER, Credentials, body_hash
-from model_opt.hub.desk import Ask, Desk, Refusal
-from model_opt.hub.keeper import Keeper, Page, Pushed
+from model_opt.hub.authorizer import Ask, Desk, Refusal
+from model_opt.hub.hosted_federation import Keeper, Page, Pushed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -106,7 +107,7 @@ def ask_of(request: "Request") -> Ask:
 
 def _paged(response: "type[Response]", page: Page) -> "Response":
     headers = {"Hub-Cursor": str(page.cursor), "Hub-More": "1" if page.more else "0"}
-    return response(frames.pack_page(page.records), media_type=_BINARY, headers=headers)
+    return response(record_frames.pack_page(page.records), media_type=_BINARY, headers=headers)
 
 
 class _Service:
@@ -154,7 +155,7 @@ class _Service:
         async with self._bodies:
             try:
                 body = await self._body(request, said)
-                records = list(frames.unpack(body, self.desk.limits.max_record_bytes))
+                records = list(record_frames.unpack(body, self.desk.limits.max_record_bytes))
             except WireError as error:
                 refusal = Refusal(422, "malformed", str(error))
                 self.desk.refuse(ask, federation, refusal)

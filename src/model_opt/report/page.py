@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from model_opt import __version__
+from model_opt.atomic_files import write_atomically
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.wording import duration, faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.errors import InvalidInput, MissingDependency
@@ -20,9 +21,9 @@ def write_report(view: View, path: Path) -> None:
     text = report(view)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
+        raise InvalidInput(f"{path.parent} cannot be made: {error.strerror or error}") from error
+    write_atomically(path, text.encode())
 
 
 def report(view: View) -> str:

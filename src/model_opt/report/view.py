@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model_opt.actors import bundle
-from model_opt.actors.durable import look
-from model_opt.actors.messages import Kept
-from model_opt.actors.service import STATE_FILE
+from model_opt.fleet import submission
+from model_opt.fleet.journal import look
+from model_opt.fleet.messages import Kept
+from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import observed_of, predicted_of
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
@@ -159,9 +159,9 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
 
     Raises `InvalidInput` where there is no search, `StoreCorrupt` where it cannot be read.
     """
-    if not bundle.sealed(folder):
+    if not submission.sealed(folder):
         raise InvalidInput(f"{folder} holds no search")
-    _, request = bundle.read(folder)
+    _, request = submission.read(folder)
     kept, facts = look(folder / STATE_FILE)
     home = _most_measured(kept)
     kept = [item for item in kept if item.result.context == home]
@@ -186,7 +186,7 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
     return replace(view, chosen=best.plan if best else None)
 
 
-def _explained(view: View, request: bundle.Request, kept: Sequence[Kept]) -> View:
+def _explained(view: View, request: submission.Request, kept: Sequence[Kept]) -> View:
     """With what the search had learnt: what was believed of each plan before, and how much each decision matters."""
     searcher = request.search.searcher(view.budget, {})
     believed = replay(searcher, [item.result.outcome for item in kept])
@@ -238,10 +238,10 @@ def find(text: str, state: str | None) -> View:
         return of_result(CompressionResult.load(path), path.resolve().parent.name)
     if path.is_dir() and folders([path])[:1] == [path]:
         return of_folder(path, path.resolve().name)
-    root = bundle.state_root(state)
-    if bundle.sealed(root / text):
+    root = submission.state_root(state)
+    if submission.sealed(root / text):
         return of_fleet(root / text, explain=True)
-    kept = ", ".join(sorted(p.name for p in root.glob("*/") if bundle.sealed(p))) or "none"
+    kept = ", ".join(sorted(p.name for p in root.glob("*/") if submission.sealed(p))) or "none"
     raise InvalidInput(
         f"{text!r} is no result: neither a folder that model-opt optimize … --output has written nor a search kept in "
         f"{root} (kept: {kept})"

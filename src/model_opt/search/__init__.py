@@ -8,7 +8,7 @@ from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome,
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.ownership import owned_by, owner
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, Signature
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 if TYPE_CHECKING:

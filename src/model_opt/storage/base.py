@@ -15,13 +15,13 @@ from model_opt.errors import InvalidInput, StoreError
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot, check_name
 from model_opt.federation.join import Cursor, Link, Policy, StreamKey, cursors
 from model_opt.federation.row import Row
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.wire import Head, Limits, decode_record, read_head
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.neighbours import Neighbours, check_query
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts, OriginSummary
+from model_opt.federation.store import Counts, OriginSummary
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput, MissingDependency, StoreConflict, StoreError, StoreUnavailable
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.indexed import IndexedStore
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.open import open_store
-from model_opt.storage.store import KnowledgeStore
+from model_opt.federation.store import KnowledgeStore
 
 _BATCH = 5000
 """Chroma takes at most 5,461 at once."""
@@ -190,7 +190,7 @@ class ChromaDBBackend(IndexedStore):
 
 
 def _inspectable(store: KnowledgeStore) -> InspectableStore:
-    from model_opt.storage.store import Inspection
+    from model_opt.federation.store import Inspection
 
     if not isinstance(store, Inspection):
         raise InvalidInput(f"{store!r} cannot be inspected, so no index can be made from it")

@@ -12,10 +12,10 @@ from model_opt.federation.envelope import Record, Revocation
 from model_opt.federation.join import Cursor, StreamKey
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.search.model_signature import Signature
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.neighbours import Neighbours, check_query
-from model_opt.storage.store import Counts, OriginSummary
+from model_opt.federation.store import Counts, OriginSummary
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import base64
 import json
 import math
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,19 +18,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from model_opt.atomic_files import replacing
 from model_opt.errors import InvalidInput, StoreConflict, StoreError, StoreUnavailable, WireError
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.join import Policy
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row, RowKey
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.wire import Limits
 from model_opt.federation.wire_rows import context_fields
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
+from model_opt.federation.store import Counts
 
 _FORMAT = "model_opt knowledge"
 _LOCK_S = 30.0
@@ -246,21 +246,8 @@ class JSONBackend(BaseStore):
         return _Contents()
 
     def _save(self) -> None:
-        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.writelines(_lines(self._contents))
-                file.flush()
-                os.fsync(file.fileno())
-            if self.path.exists():
-                temporary.chmod(self.path.stat().st_mode & 0o777)
-            else:
-                temporary.chmod(0o644)
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(self.path.parent)
+        with replacing(self.path) as (file,):
+            file.writelines(line.encode() for line in _lines(self._contents))
         self._stamp = _stamp(self.path)
 
 
@@ -270,16 +257,6 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a loss of power, where folders can be opened (not on Windows)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _contents(records: Sequence[str], limits: Limits) -> _Contents:

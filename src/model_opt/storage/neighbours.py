@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, Signature
 
 
 class Neighbours:

@@ -24,7 +24,7 @@ from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
 from model_opt.federation.wire import Limits
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage import neo4j_cypher as cypher
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.neo4j_values import (
@@ -43,7 +43,7 @@ from model_opt.storage.neo4j_values import (
 from model_opt.storage.open import redacted, understood
 from model_opt.storage.plain_rows import in_batches
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
+from model_opt.federation.store import Counts
 
 T = TypeVar("T")
 _BATCH = 5000

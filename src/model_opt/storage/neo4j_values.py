@@ -12,7 +12,7 @@ from model_opt.federation.row import Row
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.plain_rows import PlainChoice, plain_rows, plan_text
 
 

@@ -8,7 +8,7 @@ from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
 
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.folders import data_folder
-from model_opt.storage.store import KnowledgeStore
+from model_opt.federation.store import KnowledgeStore
 
 
 @dataclass(frozen=True, kw_only=True)

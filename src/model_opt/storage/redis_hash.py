@@ -21,12 +21,12 @@ from model_opt.federation.row import Row
 from model_opt.federation.wire import Limits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.open import redacted, understood
 from model_opt.storage.packing import pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
+from model_opt.federation.store import Counts
 
 _BATCH = 1000
 """Rows a script call: Lua unpacks them on a stack of 8,000."""

@@ -13,11 +13,11 @@ from model_opt.federation.row import Row
 from model_opt.federation.wire import Limits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import Signature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.packing import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
+from model_opt.federation.store import Counts
 
 _BUSY_S = 60.0
 """How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""

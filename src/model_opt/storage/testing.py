@@ -20,13 +20,13 @@ from model_opt.federation.envelope import Entries, Envelope, Revocation, Snapsho
 from model_opt.federation.join import Knowledge
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
 from model_opt.search.context import Context
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.search.model_signature import Family, Signature, Stage
+from model_opt.federation.known import InspectableStore
 
 CONTEXT = Context(
     device="AMD EPYC, avx512_bf16",

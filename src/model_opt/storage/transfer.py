@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from model_opt.errors import InvalidInput, StoreConflict
-from model_opt.federation.sealed import Sealed
-from model_opt.storage.knowledge import InspectableStore
-from model_opt.storage.store import KnowledgeStore
+from model_opt.federation.encoded_record import Sealed
+from model_opt.federation.known import InspectableStore
+from model_opt.federation.store import KnowledgeStore
 
 _BATCH = 50
 

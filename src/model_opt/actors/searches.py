@@ -1,0 +1,303 @@
+"""Searches on a cluster, by name: submit, watch, look, stop, resume, extend. A search outlives who started it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_opt.fleet.submission import Placement, Request, Sharing, chunks, pickled
+from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
+from model_opt.fleet.coordinator_state import Rules
+from model_opt.measuring.deadlines import Deadlines
+from model_opt.fleet.messages import MergedRow, Settled
+from model_opt.fleet.proposer import Search
+from model_opt.errors import FleetError, InvalidInput
+from model_opt.federation.envelope import check_name
+from model_opt.search.beliefs import Estimate
+from model_opt.search.context import Context
+from model_opt.search.evaluator import Evaluator, Outcome
+from model_opt.search.recommendation import Recommendation
+from model_opt.search.replay import replay
+from model_opt.search.searcher import Searcher
+
+WATCH_S = 0.5
+Progress = Callable[[Mapping[str, Any]], None]
+"""Told the status of a search every half second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetResult:
+    """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
+    recommendation is theirs, `timeline` says who settled each when, and `believed` what all that was settled before it
+    told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator said."""
+
+    name: str
+    ending: str
+    recommendation: Recommendation | None
+    outcomes: tuple[Outcome, ...]
+    timeline: tuple[Settled, ...]
+    believed: tuple[Mapping[str, Estimate], ...]
+    rows: tuple[MergedRow, ...]
+    context: Context | None
+    contexts: Mapping[str, Context]
+    descriptions: Mapping[str, Any]
+    status: Mapping[str, Any]
+    searcher: Searcher
+
+
+def run_search(
+    factory: Callable[[], Evaluator],
+    search: Search,
+    *,
+    name: str,
+    simulations: int,
+    address: str | None = None,
+    state: str | None = None,
+    timeout_s: float | None = None,
+    grace_s: float = 0.0,
+    patience: int | None = None,
+    whole_only: frozenset[str] = frozenset(),
+    gather: int = 0,
+    placement: Placement | None = None,
+    deadlines: Deadlines | None = None,
+    sharing: Sharing | None = None,
+    on_progress: Progress | None = None,
+) -> FleetResult:
+    """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
+
+    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `grace_s`,
+    `patience`, `whole_only` and `gather` are those of `Rules`. A search of this name that is there already goes on (its
+    own request holds).
+    Raises `InvalidInput`, `FleetError`.
+    """
+    rules = Rules(
+        budget=simulations,
+        objective=search.objective,
+        deadline_s=None if timeout_s is None else time.time() + timeout_s,
+        grace_s=grace_s,
+        patience=patience,
+        whole_only=whole_only,
+        gather=gather,
+    )
+    request = Request(
+        search=search,
+        rules=rules,
+        placement=placement or Placement(),
+        deadlines=deadlines or Deadlines(),
+        sharing=sharing,
+    )
+    submit(factory, request, name=name, address=address, state=state)
+    return watch(name, address=address, on_progress=on_progress)
+
+
+def submit(
+    factory: Callable[[], Evaluator],
+    request: Request,
+    *,
+    name: str,
+    address: str | None = None,
+    state: str | None = None,
+) -> None:
+    """Hands a search to the cluster; when this returns it needs this process no more (on a real cluster)."""
+    check_name("search", name)
+    if request.rules.budget < 1:
+        raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")
+    with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
+        path, manifest = pickled(factory, Path(folder))
+        connect(address, cpus=local_cpus(request.placement))
+        coordinator = _start(name, state)
+        if not answer(coordinator.is_open.remote()):
+            for number, chunk in enumerate(chunks(path)):
+                answer(coordinator.receive.remote(number, chunk))
+            answer(coordinator.seal.remote(manifest, request))
+
+
+def watch(name: str, *, address: str | None = None, on_progress: Progress | None = None) -> FleetResult:
+    """Waits for the end of a search, from wherever; a lost connection to it can be made again by calling this again.
+
+    Raises `FleetError` where no worker can measure the baseline, with what they say.
+    """
+    connect(address)
+    coordinator = find_coordinator(name)
+    while True:
+        status = answer(coordinator.status.remote())
+        if on_progress is not None:
+            on_progress(status)
+        if status["ending"]:
+            return result(name, address=address)
+        _check_workers(coordinator, status)
+        time.sleep(WATCH_S)
+
+
+def settled(name: str, since: int) -> list[Outcome]:
+    """What settled after the first `since`, in its order, at most 1,000; of a search that this process watches."""
+    told: list[tuple[str, Outcome]] = answer(find_coordinator(name).results.remote(since))
+    return [outcome for _, outcome in told]
+
+
+def result(name: str, *, address: str | None = None) -> FleetResult:
+    """What a search has found so far, finished or not."""
+    connect(address)
+    coordinator = find_coordinator(name)
+    settled: list[tuple[str, Outcome]] = []
+    while more := answer(coordinator.results.remote(len(settled))):
+        settled += more
+    status, rows, timeline = answer(
+        [coordinator.status.remote(), coordinator.rows.remote(), coordinator.timeline.remote()]
+    )
+    contexts, descriptions, request = answer(coordinator.facts.remote())
+    home = _most_measured(settled)
+    outcomes = tuple(outcome for context, outcome in settled if context == home)
+    searcher = request.search.searcher(status["budget"], _noise(descriptions))
+    believed = replay(searcher, outcomes)
+    return FleetResult(
+        name=name,
+        ending=status["ending"] or "running",
+        recommendation=searcher.recommend() if outcomes or request.search.given else None,
+        outcomes=outcomes,
+        timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
+        believed=believed,
+        rows=tuple(rows),
+        context=contexts.get(home),
+        contexts=contexts,
+        descriptions=descriptions,
+        status=status,
+        searcher=searcher,
+    )
+
+
+def status(name: str, *, address: str | None = None) -> dict[str, Any]:
+    """Counts of a search and where it stands."""
+    connect(address)
+    found: dict[str, Any] = answer(find_coordinator(name).status.remote())
+    return found
+
+
+def flushed(name: str, *, address: str | None = None, timeout_s: float = 30.0) -> str | None:
+    """Waits until all that a search has measured is in the knowledge store; else why it is not, after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while (told := status(name, address=address)).get("unflushed"):
+        if time.monotonic() > end:
+            return str(told["flush_error"] or f"{told['unflushed']} rows are still on their way")
+        time.sleep(WATCH_S)
+    return None
+
+
+def on_head(address: str | None) -> bool:
+    """Whether this machine is the cluster's head node, so that its paths are the coordinator's."""
+    import ray
+
+    connect(address)
+    here = ray.get_runtime_context().get_node_id()
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return any(node["NodeID"] == here and next(iter(HEAD)) in node["Resources"] for node in nodes)
+
+
+def stop(name: str, *, address: str | None = None) -> None:
+    """Ends a search; what it has measured stays."""
+    connect(address)
+    answer(find_coordinator(name).stop.remote())
+
+
+def extend(name: str, simulations: int, *, address: str | None = None, state: str | None = None) -> None:
+    """Lets a search go on for `simulations` more, also one that has ended."""
+    if simulations < 1:
+        raise InvalidInput(f"simulations must be at least 1, not {simulations}")
+    resume(name, address=address, state=state)
+    answer(find_coordinator(name).extend.remote(simulations))
+
+
+def resume(name: str, *, address: str | None = None, state: str | None = None) -> None:
+    """Starts a search's coordinator from its state folder, with exact counts; nothing where it runs.
+
+    Raises `FleetError` where the folder has no such search.
+    """
+    import ray
+
+    connect(address)
+    if name in running_searches():
+        return
+    coordinator = _start(name, state)
+    if not answer(coordinator.is_open.remote()):
+        ray.kill(coordinator, no_restart=True)
+        kept = ", ".join(sorted(kept_searches(address=address, state=state))) or "none"
+        raise FleetError(f"no search {name!r} is kept on the head node (kept: {kept})")
+
+
+def release(name: str, *, address: str | None = None) -> None:
+    """Ends a search's processes; its state folder stays, and `resume` and `extend` start it again from there."""
+    import ray
+
+    connect(address)
+    coordinator = find_coordinator(name)
+    answer(coordinator.shutdown.remote())
+    ray.kill(coordinator, no_restart=True)
+    _until_gone(name)
+
+
+def list_searches(*, address: str | None = None, state: str | None = None) -> dict[str, str]:
+    """Every search by name: "arriving", "running", its ending, or "kept" where only its folder is there."""
+    connect(address)
+    found = dict.fromkeys(kept_searches(address=address, state=state), "kept")
+    for name in running_searches():
+        coordinator = find_coordinator(name)
+        arrived = answer(coordinator.is_open.remote())
+        found[name] = str(answer(coordinator.status.remote())["ending"] or "running") if arrived else "arriving"
+    return dict(sorted(found.items()))
+
+
+def kept_searches(*, address: str | None = None, state: str | None = None) -> list[str]:
+    """The names of searches in the head node's state folder."""
+    import ray
+
+    connect(address)
+    names: list[str] = answer(ray.remote(_folders).options(num_cpus=0, resources=HEAD).remote(state))
+    return names
+
+
+def _folders(state: str | None) -> list[str]:
+    from model_opt.fleet.submission import sealed, state_root
+
+    root = state_root(state)
+    return [folder.name for folder in root.iterdir() if sealed(folder)] if root.is_dir() else []
+
+
+def _start(name: str, state: str | None) -> Any:
+    from model_opt.actors.coordinator import start_coordinator
+
+    return start_coordinator(name, state)
+
+
+def _until_gone(name: str) -> None:
+    end = time.monotonic() + 10
+    while name in running_searches() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
+    """Gives up where nothing was measured, nobody works, and workers say why they cannot."""
+    if status["settled"] or status["workers"]:
+        return
+    _, descriptions, _ = answer(coordinator.facts.remote())
+    errors = {said["error"] for said in descriptions.values() if "error" in said}
+    if errors and all("error" in said for said in descriptions.values()):
+        answer(coordinator.stop.remote())
+        raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
+
+
+def local_cpus(placement: Placement) -> int | None:
+    """Logical CPUs for a local cluster: enough for the workers that were asked for."""
+    return None if placement.workers is None else max(1, round(placement.workers * placement.cpus))
+
+
+def _most_measured(settled: list[tuple[str, Outcome]]) -> str:
+    counts: dict[str, int] = {}
+    for context, _ in settled:
+        counts[context] = counts.get(context, 0) + 1
+    return max(counts, key=lambda context: counts[context], default="")
+
+
+def _noise(descriptions: Mapping[str, Any]) -> dict[str, float | None]:
+    return next((dict(said["noise"]) for said in descriptions.values() if said.get("noise")), {})
