@@ -99,7 +99,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def spread(row: Mapping[str, Any]) -> float:
-    """The standard deviation over the blocks of a measurement; nought where the plan failed."""
+    """The standard deviation over the blocks of a measurement; zero where the plan failed."""
     return float(np.std(row["log_speedup"], ddof=1)) if "log_speedup" in row else 0.0
 
 

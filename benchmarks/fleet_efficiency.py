@@ -32,11 +32,11 @@ import cloudpickle
 import numpy as np
 
 from model_opt.actors import searches
-from model_opt.fleet.submission import Placement, Request
-from model_opt.fleet.coordinator_state import Rules
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.proposer import Proposals, Proposer, Search, TreeProposer
-from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.submission import Placement, Submission
 from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Outcome, Phase, Purpose
@@ -95,7 +95,7 @@ class RandomProposer:
     def tell(self, outcome: Outcome) -> None:
         """Learns nothing."""
 
-    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+    def propose(self, many: int, *, pending: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
         codes = self._rng.integers(0, SPACE.sizes, size=(many, len(SPACE.sizes)))
         return [(SPACE.decode(row), Purpose.EXPLORE) for row in codes]
 
@@ -127,9 +127,9 @@ class Run:
 
 def on_ray(workers: int, budget: int, typical_s: float, name: str, *, slow: float) -> Run:
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(
+        request = Submission(
             search=Search(space=SPACE, objective=OBJECTIVE),
-            rules=Rules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
+            rules=FleetRules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
             placement=Placement(workers=workers, gpus=0.0),
         )
         searches.submit(partial(Sleeper, Path(folder), typical_s, slow), request, name=name, state=f"{folder}/state")
@@ -153,7 +153,7 @@ def on_threads(workers: int, budget: int, typical_s: float, propose: Callable[[i
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        service = CoordinatorService.at(Path(folder), Rules(budget=budget, objective=OBJECTIVE, gather=workers))
+        service = CoordinatorService.at(Path(folder), FleetRules(budget=budget, objective=OBJECTIVE, gather=workers))
         threads = [threading.Thread(target=loop(number, service).run) for number in range(workers)]
         for thread in threads:
             thread.start()

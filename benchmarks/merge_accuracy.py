@@ -9,7 +9,7 @@ with 10 million samples; `worst` is the offset, of 0.1 to 10, that moves the res
 95 % interval; error is the mean distance from the truth. Ways to merge, beside ours: `pooled` adds all samples up,
 `plain` is ours without weighing outliers down, `hard` throws out what is 3 deviations from the median. `width_ratio` is
 the width of our intervals to that of the narrowest way whose intervals cover at least 92 %, the worst of the honest
-cases. A division by nought ends the benchmark.
+cases. A division by zero ends the benchmark.
 """
 
 import argparse

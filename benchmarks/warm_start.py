@@ -32,15 +32,15 @@ import numpy as np
 from plan_tables import DATA, NAMES, PlanTable, load
 
 from model_opt.autotuner.engine import original_of, start_with
-from model_opt.federation.recall import LEAST_SIMILARITY, RATIOS, Recalled, recalled_from
 from model_opt.autotuner.rules import prior
+from model_opt.federation.known import Neighbour
 from model_opt.federation.moments import Moments
+from model_opt.federation.recall import LEAST_SIMILARITY, RATIOS, Recalled, recalled_from
 from model_opt.federation.row import Row
 from model_opt.search.evaluator import Measurement
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Searcher
-from model_opt.federation.known import Neighbour
 
 LIMITS = (0.01, 0.02)
 LIES = ("shuffled", "reversed")

@@ -11,8 +11,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from model_opt.measuring.variables import NEEDED, measuring_variables
 from model_opt.measuring.fork_server import fork_server
+from model_opt.measuring.variables import NEEDED, measuring_variables
 from servers.starting import Missing, Server, serve
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -26,7 +26,7 @@ SHARED = {"actors": "ray", "storage": "servers", "hub": "servers"}
 
 class ByFile(LoadScopeScheduling):
     """Tests of one file, or of files that share something, go to one process, so that fixtures of a module are made
-    once. Not pytest-xdist's groups: under pytest 9.2 their marks are not heeded, without a word."""
+    once. Not pytest-xdist's groups: under pytest 9.2 their marks are not used, without a word."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePosixPath(nodeid.partition("::")[0]).relative_to(TESTS.name)

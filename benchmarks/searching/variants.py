@@ -97,7 +97,7 @@ class LocalSearch(Planner):
 
 
 def without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
-    """Takes parts of the kernel away: their weights are nought."""
+    """Takes parts of the kernel away: their weights are zero."""
     kept = np.array([part not in parts for part in range(2)], dtype=np.float64)
     unpack = surrogate.Surrogate._unpack
 

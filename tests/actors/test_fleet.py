@@ -15,12 +15,12 @@ import ray
 from made_up import OBJECTIVE, SPACE, Sleeping
 
 from model_opt.actors import searches
-from model_opt.fleet.submission import Placement, Request
 from model_opt.actors.cluster import living_workers
-from model_opt.fleet.coordinator_state import Rules, merged
-from model_opt.measuring.deadlines import Deadlines
-from model_opt.fleet.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.fleet.coordinator_state import FleetRules, merged
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.evaluator import Measurement
 from model_opt.storage.open import open_store
 
@@ -38,9 +38,9 @@ def nodes(cluster: Any) -> Iterator[list[Any]]:
 def submit(
     name: str, tmp_path: Path, *, budget: int = 40, seconds: float = 0.1, time_s: float = 60.0, **placement: Any
 ) -> None:
-    request = Request(
+    request = Submission(
         search=SEARCH,
-        rules=Rules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
+        rules=FleetRules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
         placement=Placement(**placement),
         deadlines=Deadlines(time_s=time_s),
     )
@@ -98,7 +98,7 @@ def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp
     check(result, 60)
     assert len({outcome.plan.key for outcome in result.outcomes}) == 60
     assert len(result.status["measured_by"]) == 4
-    assert len(result.believed) == 60 and not result.believed[0] and result.believed[-1]
+    assert len(result.predicted) == 60 and not result.predicted[0] and result.predicted[-1]
     assert seen[-1]["settled"] == 60
     assert result.context is not None
     assert result.context.device == "made up"
@@ -145,15 +145,15 @@ from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.fleet.submission import Placement, Sharing
 from model_opt.fleet.proposer import Search
-from model_opt.search.model_signature import Family, Signature
+from model_opt.search.model_signature import Family, ModelSignature
 
 class Mine(Sleeping):
     pass
 
 factory = partial(Mine, 0.1, Path(sys.argv[1]))
-signature = Signature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
-searches.run_search(factory, Search(space=SPACE, objective=OBJECTIVE), name="orphan", simulations=60, address=sys.argv[2],
-                 state=sys.argv[1] + "/state", placement=Placement(workers=2),
+signature = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
+searches.run_search(factory, Search(space=SPACE, objective=OBJECTIVE), name="orphan", simulations=60,
+                 address=sys.argv[2], state=sys.argv[1] + "/state", placement=Placement(workers=2),
                  sharing=Sharing(store=sys.argv[1] + "/knowledge.db", signature=signature))
 """
 
@@ -162,7 +162,7 @@ def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: 
     (tmp_path / "driver.py").write_text(DRIVER)
     driver = subprocess.Popen(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), cluster.address],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )
     until(lambda: searches.list_searches(state=str(tmp_path / "state")).get("orphan") == "running")
     until(lambda: settled("orphan") >= 3)

@@ -33,7 +33,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 SUBMIT = """
@@ -42,12 +42,12 @@ from functools import partial
 from pathlib import Path
 from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
-from model_opt.fleet.submission import Placement, Request
-from model_opt.fleet.coordinator_state import Rules
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search
 address, folder = sys.argv[1], Path(sys.argv[2])
-request = Request(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
-                  rules=Rules(budget=40, objective=OBJECTIVE, lease_s=4.0))
+request = Submission(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
+                  rules=FleetRules(budget=40, objective=OBJECTIVE, lease_s=4.0))
 searches.submit(partial(Sleeping, 0.1, folder), request, name="lost", address=address, state=str(folder / "state"))
 while (status := searches.status("lost", address=address))["settled"] < 8:
     time.sleep(0.05)
@@ -94,8 +94,8 @@ from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.fleet.submission import Placement
 from model_opt.fleet.proposer import Search
-result = searches.run_search(partial(Sleeping, 0.02), Search(space=SPACE, objective=OBJECTIVE), name="job", simulations=20,
-                          address="auto", state=sys.argv[1], placement=Placement(workers=1))
+result = searches.run_search(partial(Sleeping, 0.02), Search(space=SPACE, objective=OBJECTIVE), name="job",
+                          simulations=20, address="auto", state=sys.argv[1], placement=Placement(workers=1))
 print("settled", result.status["settled"])
 searches.release("job")
 """

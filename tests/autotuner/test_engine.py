@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pytest
 from networks import small_cnn
 
-from model_opt.measuring.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
 from model_opt.compression.signature import sign_model
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search import Decision, Objective, SearchSpace
 from model_opt.search.compiling import start_compiling
 from model_opt.search.cost import ExpectedSeconds

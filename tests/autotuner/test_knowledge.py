@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from model_opt.autotuner.engine import RULES_FIRST, start_with
-from model_opt.federation.recall import MOST_PLANS, recalled_from
 from model_opt.autotuner.rules import strategies
+from model_opt.federation.known import Neighbour
 from model_opt.federation.moments import Moments
+from model_opt.federation.recall import MOST_PLANS, recalled_from
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement
+from model_opt.search.model_signature import Family, ModelSignature, Stage
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Searcher
-from model_opt.search.model_signature import Family, Signature, Stage
 from model_opt.search.space import Decision, SearchSpace
-from model_opt.federation.known import Neighbour
 
 SPACE = SearchSpace(
     [
@@ -35,9 +35,9 @@ WANTED = Objective(metric="log_speedup", maximize=True, limits=(Limit(metric="ac
 PLANS = [SPACE.decode(np.array(codes, dtype=np.int16)) for codes in np.ndindex(4, 4, 3, 3)]
 
 
-def network(width: int) -> Signature:
+def network(width: int) -> ModelSignature:
     stages = (Stage(width=width, layers=4, share=0.3), Stage(width=2 * width, layers=4, share=0.7))
-    return Signature(
+    return ModelSignature(
         family=Family.CNN, parameters=width**2 * 100, layers=9, operators={"conv_kxk": 8, "linear": 1}, stages=stages
     )
 
@@ -53,7 +53,7 @@ def truth(plan: Plan, harm: float = 1.0) -> dict[str, float]:
 
 
 def rows(
-    signature: Signature, plans: list[Plan], origin: str = "a", context: Context = HERE, off: float = 0.0
+    signature: ModelSignature, plans: list[Plan], origin: str = "a", context: Context = HERE, off: float = 0.0
 ) -> list[Row]:
     return [
         Row(
@@ -104,7 +104,7 @@ def test_figures_that_do_not_foretell_one_another_are_not_heeded():
     )  # fmt: skip
     assert true.sources[0].sound and true.plans and len(true.evidence) == 3 * len(plans)
     assert not false.sources[0].sound and not false.plans and not false.evidence and false.rows == 0
-    assert "not heeded" in false.describe() and false.origins == () and false.samples == 0
+    assert "not used" in false.describe() and false.origins == () and false.samples == 0
     few = recalled([Neighbour(signature=one, similarity=0.99, rows=tuple(mixed[:8]))])
     assert few.sources[0].sound  # too few to tell
 
@@ -182,7 +182,7 @@ def test_a_source_that_misleads_is_soon_believed_less_than_one_that_does_not():
     told(honest, 9)
     told(misled, 9)
     for metric in ("log_speedup", "accuracy_drop"):
-        assert misled.heeded()["elsewhere"][metric] < honest.heeded()["elsewhere"][metric]
+        assert misled.source_weights()["elsewhere"][metric] < honest.source_weights()["elsewhere"][metric]
     assert honest.recommend().plan == max(
         (plan for plan in PLANS if truth(plan)["accuracy_drop"] <= 0.01), key=lambda plan: truth(plan)["log_speedup"]
     )

@@ -5,9 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.figures import Figure
+from model_opt.autotuner.result import CompressionResult
 from model_opt.cli.main import app
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import Trial
 
 FAST = Plan((Choice(decision="precision", option="int8_static"), Choice(decision="runtime", option="openvino")))
 ORIGIN = "ab" * 32
@@ -16,8 +18,8 @@ ORIGIN = "ab" * 32
 def result(knowledge: dict) -> CompressionResult:
     metrics = {"log_speedup": 1.5, "log_size_ratio": 1.3, "accuracy_drop": 0.004}
     seen = (
-        Observed(plan=Plan(), purpose="explore", at_s=1.0, metrics=dict.fromkeys(metrics, 0.0)),
-        Observed(plan=FAST, purpose="explore", at_s=2.0, metrics=metrics),
+        Trial(plan=Plan(), purpose="explore", at_s=1.0, metrics=dict.fromkeys(metrics, 0.0)),
+        Trial(plan=FAST, purpose="explore", at_s=2.0, metrics=metrics),
     )
     names = ("speedup", "compression_ratio", "accuracy_drop", "latency_ms")
     return CompressionResult(

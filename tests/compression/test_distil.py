@@ -5,9 +5,9 @@ import torch
 from recipes import accuracy, applied, digits, state, trained, unchanged
 
 from model_opt.compression.evaluation.apply import apply_plan
-from model_opt.compression.techniques.distil import FINETUNE, divergence
 from model_opt.compression.machine import inspect
 from model_opt.compression.space import build_space
+from model_opt.compression.techniques.distil import FINETUNE, divergence
 from model_opt.errors import TechniqueDidNothing, TechniqueError
 from model_opt.search.plan import Choice, Plan
 

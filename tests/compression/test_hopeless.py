@@ -7,7 +7,6 @@ import torch
 from recipes import material
 from torch import Tensor, nn
 
-from model_opt.measuring.child import MeasuringChild
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
 from model_opt.compression.evaluation.hopeless import idle_options
@@ -16,6 +15,7 @@ from model_opt.compression.machine import inspect
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.errors import TechniqueDidNothing, TechniqueError
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search import Objective
 from model_opt.search.evaluator import Failure, Purpose, Reason
 from model_opt.search.searcher import Searcher

@@ -219,7 +219,7 @@ def test_an_eval_fn_that_raises_is_named() -> None:
 
 
 def test_several_labels_a_row_are_judged_by_row() -> None:
-    wanted = (normal(20, seed=3) > 1.5).long()  # mostly noughts
+    wanted = (normal(20, seed=3) > 1.5).long()  # mostly zeros
     scores = 6 * wanted - 3 + 0.1 * normal(20)
     value, judge = lost(scores, change=lambda made: [made[0] - 6], labels=wanted)
     assert judge.baseline == 1 and value == pytest.approx(float((wanted.sum(1) > 0).double().mean()), abs=0.01)

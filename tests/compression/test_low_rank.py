@@ -5,8 +5,8 @@ from recipes import accuracy, applied, material, state, survives, trained, uncha
 from torch import nn
 
 from model_opt.compression.evaluation.flops import cost
-from model_opt.compression.techniques.low_rank import _directions, _split
 from model_opt.compression.statistics import sampled_inputs
+from model_opt.compression.techniques.low_rank import _directions, _split
 from model_opt.errors import TechniqueDidNothing
 
 

@@ -5,11 +5,11 @@ from recipes import accuracy, applied, material, noisy_norms, state, survives, t
 from torch import nn
 
 from model_opt.compression.evaluation.flops import cost
-from model_opt.compression.techniques.heads import heads_of, prune_heads
 from model_opt.compression.inputs import call
+from model_opt.compression.stages import stages
+from model_opt.compression.techniques.heads import heads_of, prune_heads
 from model_opt.compression.techniques.prune import heads
 from model_opt.compression.techniques.refit import KEPT
-from model_opt.compression.stages import stages
 from model_opt.errors import TechniqueError
 
 

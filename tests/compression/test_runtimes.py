@@ -10,14 +10,12 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression.runtimes import aot_inductor
-from model_opt.compression.runtimes import openvino
-from model_opt.compression.runtimes import runtime
 from model_opt.compression.evaluation.checks import checked
 from model_opt.compression.evaluation.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
+from model_opt.compression.runtimes import aot_inductor, openvino, runtime
 from model_opt.compression.runtimes.openvino import to_openvino
 from model_opt.compression.runtimes.runtime import runtimes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule

@@ -10,11 +10,11 @@ import torch
 from compression_made import material
 from torch import Tensor, nn
 
-from model_opt.compression.techniques import precision
-from model_opt.compression.runtimes import runtime
 from model_opt.compression.evaluation.accuracy import DataJudge
 from model_opt.compression.evaluation.checks import checked
+from model_opt.compression.runtimes import runtime
 from model_opt.compression.technique import Material
+from model_opt.compression.techniques import precision
 from model_opt.errors import MeasurementFailed
 from model_opt.search.model_signature import Family
 
@@ -86,7 +86,7 @@ def row(number: int, other: int) -> Callable[[Tensor], Tensor]:
 
 
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "nought": torch.zeros_like,
+    "zero": torch.zeros_like,
     "turned": torch.neg,
     "doubled": lambda values: 2 * values,
     "shifted": lambda values: values + 3,
@@ -150,7 +150,7 @@ def faults() -> Iterator[tuple[str, Fault]]:
 
         yield f"garbage for {rows} rows", only_for(rows, at_output(0, garbage))
         yield f"NaN for {rows} rows", only_for(rows, at_output(1, lambda output: output * float("nan")))
-    yield "padding is not heeded", _unmasked
+    yield "padding is not used", _unmasked
     yield "another thread's answer", _another_threads
     yield "rows couple", _coupled
     yield "buffers are shared", _stale

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.exchange.bundle import read_bundle, write_bundle
+from model_opt.exchange.bundle import read_bundle, write_bundle
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Revocation, Snapshot
-from model_opt.federation.join import Knowledge, Link, Policy, cursors, join
-from model_opt.federation.encoded_record import Sealed
+from model_opt.federation.join import ChainLink, Knowledge, Policy, cursors, join
 from model_opt.federation.stream import Stream
 from model_opt.storage.testing import RESNET18, VIT_B, entries
 
 
-def story() -> list[Sealed]:
+def story() -> list[EncodedRecord]:
     """Two origins, three epochs, a twin that contradicts, a snapshot and two revocations."""
     alpha, beta, twin = (
         Stream(origin=name, epoch=e * 32) for name, e in (("alpha", "a"), ("beta", "b"), ("alpha", "a"))
@@ -30,7 +30,7 @@ def story() -> list[Sealed]:
     )
     refused = Revocation(federation="local", origin="beta", authority="r", reason="x", epochs={"b" * 32: 3})
     earlier = Revocation(federation="local", origin="beta", authority="r", reason="y", epochs={"b" * 32: 2})
-    return [Sealed.of(record) for record in (*records, snapshot, refused, earlier)]
+    return [EncodedRecord.of(record) for record in (*records, snapshot, refused, earlier)]
 
 
 STORY = story()
@@ -75,11 +75,11 @@ def test_a_policy_takes_the_strictest() -> None:
 def test_cursors_stop_at_gaps_and_forks() -> None:
     stream = ("local", "alpha", "a" * 32)
     digests = ["0" * 64, *(f"{i:064x}" for i in range(1, 8))]
-    chain = [Link(stream=stream, sequence=i, previous=digests[i - 1], digest=digests[i]) for i in range(1, 8)]
+    chain = [ChainLink(stream=stream, sequence=i, previous=digests[i - 1], digest=digests[i]) for i in range(1, 8)]
     assert cursors(chain)[stream].sequence == 7
     at = cursors([*chain[:2], chain[3], chain[6]])[stream]
     assert (at.sequence, at.missing, at.forked) == (2, ((3, 3), (5, 6)), False)
-    other = Link(stream=stream, sequence=3, previous="f" * 64, digest="e" * 64)
+    other = ChainLink(stream=stream, sequence=3, previous="f" * 64, digest="e" * 64)
     at = cursors([*chain[:2], other])[stream]
     assert (at.sequence, at.forked) == (2, True)
 

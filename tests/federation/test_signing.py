@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from model_opt.cli.identity import app
 from model_opt.errors import InvalidInput, ModelOptError, StoreConflict, StoreError, WireError
+from model_opt.exchange.bundle import read_bundle
 from model_opt.federation import identity as identities
-from model_opt.federation.exchange.bundle import read_bundle
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation, Snapshot
 from model_opt.federation.identity import Certificate, Identity, deployment_identity, rotate
-from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.signing import equivocates, is_signed, sign, verify
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers, quarantine, shares, trust, trusted
@@ -72,7 +72,7 @@ def test_what_was_signed_verifies_and_is_the_same_record(alice: Identity) -> Non
     data = sign(alice, envelope)
     opened = verify(data, {alice.origin})
     assert opened.data == data and isinstance(opened.record, Envelope) and opened.record.rows == envelope.rows
-    assert opened.digest == Sealed.of(envelope).digest and opened.identity == envelope.identity
+    assert opened.digest == EncodedRecord.of(envelope).digest and opened.identity == envelope.identity
     assert is_signed(data) and not is_signed(encode(envelope)) and len(data) - len(encode(envelope)) < 200
 
 
@@ -146,7 +146,7 @@ def test_only_an_origin_or_an_authority_withdraws(alice: Identity, mallory: Iden
 
 
 def test_two_stories_are_noticed_and_cost_the_trust(alice: Identity, tmp_path: Path) -> None:
-    one, other = (Sealed.open(sign(alice, told(alice, first=first))) for first in (0, 9))
+    one, other = (EncodedRecord.open(sign(alice, told(alice, first=first))) for first in (0, 9))
     assert one.record.previous == FIRST  # type: ignore[union-attr]
     assert equivocates(one, other) and not equivocates(one, one)
     trust(alice.origin, 0.7, name="alice", folder=tmp_path)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_opt.errors import WireError
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
 from model_opt.federation.moments import Moments
-from model_opt.federation.encoded_record import Sealed
 from model_opt.federation.stream import Stream
-from model_opt.federation.wire import Limits, decode, decode_record, digest_of, encode
+from model_opt.federation.wire import WireLimits, decode, decode_record, digest_of, encode
 from model_opt.search.plan import Choice, Plan
 from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, entries
 
@@ -53,7 +53,7 @@ def test_old_bytes_are_read_and_written_alike(schema: int, name: str) -> None:
     read = decode_record(data)
     assert read.schema == schema
     assert encode(read) == data == encode(record)
-    assert Sealed.open(data).identity == Sealed.of(record).identity
+    assert EncodedRecord.open(data).identity == EncodedRecord.of(record).identity
     if isinstance(record, Envelope):
         assert isinstance(read, Envelope) and read.rows == record.rows and read.signature == record.signature
 
@@ -101,11 +101,11 @@ def _parts(data: bytes) -> list:
 def test_limits_hold_before_anything_is_decoded() -> None:
     data = encode(golden_records()["envelope-1"])
     with pytest.raises(WireError, match="limit"):
-        decode(data, Limits(max_bytes=len(data) - 1))
+        decode(data, WireLimits(max_bytes=len(data) - 1))
     with pytest.raises(WireError, match="not an integer within 1 and 2"):
-        decode(data, Limits(max_rows=2))
+        decode(data, WireLimits(max_rows=2))
     with pytest.raises(WireError, match="longer"):
-        decode(data, Limits(max_meta_bytes=10))
+        decode(data, WireLimits(max_meta_bytes=10))
     deep = b"\x91" * 100_000
     with pytest.raises(WireError):
         decode_record(b"\x94" + msgpack.packb("model_opt") + msgpack.packb(deep[:60_000]) + msgpack.packb(b"") * 2)

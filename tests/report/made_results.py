@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from model_opt.autotuner.engine import Found, mean_metrics, observed_of, predicted_of
+from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.finish import front
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.technique import techniques_of
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Searcher
 from model_opt.search.space import Decision, SearchSpace
+from model_opt.search.trial import Trial
 
 SPACE = SearchSpace(
     [
@@ -69,7 +71,7 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
     rng = random.Random(seed)
     noise = {"log_speedup": 0.02**2, "accuracy_drop": 0.0}
     searcher = Searcher(SPACE, OBJECTIVE, budget=budget, seed=seed, noise=noise, evaluations=150)
-    observed: list[Observed] = []
+    observed: list[Trial] = []
     clocks = dict.fromkeys((f"node{i // 2}-{i % 2}" for i in range(workers)) if workers else ["this machine"], 0.0)
     while (proposal := searcher.ask()) is not None:
         outcome = measured(proposal.plan, rng)

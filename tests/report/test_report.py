@@ -15,21 +15,22 @@ import pytest
 from made_results import OBJECTIVE, SPACE, made_result, measured
 from rich.console import Console
 
-from model_opt.fleet import submission
-from model_opt.fleet.submission import Manifest, Request
-from model_opt.fleet.coordinator_state import Rules
-from model_opt.measuring.deadlines import Deadlines
-from model_opt.fleet.journal import SqliteJournal
-from model_opt.fleet.messages import Changes, Kept, Result
-from model_opt.fleet.proposer import Search
-from model_opt.fleet.coordinator_service import STATE_FILE
+from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import ProgressLog, read_progress
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import Tally
 from model_opt.cli.explain import explained
 from model_opt.cli.tables import print_result
 from model_opt.errors import InvalidInput
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import STATE_FILE
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.journal import SqliteJournal
+from model_opt.fleet.messages import Changes, Kept, Result
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Manifest, Submission
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.report.charts import charts
 from model_opt.report.live import summary
 from model_opt.report.page import report
@@ -39,6 +40,7 @@ from model_opt.report.view import find, of_fleet, of_folder, of_result
 from model_opt.report.watching import Watching
 from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_nothing_measured_says_so(result):
 def seen(number):
     plan = Plan((Choice(decision="prune", option=str(number)),))
     metrics = {"log_speedup": 0.1 * number, "log_size_ratio": 0.2, "accuracy_drop": 0.001 * number}
-    return Observed(plan=plan, purpose="explore", at_s=float(number), metrics=metrics, seconds={"time": 0.5})
+    return Trial(plan=plan, purpose="explore", at_s=float(number), metrics=metrics, seconds={"time": 0.5})
 
 
 def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
@@ -233,10 +235,12 @@ def state(tmp_path):
     folder = tmp_path / "night"
     folder.mkdir()
     (folder / submission.FACTORY).write_bytes(b"factory")
-    rules = Rules(budget=20, objective=OBJECTIVE)
+    rules = FleetRules(budget=20, objective=OBJECTIVE)
     search = Search(space=SPACE, objective=OBJECTIVE)
-    request = Request(search=search, rules=rules, placement=submission.Placement(), deadlines=Deadlines(), sharing=None)
-    submission.seal(folder, Manifest(digest=submission._digest(folder / submission.FACTORY), size_bytes=7), request)
+    request = Submission(
+        search=search, rules=rules, placement=submission.Placement(), deadlines=Deadlines(), sharing=None
+    )
+    submission.complete(folder, Manifest(digest=submission._digest(folder / submission.FACTORY), size_bytes=7), request)
     journal = SqliteJournal(folder / STATE_FILE)
     term, _, _ = journal.begin()
     rng = random.Random(0)

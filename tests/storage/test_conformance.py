@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from model_opt.storage.chroma import ChromaDBBackend
 from model_opt.federation.known import InspectableStore
+from model_opt.storage.chroma import ChromaDBBackend
 from model_opt.storage.mongodb import MongoDBBackend
 from model_opt.storage.open import open_store
 from model_opt.storage.redis_hash import RedisBackend

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from model_opt.errors import StoreConflict
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
 from model_opt.federation.join import Knowledge
-from model_opt.federation.encoded_record import Sealed
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
-from model_opt.federation.known import InspectableStore
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries, must_raise, sorted_rows
 from servers.starting import Server
@@ -96,7 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_those_of_the_join(self) -> None:
-        known = Knowledge.of(Sealed.of(record) for record in self.told)
+        known = Knowledge.of(EncodedRecord.of(record) for record in self.told)
         assert self.store.rows() == sorted_rows(known.rows().values())
         assert sorted(data for _, data in self.store.envelopes()) == sorted(map(encode, self.told))
 

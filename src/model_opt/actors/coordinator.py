@@ -12,18 +12,18 @@ from typing import Any
 
 import ray
 
-from model_opt.fleet import submission
-from model_opt.fleet.submission import Manifest, Request, state_root
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
-from model_opt.actors.worker_pool import Crew
-from model_opt.fleet.journal import look
+from model_opt.actors.metrics import FleetMetrics
+from model_opt.actors.worker_pool import WorkerPool
+from model_opt.errors import FleetError
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
+from model_opt.fleet.journal import look
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.logs import log_as_json
-from model_opt.fleet.messages import Ask, MergedRow, Reply, Settled
-from model_opt.actors.metrics import FleetMetrics
-from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
-from model_opt.errors import FleetError
+from model_opt.fleet.messages import MergedRow, Reply, Settled, WorkRequest
+from model_opt.fleet.submission import Manifest, Submission, state_root
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Outcome
 
@@ -42,12 +42,12 @@ class Coordinator:
         self._folder = state_root(state) / search
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._service: CoordinatorService | None = None
-        self._request: Request | None = None
+        self._request: Submission | None = None
         self._manifest: Manifest | None = None
         self._flush: Flush | None = None
         self._closing = threading.Event()
         self._reconciler: threading.Thread | None = None
-        if submission.sealed(self._folder):
+        if submission.is_complete(self._folder):
             self._open()
 
     # submitting -----------------------------------------------------------------------------------------------------
@@ -64,10 +64,10 @@ class Coordinator:
             file.write(chunk)
             file.truncate()
 
-    def seal(self, manifest: Manifest, request: Request) -> None:
+    def seal(self, manifest: Manifest, request: Submission) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:
-            submission.seal(self._folder, manifest, request)
+            submission.complete(self._folder, manifest, request)
             self._open()
 
     def _open(self) -> None:
@@ -81,33 +81,33 @@ class Coordinator:
     def _reconcile(self) -> None:
         """Keeps the workers that the cluster has room for, as long as the search lasts; and the metrics."""
         service, request = self._serving()
-        crew, metrics = Crew(self._search, request.placement), FleetMetrics(self._search)
+        pool, metrics = WorkerPool(self._search, request.placement), FleetMetrics(self._search)
         while not self._closing.is_set():
             try:
                 status = service.status()
-                crew.dismiss() if status["ending"] else crew.reconcile()
+                pool.dismiss() if status["ending"] else pool.reconcile()
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
             self._closing.wait(RECONCILE_S)
-        crew.dismiss(grace_s=0.0)
+        pool.dismiss(grace_s=0.0)
 
-    def _serving(self) -> tuple[CoordinatorService, Request]:
+    def _serving(self) -> tuple[CoordinatorService, Submission]:
         if self._service is None or self._request is None:
             raise FleetError(f"the search {self._search!r} was never submitted as a whole: submit it again")
         return self._service, self._request
 
     # workers --------------------------------------------------------------------------------------------------------
 
-    async def ask(self, ask: Ask) -> Reply:
+    async def ask(self, ask: WorkRequest) -> Reply:
         """A worker's turn; the answer leaves when it is on disk."""
         return await asyncio.wrap_future(self._serving()[0].submit(ask))
 
-    async def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """A worker's sign of life."""
-        self._serving()[0].beat(holder, held)
+    async def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
+        """A worker's heartbeat."""
+        self._serving()[0].heartbeat(holder, held)
 
-    async def hire(self) -> tuple[Manifest, Request]:
+    async def register(self) -> tuple[Manifest, Submission]:
         """What a new worker needs to know."""
         _, request = self._serving()
         if self._manifest is None:
@@ -157,7 +157,7 @@ class Coordinator:
         """The merged rows."""
         return self._serving()[0].rows()
 
-    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Request]:
+    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Submission]:
         """The contexts by key, what each worker's evaluator said, and the search."""
         service, request = self._serving()
         said = {k.removeprefix(_DESCRIPTION): v for k, v in service.facts.items() if k.startswith(_DESCRIPTION)}

@@ -10,21 +10,21 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from model_opt.measuring.child import MeasuringChild
 from model_opt.actors.ray_link import RayLink, child_of
 from model_opt.fleet.worker_slots import Slot
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 
 log = logging.getLogger(__name__)
 
 
-class Bench:
+class MeasuringActor:
     """A Ray actor in a slot: a measuring process and the way to it. It ends with the worker that started it."""
 
     def __init__(self, search: str) -> None:
         link = RayLink(search)
-        self._child: MeasuringChild = child_of(link, link.hire())
+        self._child: MeasuringChild = child_of(link, link.register())
 
     def describe(self) -> Mapping[str, object]:
         """See `MeasuringChild`; with the node that it measures on."""
@@ -44,8 +44,8 @@ class Bench:
 
 
 class RemoteChild:
-    """A `MeasuringChild` behind a `Bench` in `slot`. Where that is lost, this process ends: Ray starts the worker anew,
-    and what it held is leased again, to be blamed on no plan."""
+    """A `MeasuringChild` behind a `MeasuringActor` in `slot`. Where that is lost, this process ends: Ray starts the
+    worker anew, and what it held is leased again, to be blamed on no plan."""
 
     def __init__(self, search: str, slot: Slot) -> None:
         options = {
@@ -54,7 +54,7 @@ class RemoteChild:
             "max_concurrency": 2,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(slot.node_id, soft=False),
         }
-        self._bench: Any = ray.remote(Bench).options(**options).remote(search)
+        self._bench: Any = ray.remote(MeasuringActor).options(**options).remote(search)
 
     def describe(self) -> Mapping[str, object]:
         """See `MeasuringChild`."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import ray
 
-from model_opt.fleet.submission import Manifest, Request, fetched
-from model_opt.measuring.child import MeasuringChild
-from model_opt.measuring.variables import worker_variables
 from model_opt.actors.cluster import find_coordinator
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Ask, Reply
+from model_opt.fleet.messages import Reply, WorkRequest
+from model_opt.fleet.submission import Manifest, Submission, fetched
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.variables import worker_variables
 from model_opt.search.context import Context
 
 ANSWER_S = 30.0
@@ -25,18 +25,18 @@ class RayLink:
     def __init__(self, search: str) -> None:
         self._coordinator = find_coordinator(search)
 
-    def ask(self, ask: Ask) -> Reply:
-        """See `Link`."""
+    def ask(self, ask: WorkRequest) -> Reply:
+        """See `CoordinatorLink`."""
         reply: Reply = ray.get(self._coordinator.ask.remote(ask), timeout=ANSWER_S)
         return reply
 
-    def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """See `Link`."""
-        self._coordinator.beat.remote(holder, held)
+    def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
+        """See `CoordinatorLink`."""
+        self._coordinator.heartbeat.remote(holder, held)
 
-    def hire(self) -> tuple[Manifest, Request]:
+    def register(self) -> tuple[Manifest, Submission]:
         """The search."""
-        manifest, request = ray.get(self._coordinator.hire.remote(), timeout=ANSWER_S)
+        manifest, request = ray.get(self._coordinator.register.remote(), timeout=ANSWER_S)
         return manifest, request
 
     def chunk(self, number: int) -> bytes:
@@ -49,9 +49,9 @@ class RayLink:
         ray.get(self._coordinator.introduce.remote(worker, context, description), timeout=ANSWER_S)
 
 
-def child_of(link: RayLink, hired: tuple[Manifest, Request]) -> MeasuringChild:
+def child_of(link: RayLink, registered: tuple[Manifest, Submission]) -> MeasuringChild:
     """The measuring process of a search, with the factory's pickle kept on this machine."""
-    manifest, request = hired
+    manifest, request = registered
     cache = Path(tempfile.gettempdir()) / f"model-opt-{os.getuid()}" / "bundles"
     env = worker_variables(request.placement.env)
     return MeasuringChild(fetched(manifest, cache, link.chunk), env=env, deadlines=request.deadlines)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_opt.fleet.submission import Placement, Request, Sharing, chunks, pickled
 from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
-from model_opt.fleet.coordinator_state import Rules
-from model_opt.measuring.deadlines import Deadlines
-from model_opt.fleet.messages import MergedRow, Settled
-from model_opt.fleet.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.federation.envelope import check_name
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.messages import MergedRow, Settled
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Sharing, Submission, chunks, pickled
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.beliefs import Estimate
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
@@ -30,7 +30,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 @dataclass(frozen=True, kw_only=True)
 class FleetResult:
     """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
-    recommendation is theirs, `timeline` says who settled each when, and `believed` what all that was settled before it
+    recommendation is theirs, `timeline` says who settled each when, and `predicted` what all that was settled before it
     told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator said."""
 
     name: str
@@ -38,7 +38,7 @@ class FleetResult:
     recommendation: Recommendation | None
     outcomes: tuple[Outcome, ...]
     timeline: tuple[Settled, ...]
-    believed: tuple[Mapping[str, Estimate], ...]
+    predicted: tuple[Mapping[str, Estimate], ...]
     rows: tuple[MergedRow, ...]
     context: Context | None
     contexts: Mapping[str, Context]
@@ -68,11 +68,11 @@ def run_search(
     """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
 
     `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `grace_s`,
-    `patience`, `whole_only` and `gather` are those of `Rules`. A search of this name that is there already goes on (its
-    own request holds).
+    `patience`, `whole_only` and `gather` are those of `FleetRules`. A search of this name that is there already goes on
+    (its own submission holds).
     Raises `InvalidInput`, `FleetError`.
     """
-    rules = Rules(
+    rules = FleetRules(
         budget=simulations,
         objective=search.objective,
         deadline_s=None if timeout_s is None else time.time() + timeout_s,
@@ -81,7 +81,7 @@ def run_search(
         whole_only=whole_only,
         gather=gather,
     )
-    request = Request(
+    request = Submission(
         search=search,
         rules=rules,
         placement=placement or Placement(),
@@ -94,7 +94,7 @@ def run_search(
 
 def submit(
     factory: Callable[[], Evaluator],
-    request: Request,
+    request: Submission,
     *,
     name: str,
     address: str | None = None,
@@ -151,14 +151,14 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
     home = _most_measured(settled)
     outcomes = tuple(outcome for context, outcome in settled if context == home)
     searcher = request.search.searcher(status["budget"], _noise(descriptions))
-    believed = replay(searcher, outcomes)
+    predicted = replay(searcher, outcomes)
     return FleetResult(
         name=name,
         ending=status["ending"] or "running",
         recommendation=searcher.recommend() if outcomes or request.search.given else None,
         outcomes=outcomes,
         timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
-        believed=believed,
+        predicted=predicted,
         rows=tuple(rows),
         context=contexts.get(home),
         contexts=contexts,

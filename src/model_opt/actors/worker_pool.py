@@ -8,10 +8,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from model_opt.fleet.submission import Placement
 from model_opt.actors.cluster import NAMESPACE, living_workers, worker_name
-from model_opt.fleet.worker_slots import Slot, nodes_of, wanted_slots
 from model_opt.actors.worker import SearchWorker
+from model_opt.fleet.submission import Placement
+from model_opt.fleet.worker_slots import Slot, nodes_of, worker_slots
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ GRACE_S = 5.0
 WAITING_S = 60.0
 
 
-class Crew:
+class WorkerPool:
     """Reconciles what the cluster can hold with the workers that there are. For one thread."""
 
     def __init__(self, search: str, placement: Placement) -> None:
@@ -31,7 +31,7 @@ class Crew:
     def reconcile(self) -> None:
         """Starts a worker in every free slot and ends those without a node; adopts an earlier life's."""
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        slots = {slot.name: slot for slot in wanted_slots(nodes_of(nodes), self._placement)}
+        slots = {slot.name: slot for slot in worker_slots(nodes_of(nodes), self._placement)}
         self._look()
         for name in self._handles.keys() - slots.keys():
             self._end(self._handles.pop(name))

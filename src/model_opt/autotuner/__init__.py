@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model_opt.autotuner.callbacks import Callbacks
     from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine
+    from model_opt.autotuner.figures import Figure
     from model_opt.autotuner.optimizer import IntelligentOptimizer
-    from model_opt.autotuner.result import CompressionResult, Figure
-    from model_opt.compression.shipping import load_model, save_model
+    from model_opt.autotuner.result import CompressionResult
     from model_opt.compression.exports import export_model
+    from model_opt.compression.shipping import load_model, save_model
     from model_opt.compression.signature import sign_model
-    from model_opt.search.model_signature import Signature as ModelSignature
+    from model_opt.search.model_signature import ModelSignature as ModelSignature
 
 _ON_FIRST_USE = {
     "Callbacks": ("autotuner.callbacks", "Callbacks"),
     "CompressionResult": ("autotuner.result", "CompressionResult"),
     "CompressionTreeSearch": ("autotuner.engine", "CompressionTreeSearch"),
-    "Figure": ("autotuner.result", "Figure"),
+    "Figure": ("autotuner.figures", "Figure"),
     "IntelligentOptimizer": ("autotuner.optimizer", "IntelligentOptimizer"),
     "MCTSEngine": ("autotuner.engine", "MCTSEngine"),
     "ModelSignature": ("search.model_signature", "ModelSignature"),

@@ -4,14 +4,14 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from model_opt.autotuner.result import CompressionResult, ParetoPoint
-from model_opt.autotuner.tally import Tally
-from model_opt.autotuner.trackers import scalars
-from model_opt.autotuner.wording import faster, figure_text, interval_text, lost, smaller, versus
+from model_opt.autotuner.figures import faster, figure_text, interval_text, lost, smaller, versus
+from model_opt.autotuner.tally import Tally, scalars
 from model_opt.errors import MissingDependency
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from model_opt.autotuner.result import CompressionResult, ParetoPoint
 
 _WIDTH, _HEIGHT, _EDGE = 320, 150, 14
 

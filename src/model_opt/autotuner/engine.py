@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from model_opt.measuring.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.rules import prior, strategies
 from model_opt.compression.machine import Machine
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search.beliefs import Estimate
 from model_opt.search.cost import ExpectedSeconds, PlanSeconds
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
-from model_opt.search.model_signature import Family, Signature
 from model_opt.search.space import SearchSpace
+from model_opt.search.trial import GIVEN, Trial
 
 RULES_FIRST = 4
 """How many of the family's strategies a search starts with, where nothing is known of similar networks."""
@@ -37,7 +37,7 @@ class Problem:
 
     child: MeasuringChild
     space: SearchSpace
-    signature: Signature
+    signature: ModelSignature
     objective: Objective
     noise: Mapping[str, float | None]
     original: Measurement
@@ -64,7 +64,7 @@ class Found:
     """What a search has found, and why it ended: "budget", "time", "space", "interrupted", "rules"."""
 
     best: Recommendation
-    observed: tuple[Observed, ...]
+    observed: tuple[Trial, ...]
     searcher: Searcher
     ended: str
     fleet: Mapping[str, Any] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
                 ended = ended if searcher.settled >= budget else "time" if clock.refused else "space"
                 break
             taught = searcher.settled or problem.evidence  # the original alone foretells nothing
-            believed = predicted_of(proposal.expected) if taught else {}
+            predicted = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
             problem.on_plan(proposal.plan)
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
@@ -168,7 +168,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             clock.learn(outcome, proposal.purpose, time.monotonic() - started)
             searcher.tell(outcome)
             seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
-            observed.append(replace(seen, predicted=believed))
+            observed.append(replace(seen, predicted=predicted))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(
@@ -238,9 +238,9 @@ class _Clock:
         self._spent.append(seconds)
 
 
-def observed_of(outcome: Outcome, purpose: str) -> Observed:
-    """An outcome as the result keeps it; `at_s` is still nought."""
-    seen = Observed(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
+def observed_of(outcome: Outcome, purpose: str) -> Trial:
+    """An outcome as the result keeps it; `at_s` is still zero."""
+    seen = Trial(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
     if isinstance(outcome, Failure):
         return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
     return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes, disturbed=tuple(sorted(outcome.disturbed)))

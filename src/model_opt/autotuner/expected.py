@@ -4,7 +4,7 @@ from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S
 from model_opt.compression.evaluation.timing import TURNS
 from model_opt.search.cost import ExpectedSeconds, Picked
 from model_opt.search.evaluator import Purpose
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 
 _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""
@@ -48,7 +48,7 @@ _PLAN = (0.5, 0.01, 20)
 _LONGEST_STEPS_S = 150.0
 
 
-def expected_seconds(signature: Signature, latency_ms: float, *, kept: bool) -> ExpectedSeconds:
+def expected_seconds(signature: ModelSignature, latency_ms: float, *, kept: bool) -> ExpectedSeconds:
     """Of plans for this model, whose call takes `latency_ms` with the example; `kept`: the best models are kept, and
     not made again to be verified."""
     millions, call_s = signature.parameters / 1e6, latency_ms / 1000

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model_opt.actors import searches
-from model_opt.fleet.submission import Placement, Sharing
 from model_opt.actors.cluster import connect, disconnect
 from model_opt.actors.searches import FleetResult, local_cpus
-from model_opt.fleet.proposer import Search
 from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of, prior_of
-from model_opt.federation.recall import SHARED_METRICS, WHOLE_ONLY, deployment_origin
-from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.errors import FleetError
+from model_opt.federation.recall import SHARED_METRICS, WHOLE_ONLY, deployment_origin
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Sharing
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
@@ -165,7 +165,7 @@ class _Watcher:
         self._problem.callbacks.on_measurement(seen, settled=self._settled, budget=budget, best=best if kept else None)
 
 
-def _observed(found: FleetResult, *, taught: bool) -> tuple[Observed, ...]:
+def _observed(found: FleetResult, *, taught: bool) -> tuple[Trial, ...]:
     """The outcomes in the order in which they were settled; times are from the first lease on. Of the first nothing was
     foretold, unless the search was `taught` by others: the original alone foretells nothing."""
     began = float(found.status["first_grant_s"] or 0.0)
@@ -177,6 +177,6 @@ def _observed(found: FleetResult, *, taught: bool) -> tuple[Observed, ...]:
             predicted=predicted_of(expected) if taught or number else {},
         )
         for number, (outcome, told, expected) in enumerate(
-            zip(found.outcomes, found.timeline, found.believed, strict=True)
+            zip(found.outcomes, found.timeline, found.predicted, strict=True)
         )
     )

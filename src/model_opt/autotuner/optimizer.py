@@ -9,21 +9,21 @@ from typing import Any
 
 from torch import nn
 
-from model_opt.measuring.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks, LineProgress, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
 from model_opt.autotuner.progress_log import ProgressLog
 from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.run import METHODS, Limits, Run, check_output
+from model_opt.autotuner.run import METHODS, Run, RunLimits, check_output
 from model_opt.compression.evaluation.accuracy import EvalFn, JudgeAs
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.federation.store import KnowledgeStore
 from model_opt.folders import passing
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store, place_of
-from model_opt.federation.store import KnowledgeStore
 
 
 class IntelligentOptimizer:
@@ -82,7 +82,7 @@ class IntelligentOptimizer:
         plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
         `autotuner.constraints.RANGES`, shares also as "2%"; without `max_accuracy_drop` at most one point may be lost.
         `calibration_data` is an iterable of inputs (batches or rows; in pairs with class indices, a class for each
-        place, or noughts and ones for each column it is labelled data): one half is fitted on, the other judges.
+        place, or zeros and ones for each column it is labelled data): one half is fitted on, the other judges.
         `train_data` yields (inputs, target) for fine-tuning; with it techniques are fitted on its inputs, and all
         calibration data judges, or without any a part of `train_data`. `eval_fn` takes a model and returns its
         accuracy, a share, or several by name, of which the one that loses most counts; (2.3, "min") or (31.4, "max")
@@ -113,7 +113,7 @@ class IntelligentOptimizer:
             device=self._device,
             timing_lock=TimingLock(),
         )
-        limits = Limits(
+        limits = RunLimits(
             method=method,
             budget=n_simulations,
             constraints=wanted,

@@ -8,14 +8,14 @@ from torch import nn
 
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.request import make_task
-from model_opt.autotuner.sources import Source
+from model_opt.autotuner.sources import ModelSource
 from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
+from model_opt.compression.evaluation.sensitivity import Sensitivity
+from model_opt.compression.evaluation.timing import TURNS, time_pair
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
-from model_opt.compression.evaluation.sensitivity import Sensitivity
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
-from model_opt.compression.evaluation.timing import TURNS, time_pair
 from model_opt.search.evaluator import Purpose
 
 PREPARE_CALLS = 60
@@ -26,7 +26,7 @@ _ANY = Constraints(max_accuracy_drop=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preview:
+class SearchPreview:
     """The decisions with their options, the number of plans, and a rough cost from one timing of the original."""
 
     family: str
@@ -43,7 +43,7 @@ def preview(
     freeze: Mapping[str, str],
     exclude: Collection[str],
     simulations: int,
-) -> Preview:
+) -> SearchPreview:
     """The search that these arguments would start. Raises `InvalidInput` as that would."""
     task = make_task(
         model,
@@ -60,7 +60,7 @@ def preview(
     once_s = float(timed.baseline_ms.mean()) / 1000
     timing_s = min(TIMING_S[Purpose.EXPLORE], BLOCKS[Purpose.EXPLORE] * TURNS * 2 * max(once_s, 0.008))
     each_s = max(PREPARE_S, PREPARE_CALLS * once_s) + timing_s
-    return Preview(
+    return SearchPreview(
         family=str(signature.family),
         decisions={decision.name: tuple(decision.options) for decision in space.decisions},
         plans=space.total_plans,
@@ -69,7 +69,7 @@ def preview(
     )
 
 
-def sensitivities_of(source: Source, *, seed: int = 0) -> list[Sensitivity]:
+def sensitivities_of(source: ModelSource, *, seed: int = 0) -> list[Sensitivity]:
     """Which layers of `source` cost accuracy under which technique, most harmful first. Raises `InvalidInput`."""
     nothing = dict.fromkeys(("example_input", "calibration_data", "eval_fn", "train_data"))
     given: dict[str, Any] = {**nothing, **source.arguments}

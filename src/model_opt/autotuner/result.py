@@ -7,67 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_opt.autotuner.folder import RESULT_FILE
 from model_opt.atomic_files import write_atomically
+from model_opt.autotuner.figures import Figure
+from model_opt.autotuner.folder import RESULT_FILE
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import PART_NOTE
-from model_opt.search.plan import Choice, Plan
+from model_opt.search.plan import Plan, read_plan
+from model_opt.search.trial import GIVEN, Trial
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact.
-
-    `doubt` says why it is not to be relied on, empty where it is: then the interval covers all that was seen.
-    """
-
-    value: float
-    low: float
-    high: float
-    doubt: str = ""
-
-    @classmethod
-    def exact(cls, value: float) -> "Figure":
-        """A figure that is known for certain."""
-        return cls(value=value, low=value, high=value)
-
-
-GIVEN = "given"
-"""The purpose of what needed no measuring: the original, beside itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start; `purpose` is
-    "explore", "verify" or `GIVEN`.
-
-    `predicted` is what was believed of each metric before it was measured, as (mean, standard deviation); empty where
-    nothing was known. `worker` is who measured it on a cluster. `disturbed` are the metrics that other programs spoilt.
-    """
-
-    plan: Plan
-    purpose: str
-    at_s: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    failure: str | None = None
-    notes: tuple[str, ...] = ()
-    predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    worker: str | None = None
-    disturbed: tuple[str, ...] = ()
-
-    @classmethod
-    def from_fields(cls, raw: Mapping[str, Any]) -> "Observed":
-        """Reads what `asdict` made of one, also by way of JSON. Raises `TypeError`, `KeyError` for anything else."""
-        predicted = {name: (float(mean), float(std)) for name, (mean, std) in raw.get("predicted", {}).items()}
-        fields = {"plan": read_plan(raw["plan"]), "notes": tuple(raw["notes"]), "predicted": predicted}
-        return cls(**dict(raw) | fields | {"disturbed": tuple(raw.get("disturbed", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +69,7 @@ class CompressionResult:
     context: Mapping[str, Any]
     signature: Mapping[str, Any]
     pareto: tuple[ParetoPoint, ...]
-    observations: tuple[Observed, ...]
+    observations: tuple[Trial, ...]
     seconds: Mapping[str, float]
     ended: str
     notes: tuple[str, ...] = ()
@@ -128,7 +80,7 @@ class CompressionResult:
     takes: tuple[str, ...] = ()
 
     @property
-    def measured(self) -> tuple[Observed, ...]:
+    def measured(self) -> tuple[Trial, ...]:
         """The observations that were measured, failures included."""
         return tuple(seen for seen in self.observations if seen.purpose != GIVEN)
 
@@ -199,7 +151,7 @@ class CompressionResult:
             raw["plan"] = read_plan(raw["plan"])
             raw["techniques"] = tuple(map(Technique, raw["techniques"]))
             raw["pareto"] = tuple(map(ParetoPoint.from_fields, raw["pareto"]))
-            raw["observations"] = tuple(map(Observed.from_fields, raw["observations"]))
+            raw["observations"] = tuple(map(Trial.from_fields, raw["observations"]))
             raw["tree"], raw["takes"] = tuple(raw.get("tree", ())), tuple(raw.get("takes", ()))
             return cls(**raw | {"notes": tuple(raw["notes"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -254,8 +206,3 @@ def _beats(a: ParetoPoint, b: ParetoPoint) -> bool:
         b.compression_ratio,
         b.accuracy_drop,
     )
-
-
-def read_plan(raw: Mapping[str, Any]) -> Plan:
-    """Reads what `asdict` made of a plan."""
-    return Plan(tuple(Choice(**choice) for choice in raw["choices"]))

@@ -13,17 +13,14 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from model_opt.measuring.child import MeasuringChild
-from model_opt.measuring.variables import forking_workers
-from model_opt.measuring.kernels import compile_kernels
+from model_opt.atomic_files import write_together
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
-from model_opt.autotuner.finish import Answer, conclude, front
+from model_opt.autotuner.finish import FinalAnswer, conclude, pareto_front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
-from model_opt.federation.recall import Lesson, Recalled, recall
 from model_opt.autotuner.request import NOISE
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
 from model_opt.autotuner.tally import of_tried
@@ -31,18 +28,21 @@ from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.machine import inspect
 from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.compression.runtimes.runtime_module import taken_by
-from model_opt.atomic_files import write_together
 from model_opt.compression.shipping import load_model
 from model_opt.compression.signature import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError
+from model_opt.federation.recall import Recalled, Recorder, recall
+from model_opt.federation.store import KnowledgeStore
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.kernels import compile_kernels
+from model_opt.measuring.variables import forking_workers
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
-from model_opt.federation.store import KnowledgeStore
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ GRACE_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class RunLimits:
     """How to search and for how long. `began` and `deadline` are monotonic seconds; a deadline of None is never."""
 
     method: str
@@ -93,7 +93,7 @@ class Run:
     def __init__(
         self,
         task: Task,
-        limits: Limits,
+        limits: RunLimits,
         callbacks: Callbacks,
         *,
         plans: Sequence[Plan | Mapping[str, str]],
@@ -121,9 +121,9 @@ class Run:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)
             with self._forking(), self._child() as child:
-                found, answer, lesson, described, recalled = self._measure(child, store, scratch)
+                found, answer, recorder, described, recalled = self._measure(child, store, scratch)
             if not found.remembered:
-                self._remember(store, lesson)
+                self._remember(store, recorder)
             optimised = load_model(answer.model)
             result = replace(self._result(found, answer, described, recalled), takes=taken_by(optimised))
             if output is not None:
@@ -132,7 +132,7 @@ class Run:
 
     def _measure(
         self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
-    ) -> tuple[Found, Answer, Lesson, Mapping[str, object], Recalled]:
+    ) -> tuple[Found, FinalAnswer, Recorder, Mapping[str, object], Recalled]:
         described = self._timed("baseline", lambda: self._described(child))
         context = cast(Context, described["context"])
         baseline = cast(Mapping[str, float], described["baseline"])
@@ -142,11 +142,11 @@ class Run:
         objective = self._limits.constraints.objective(baseline)
         self._timed("what applies", lambda: self._leave_out(child))
         recalled = self._recall(store, context, objective)
-        lesson = Lesson(self.signature, context)
+        recorder = Recorder(self.signature, context)
 
         def learn(outcome: Outcome) -> None:
             if isinstance(outcome, Measurement):
-                lesson.add(outcome)
+                recorder.add(outcome)
 
         problem = Problem(
             child=child,
@@ -177,7 +177,7 @@ class Run:
         found = self._timed("search", lambda: self._engine(described).run(problem))
         child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
-        return found, answer, lesson, described, recalled
+        return found, answer, recorder, described, recalled
 
     def _described(self, child: MeasuringChild) -> Mapping[str, object]:
         """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
@@ -251,7 +251,7 @@ class Run:
         known = described if self._cluster.address == LOCAL else None  # other machines have to time the original
         return FleetEngine(budget, self._cluster, replace(self._task, described=known))
 
-    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> Answer:
+    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> FinalAnswer:
         return conclude(
             child,
             found,
@@ -290,9 +290,9 @@ class Run:
         self._callbacks.on_note(recalled.describe())
         return recalled
 
-    def _remember(self, store: KnowledgeStore, lesson: Lesson) -> None:
+    def _remember(self, store: KnowledgeStore, recorder: Recorder) -> None:
         try:
-            count = self._timed("remember", lambda: lesson.teach(store))
+            count = self._timed("remember", lambda: recorder.record(store))
             self._callbacks.on_note(f"what was measured is in the knowledge base now: {count} plans, the original too")
         except StoreError as error:
             self._callbacks.on_note(f"what was measured could not be added to the knowledge base: {error}")
@@ -312,7 +312,7 @@ class Run:
             self._phases[phase] = time.monotonic() - began
 
     def _result(
-        self, found: Found, answer: Answer, described: Mapping[str, object], recalled: Recalled
+        self, found: Found, answer: FinalAnswer, described: Mapping[str, object], recalled: Recalled
     ) -> CompressionResult:
         context = cast(Context, described["context"])
         bounds = {name: bound for name, bound in asdict(self._limits.constraints).items() if bound is not None}
@@ -327,12 +327,12 @@ class Run:
             baseline=cast(Mapping[str, float], described["baseline"]),
             context=asdict(context) | {"key": context.key},
             signature=asdict(self.signature) | {"key": self.signature.key},
-            pareto=with_answer(front(found), answer),
+            pareto=with_answer(pareto_front(found), answer),
             observations=found.observed,
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
             notes=(*self._warnings, *((recalled.describe(),) if recalled.rows else ()), *answer.notes),
-            knowledge=recalled.as_json() | {"heeded": found.searcher.heeded()},
+            knowledge=recalled.as_json() | {"weights": found.searcher.source_weights()},
             fleet=found.fleet,
             importance=of_tried(found.searcher.importance(), found.observed),
             tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
@@ -353,7 +353,7 @@ def _warnings(task: Task, constraints: Constraints) -> list[str]:
     ]
 
 
-def with_answer(points: Sequence[ParetoPoint], answer: Answer) -> tuple[ParetoPoint, ...]:
+def with_answer(points: Sequence[ParetoPoint], answer: FinalAnswer) -> tuple[ParetoPoint, ...]:
     """The front with the answer's final figures in the place of what the search saw of it."""
     speed = answer.figures["speedup"]
 

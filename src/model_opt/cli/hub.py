@@ -14,9 +14,9 @@ from model_opt.cli.knowledge import opened_store
 from model_opt.cli.sharing import as_lines, print_taken
 
 if TYPE_CHECKING:
+    from model_opt.exchange.intake import Taken
     from model_opt.hub.client import HubClient
     from model_opt.hub.sync import Deployment, PushOutcome
-    from model_opt.federation.exchange.intake import Taken
 
 app = typer.Typer(no_args_is_help=True, help="Share knowledge with other deployments through a hub, or run one.")
 

@@ -62,8 +62,8 @@ def stats(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge stats
     """
-    from model_opt.federation.last_heard import heard_at
     from model_opt.federation.known import stats as count
+    from model_opt.federation.last_heard import last_heard
 
     with opened_store(store, may_be_new=False) as opened:
         found = count(opened)
@@ -75,7 +75,7 @@ def stats(store: Store = None, as_json: Json = False) -> None:
     for metric, samples in found.samples.items():
         print(f"samples of {metric}: {samples:,}")
     last: dict[str, float] = {}
-    for (name, _), seconds in heard_at().items():
+    for (name, _), seconds in last_heard().items():
         last[name] = max(seconds, last.get(name, seconds))
     for origin in found.origins:
         heard = f", last heard {datetime.fromtimestamp(last[origin.origin]):%Y-%m-%d}" if origin.origin in last else ""
@@ -101,10 +101,10 @@ def export(
     Example: model-opt knowledge export --out knowledge.mopt
     """
     from model_opt.errors import InvalidInput
-    from model_opt.federation.export_policy import Rules
-    from model_opt.federation.exchange.sharing import export_bundle, preview
+    from model_opt.exchange.sharing import export_bundle, preview
+    from model_opt.federation.export_policy import ExportPolicy
 
-    rules = Rules(least_plans=least_plans, least_samples=least_samples)
+    rules = ExportPolicy(least_plans=least_plans, least_samples=least_samples)
     with opened_store(store, may_be_new=False) as opened:
         if dry_run:
             print_leaving(preview(opened, since=since, rules=rules), as_json)
@@ -127,7 +127,7 @@ def import_(
 
     Example: model-opt knowledge import knowledge.mopt --dry-run
     """
-    from model_opt.federation.exchange.sharing import import_bundle
+    from model_opt.exchange.sharing import import_bundle
 
     with opened_store(store) as opened:
         print_taken(import_bundle(opened, bundle, dry_run=dry_run), as_json)
@@ -175,7 +175,7 @@ def revoke(
 
     Example: model-opt knowledge revoke 3f9c… --reason "wrong clock" --results runs
     """
-    from model_opt.federation.exchange.sharing import withdraw
+    from model_opt.exchange.sharing import withdraw
 
     with opened_store(store, may_be_new=False) as opened:
         known = any(summary.origin == origin for summary in opened.origins())

@@ -16,7 +16,7 @@ from model_opt.errors import InvalidInput
 if TYPE_CHECKING:
     from model_opt.autotuner.callbacks import Callbacks
     from model_opt.autotuner.result import CompressionResult
-    from model_opt.autotuner.sources import Source
+    from model_opt.autotuner.sources import ModelSource
 
 Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME or path/to/file.py:factory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
@@ -99,7 +99,7 @@ def loaded(
     weights: str | None = None,
     batch: int = 8,
     threads: int | None = None,
-) -> "Source":
+) -> "ModelSource":
     """The model that the command line names; `shown` is told, since torch alone takes seconds to import."""
     shown.on_phase("load", None)
     from model_opt.autotuner.request import set_threads
@@ -201,7 +201,7 @@ def pairs(texts: list[str]) -> dict[str, str]:
 
 
 def _dry_run(
-    source: "Source",
+    source: "ModelSource",
     shown: "Callbacks",
     frozen: dict[str, str],
     exclude: list[str],

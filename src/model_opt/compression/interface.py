@@ -177,7 +177,7 @@ def with_flags_turned(inputs: Inputs) -> Inputs | None:
 
 
 def _other_flags(tensor: Tensor) -> Tensor:
-    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, nought, 1.0 as in a mask), with the last
+    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, zero, 1.0 as in a mask), with the last
     third of places turned in every other row."""
     if tensor.dim() < 2 or not tensor.numel() or tensor.is_complex():
         return tensor

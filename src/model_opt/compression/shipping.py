@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

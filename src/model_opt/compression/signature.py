@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from model_opt.compression.stages import layers_of, stages, weighted_layers
-from model_opt.search.model_signature import Family, Signature, Stage
+from model_opt.search.model_signature import Family, ModelSignature, Stage
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -35,10 +35,10 @@ SIMPLE: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 """Module classes and the operator they count as; the first that fits wins."""
 
 
-def sign_model(model: nn.Module) -> Signature:
+def sign_model(model: nn.Module) -> ModelSignature:
     """The signature of `model`. Equal architectures get equal keys in every process."""
     layers = weighted_layers(model)
-    return Signature(
+    return ModelSignature(
         family=family_of(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         layers=len(layers),

@@ -44,7 +44,7 @@ def same(reference: Sequence[Tensor], other: Sequence[Tensor], at_least_db: floa
 
 
 def fingerprint(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The outputs of `model`, and what its last layer was given (outputs alone say nothing where a head is nought)."""
+    """The outputs of `model`, and what its last layer was given (outputs alone say nothing where a head is zero)."""
     last: list[Tensor] = []
 
     def seen(module: nn.Module, args: tuple[Any, ...]) -> None:

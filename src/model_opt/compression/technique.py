@@ -15,8 +15,8 @@ from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import Machine as Machine
 from model_opt.errors import UnknownName
 from model_opt.search.evaluator import Phase
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 
 class Technique(StrEnum):
@@ -58,7 +58,7 @@ class Material:
     example: Inputs
     fit: Sequence[Inputs]
     held_out: Sequence[Inputs]
-    signature: Signature
+    signature: ModelSignature
     machine: Machine
     threads: int
     seed: int
@@ -73,7 +73,7 @@ Apply = Callable[[nn.Module, str, str | None, Plan, Material], nn.Module]
 is what follows the slash of the decision's name ("prune/stage2"), None where the whole model is meant. `plan` is the
 whole plan, for handlers that depend on another decision (the runtime on the precision). Raises `TechniqueError`."""
 
-Options = Callable[[nn.Module, Signature, Machine], Sequence[str]]
+Options = Callable[[nn.Module, ModelSignature, Machine], Sequence[str]]
 """The options worth offering for this model on this machine, without "leave alone"; empty where there are none."""
 
 

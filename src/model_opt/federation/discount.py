@@ -26,7 +26,7 @@ def timing_floor(baseline: Moments, *, least: float = 1e-6) -> float:
 
 
 def accuracy_floor(accuracy: float, examples: int) -> float:
-    """p(1 − p)/N, the variance of an accuracy on `examples`, with one success and one failure added: never nought."""
+    """p(1 − p)/N, the variance of an accuracy on `examples`, with one success and one failure added: never zero."""
     if not 0 <= accuracy <= 1 or examples < 1:
         raise InvalidInput(f"accuracy {accuracy} on {examples} examples: use 0 to 1, and at least one")
     share = (accuracy * examples + 1) / (examples + 2)

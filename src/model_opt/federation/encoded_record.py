@@ -5,11 +5,11 @@ from typing import Self
 
 from model_opt.errors import InvalidInput
 from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
-from model_opt.federation.wire import Limits, decode_record, digest_of, encode
+from model_opt.federation.wire import WireLimits, decode_record, digest_of, encode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sealed:
+class EncodedRecord:
     """`data` decodes to `record`; `digest` (64 hexadecimal digits) is that of its head."""
 
     record: Record
@@ -20,12 +20,12 @@ class Sealed:
     def of(cls, record: Record) -> Self:
         """Seals a record made here; raises `InvalidInput` where it is larger than receivers accept."""
         data = encode(record)
-        if len(data) > Limits().max_bytes:
+        if len(data) > WireLimits().max_bytes:
             raise InvalidInput(f"a {type(record).__name__.lower()} of {len(data)} bytes is too large: send it in parts")
         return cls(record=record, data=data, digest=digest_of(data))
 
     @classmethod
-    def open(cls, data: bytes, limits: Limits = Limits()) -> Self:  # noqa: B008 - frozen
+    def open(cls, data: bytes, limits: WireLimits = WireLimits()) -> Self:  # noqa: B008 - frozen
         """Opens bytes from anywhere; raises `WireError`."""
         return cls(record=decode_record(data, limits), data=bytes(data), digest=digest_of(data))
 

@@ -11,8 +11,8 @@ from model_opt.federation.block import RowBlock
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 SCHEMA = 2
 """The version of what is written now."""
@@ -58,7 +58,7 @@ class Envelope:
     """
 
     federation: str
-    signature: Signature
+    signature: ModelSignature
     contexts: tuple[Context, ...]
     origin: str
     epoch: str

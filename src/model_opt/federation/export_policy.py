@@ -10,8 +10,8 @@ from model_opt.federation.fold import fold
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
+from model_opt.search.model_signature import OPERATORS, ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import OPERATORS, Signature
 
 METRICS = frozenset({"log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms", "peak_memory_bytes"})
 DECISIONS = frozenset({"clean", "prune", "low_rank", "distil", "token_merging", "precision", "runtime"})
@@ -22,7 +22,7 @@ _DEVICE = re.compile(r"[\x20-\x7e]{1,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class ExportPolicy:
     """The lists of what may leave. `least_plans` is how many plans of an architecture must have been measured before
     any of them leaves, `least_samples` how many samples a metric of a row must have."""
 
@@ -37,21 +37,21 @@ class Rules:
             raise InvalidInput("minimum counts are at least 1")
 
 
-Leaver = tuple[Plan, Context, Mapping[str, Moments]]
+ExportedRow = tuple[Plan, Context, Mapping[str, Moments]]
 """A row that leaves: plan, context, moments by metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Export:
     """Rows by coarse signature, in the order of the signatures' keys, and how many rows stay, by reason."""
 
-    rows: tuple[tuple[Signature, tuple[Leaver, ...]], ...]
+    rows: tuple[tuple[ModelSignature, tuple[ExportedRow, ...]], ...]
     held_back: Mapping[str, int]
 
 
-def leaving(
-    rows: Iterable[Row], signatures: Mapping[str, Signature], contexts: Mapping[str, Context], rules: Rules
-) -> Leaving:
+def exported(
+    rows: Iterable[Row], signatures: Mapping[str, ModelSignature], contexts: Mapping[str, Context], rules: ExportPolicy
+) -> Export:
     """What `rows`, of one origin's own searches, amount to outside: epochs folded into one row a plan and context.
 
     Equal rows give equal bits, in whatever order they come.
@@ -71,15 +71,15 @@ def leaving(
         epoch = f"{row.epoch}|{row.signature}|{row.context}"
         kept.append(replace(row, signature=outside[row.signature].key, context=place.key, epoch=epoch))
     known = {place.key: place for place in places.values() if place}
-    found: dict[str, list[Leaver]] = {}
+    found: dict[str, list[ExportedRow]] = {}
     for (signature, plan, context), moments in _folded(kept, rules).items():
         found.setdefault(signature, []).append((plans[plan], known[context], moments))
     by_key = {signature.key: signature for signature in outside.values()}
     enough = tuple((by_key[key], tuple(entries)) for key, entries in sorted(_enough(found, rules, held).items()))
-    return Leaving(rows=enough, held_back=dict(held))
+    return Export(rows=enough, held_back=dict(held))
 
 
-def coarse(signature: Signature) -> Signature:
+def coarse(signature: ModelSignature) -> ModelSignature:
     """The signature as it may leave: operators from the vocabulary or "other", counts in half-octave buckets."""
     operators: Counter[str] = Counter()
     for name, count in signature.operators.items():
@@ -87,13 +87,13 @@ def coarse(signature: Signature) -> Signature:
     return replace(signature, operators=dict(sorted(operators.items()))).coarse()
 
 
-def _context(context: Context, rules: Rules) -> Context | None:
+def _context(context: Context, rules: ExportPolicy) -> Context | None:
     if not _DEVICE.fullmatch(context.device) or not _OPTION.fullmatch(context.dtype):
         return None
     return replace(context, libraries=tuple(pair for pair in context.libraries if pair[0] in rules.libraries))
 
 
-def _reason_to_stay(row: Row, rules: Rules) -> str:
+def _reason_to_stay(row: Row, rules: ExportPolicy) -> str:
     for choice in row.plan.choices:
         name, _, stage = choice.decision.partition("/")
         if name not in rules.decisions or (stage and not _STAGE.fullmatch(stage)):
@@ -103,7 +103,7 @@ def _reason_to_stay(row: Row, rules: Rules) -> str:
     return "" if row.moments.keys() & rules.metrics else "no metric on the list"
 
 
-def _folded(rows: list[Row], rules: Rules) -> dict[tuple[str, str, str], dict[str, Moments]]:
+def _folded(rows: list[Row], rules: ExportPolicy) -> dict[tuple[str, str, str], dict[str, Moments]]:
     found: dict[tuple[str, str, str], dict[str, Moments]] = {}
     for metric in sorted(rules.metrics):
         folded = fold(rows, metric)
@@ -113,7 +113,9 @@ def _folded(rows: list[Row], rules: Rules) -> dict[tuple[str, str, str], dict[st
     return found
 
 
-def _enough(found: Mapping[str, list[Leaver]], rules: Rules, held: Counter[str]) -> dict[str, list[Leaver]]:
+def _enough(
+    found: Mapping[str, list[ExportedRow]], rules: ExportPolicy, held: Counter[str]
+) -> dict[str, list[ExportedRow]]:
     enough = {}
     for signature, entries in found.items():
         if len({plan for plan, _, _ in entries}) >= rules.least_plans:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_opt.federation.row import Row
-from model_opt.search.model_signature import Signature
 from model_opt.federation.store import Counts, Inspection, KnowledgeStore, OriginSummary
+from model_opt.search.model_signature import ModelSignature
 
 
 class InspectableStore(KnowledgeStore, Inspection, Protocol):
@@ -17,12 +17,12 @@ class InspectableStore(KnowledgeStore, Inspection, Protocol):
 class Neighbour:
     """A known signature, how like the asked one it is (cosine, 1 for itself), and all its rows."""
 
-    signature: Signature
+    signature: ModelSignature
     similarity: float
     rows: tuple[Row, ...]
 
 
-def rows_for(store: KnowledgeStore, signature: Signature, k: int = 3) -> list[Neighbour]:
+def rows_for(store: KnowledgeStore, signature: ModelSignature, k: int = 3) -> list[Neighbour]:
     """The rows of `signature` itself, if it is known, and of its `k` nearest others that have rows; best first."""
     exact = store.rows([signature.key])
     found = [Neighbour(signature=signature, similarity=1.0, rows=tuple(exact))] if exact else []
@@ -67,7 +67,7 @@ def stats(store: InspectableStore) -> Stats:
 class KnownModel:
     """One signature and what is known of it. `metrics` has the number of samples of each."""
 
-    signature: Signature
+    signature: ModelSignature
     plans: int
     rows: int
     origins: tuple[str, ...]
@@ -84,7 +84,7 @@ def show(store: InspectableStore) -> list[KnownModel]:
     return sorted(models, key=lambda model: (-model.rows, model.signature.key))
 
 
-def _known(signature: Signature, rows: list[Row]) -> KnownModel:
+def _known(signature: ModelSignature, rows: list[Row]) -> KnownModel:
     metrics: dict[str, int] = {}
     for row in rows:
         for name, moments in row.moments.items():

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from model_opt.atomic_files import write_private
 from model_opt.errors import StoreError
 from model_opt.federation.identity import identity_folder
-from model_opt.atomic_files import write_private
 
 Epoch = tuple[str, str]
 """An origin and one of its epochs."""
 _FILE = "heard.json"
 
 
-def heard_at(folder: Path | None = None) -> dict[Epoch, float]:
+def last_heard(folder: Path | None = None) -> dict[Epoch, float]:
     """Seconds since 1970 at which each epoch was last heard of. `folder` is the identity's; empty where nothing is.
 
     A file that cannot be read counts as none: everything is new then.
@@ -33,7 +33,7 @@ def heard_at(folder: Path | None = None) -> dict[Epoch, float]:
         return {}
 
 
-def hear(epochs: Collection[Epoch], *, folder: Path | None = None, now: float | None = None) -> None:
+def note_heard(epochs: Collection[Epoch], *, folder: Path | None = None, now: float | None = None) -> None:
     """Notes that something new of `epochs` has arrived `now` (seconds since 1970). Raises `StoreError`."""
     if not epochs:
         return
@@ -41,7 +41,7 @@ def hear(epochs: Collection[Epoch], *, folder: Path | None = None, now: float | 
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / ".heard.lock", timeout=10):
-            known = heard_at(folder) | dict.fromkeys(epochs, time.time() if now is None else now)
+            known = last_heard(folder) | dict.fromkeys(epochs, time.time() if now is None else now)
             write_private(folder / _FILE, json.dumps(_by_origin(known), indent=1))
     except OSError as error:
         raise StoreError(f"arrivals cannot be kept at {folder}: {error.strerror or error}") from error

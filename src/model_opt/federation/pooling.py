@@ -32,7 +32,7 @@ _STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """`[plans]` each, but `weight`, `[plans, places]`: shares that sum to one; and `regard`, how far each was heeded.
+    """`[plans]` each, but `weight`, `[plans, places]`: shares that sum to one; and `regard`, how far each was used.
 
     `half` is half the width of the 95 % interval. A plan without origins has mean 0 and variance infinite.
     """
@@ -73,7 +73,7 @@ def variance_of_means(n: Floats, m2: Floats, effective: Floats, floor: Floats, d
 
 
 def regard(mean: Floats, variance: Floats, discount: Floats) -> Floats:
-    """How far each origin is heeded, within 0 and 1: fully where fewer than `MANY` could say who is out of line."""
+    """How far each origin is regarded, within 0 and 1: fully where fewer than `MANY` could say who is out of line."""
     there = discount > 0
     count = there.sum(axis=1)
     centre = weighted_median(mean, discount)[:, None]
@@ -82,8 +82,8 @@ def regard(mean: Floats, variance: Floats, discount: Floats) -> Floats:
     few = np.where(count > 9, count / np.maximum(count - 0.8, 1), few)
     spread = np.maximum(1.4826 * few * weighted_median(away, discount), np.sqrt(weighted_median(variance, discount)))
     far = away / np.where(spread > 0, spread, 1.0)[:, None]
-    heeded = np.clip(1 - (far / BIWEIGHT) ** 2, 0, 1) ** 2
-    return np.where(there, np.where(count[:, None] >= MANY, heeded, 1.0), 0.0)
+    regarded = np.clip(1 - (far / BIWEIGHT) ** 2, 0, 1) ** 2
+    return np.where(there, np.where(count[:, None] >= MANY, regarded, 1.0), 0.0)
 
 
 def pool(mean: Floats, variance: Floats, discount: Floats, samples: Floats) -> Pooled:
@@ -92,16 +92,16 @@ def pool(mean: Floats, variance: Floats, discount: Floats, samples: Floats) -> P
     `samples` are each origin's n: they make the interval of a plan that only one origin knows.
     """
     there = discount > 0
-    heeded = regard(mean, variance, discount)
+    regarded = regard(mean, variance, discount)
     # Weights are taken in units of the smallest variance, and values around the first: no overflow, no cancellation.
     unit = np.min(np.where(there, variance, np.inf), axis=1, initial=np.inf)
     unit = np.where(np.isfinite(unit), unit, 1.0)[:, None]
     offset = weighted_median(mean, discount)[:, None]
     moved = np.where(there, mean - offset, 0.0) / np.sqrt(unit)
     scaled = np.where(there, variance, unit) / unit
-    weight = heeded / (scaled + _between(moved, scaled, heeded)[:, None])
+    weight = regarded / (scaled + _between(moved, scaled, regarded)[:, None])
     total, centre = _centre(moved, weight)
-    count, voices = there.sum(axis=1), heeded.sum(axis=1)
+    count, voices = there.sum(axis=1), regarded.sum(axis=1)
     freedom = np.maximum(voices - 1, 1.0)
     misfit = (weight * (moved - centre[:, None]) ** 2).sum(axis=1) / freedom
     factor = np.maximum(misfit * (count / np.maximum(voices, 1.0)) ** 3, 1.0)
@@ -115,7 +115,7 @@ def pool(mean: Floats, variance: Floats, discount: Floats, samples: Floats) -> P
         variance=squared,
         half=quantile * np.sqrt(squared),
         weight=weight / np.where(known, total, 1.0)[:, None],
-        regard=heeded,
+        regard=regarded,
     )
 
 
@@ -124,19 +124,19 @@ def _centre(mean: Floats, weight: Floats) -> tuple[Floats, Floats]:
     return total, (weight * mean).sum(axis=1) / np.where(total > 0, total, 1.0)
 
 
-def _between(mean: Floats, variance: Floats, heeded: Floats) -> Floats:
+def _between(mean: Floats, variance: Floats, regarded: Floats) -> Floats:
     """τ² of each plan: where the misfit equals its expectation. The misfit is convex in τ², so Newton climbs from 0."""
-    wanted = heeded.sum(axis=1) - 1
+    wanted = regarded.sum(axis=1) - 1
     # Were all variances as the largest, the root would be here; it is no less, and close where the misfit is large.
-    total, centre = _centre(mean, heeded)
-    spread = (heeded * (mean - centre[:, None]) ** 2).sum(axis=1) / np.where(wanted > 0, wanted, 1.0)
+    total, centre = _centre(mean, regarded)
+    spread = (regarded * (mean - centre[:, None]) ** 2).sum(axis=1) / np.where(wanted > 0, wanted, 1.0)
     found = np.where(
-        (wanted > 0) & (total > 0), spread - np.where(heeded > 0, variance, 0.0).max(axis=1, initial=0.0), 0
+        (wanted > 0) & (total > 0), spread - np.where(regarded > 0, variance, 0.0).max(axis=1, initial=0.0), 0
     )
     found = np.maximum(found, 0.0)
     for _ in range(_STEPS):
         inverse = 1 / (variance + found[:, None])
-        weight = heeded * inverse
+        weight = regarded * inverse
         _, centre = _centre(mean, weight)
         squares = weight * (mean - centre[:, None]) ** 2
         excess, slope = squares.sum(axis=1) - wanted, (squares * inverse).sum(axis=1)

@@ -9,25 +9,25 @@ from functools import partial
 
 import numpy as np
 
-from model_opt.federation.last_heard import Epoch, heard_at
 from model_opt.federation.discount import similarities
 from model_opt.federation.identity import deployment_identity
+from model_opt.federation.known import Neighbour, rows_for
+from model_opt.federation.last_heard import Epoch, last_heard
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
+from model_opt.federation.store import Inspection, KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import shares
 from model_opt.federation.weighting import Merged, merge_origins
 from model_opt.search.context import Context
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Measurement
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Evidence
-from model_opt.search.model_signature import Signature
 from model_opt.search.sources import leave_one_out
 from model_opt.search.space import SearchSpace
-from model_opt.federation.known import Neighbour, rows_for
-from model_opt.federation.store import Inspection, KnowledgeStore
 
 SHARED_METRICS = ("log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms")
 WHOLE_ONLY = frozenset({"accuracy_drop"})
@@ -54,11 +54,11 @@ LEAST_UNLIKE, UNLIKE, ELSEWHERE = 0.05, 2.0, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class KnownNetwork:
     """What is known of one network: `samples` and `shares` (of the merged figures) by origin, and `confidence` by
     metric, ω²/(ω² + V): V is the variance of what was merged, ω² that of the surrogate's error where it leaves a plan
     out. `here` says whether some of it was measured in this very context. `sound`: its figures foretell one another, as
-    those of a network do; where they do not they are of no use for other plans, and are not heeded."""
+    those of a network do; where they do not they are of no use for other plans, and are not used."""
 
     signature: str
     similarity: float
@@ -82,13 +82,13 @@ class Recalled:
 
     evidence: tuple[Evidence, ...] = ()
     plans: tuple[Plan, ...] = ()
-    sources: tuple[Source, ...] = ()
+    sources: tuple[KnownNetwork, ...] = ()
     rows: int = 0
     exact: bool = False
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Every origin that was heeded."""
+        """Every origin that was used."""
         return tuple(sorted({origin for source in self.sources if source.sound for origin in source.samples}))
 
     @property
@@ -102,7 +102,7 @@ class Recalled:
             return "the knowledge base knows no similar model"
         sound = sum(source.sound for source in self.sources)
         if not sound:
-            return "what is known of similar models does not hang together, and is not heeded"
+            return "what is known of similar models does not hang together, and is not used"
         others = sound - self.exact
         whose = [*(["this very architecture"] if self.exact else []), *([f"{others} similar ones"] if others else [])]
         return f"starting from {self.rows} measured plans ({self.samples} samples) of {' and '.join(whose)}"
@@ -121,14 +121,14 @@ class Recalled:
 
 
 def recall(
-    store: KnowledgeStore, signature: Signature, space: SearchSpace, context: Context, objective: Objective
+    store: KnowledgeStore, signature: ModelSignature, space: SearchSpace, context: Context, objective: Objective
 ) -> Recalled:
     """Everything known of plans of `space` on this and similar architectures, merged over origins by how far this
     deployment trusts them. Raises `StoreError`."""
     near = [one for one in rows_for(store, signature, NEIGHBOURS) if one.similarity >= LEAST_SIMILARITY]
     contexts = store.contexts() if isinstance(store, Inspection) else {context.key: context}
     trust = shares(deployment_origin())
-    return recalled_from(near, space, context, objective, contexts=contexts, trust=trust, heard=heard_at())
+    return recalled_from(near, space, context, objective, contexts=contexts, trust=trust, heard=last_heard())
 
 
 def recalled_from(
@@ -145,7 +145,7 @@ def recalled_from(
 
     `heard` says when each epoch was last heard of (seconds since 1970): those that are not named are new.
     """
-    sources: list[Source] = []
+    sources: list[KnownNetwork] = []
     evidence: list[Evidence] = []
     best: list[Plan] = []
     taken: set[tuple[str, Plan]] = set()
@@ -185,7 +185,7 @@ def _merged(
 ) -> dict[str, Merged]:
     """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
     every context, by metric."""
-    told = partial(merge_origins, rows, trust=trust, heard_at=heard, now=time.time())
+    told = partial(merge_origins, rows, trust=trust, last_heard=heard, now=time.time())
     made = {metric: told(metric=metric, floor=FLOOR[metric], similarity=alike[metric]) for metric in alike}
     return {metric: merged for metric, merged in made.items() if len(merged)}
 
@@ -235,7 +235,7 @@ def _source(
     here: Collection[str],
     *,
     sound: bool,
-) -> Source:
+) -> KnownNetwork:
     samples: dict[str, int] = defaultdict(int)
     weight: dict[str, float] = defaultdict(float)
     for row in rows:
@@ -245,7 +245,7 @@ def _source(
             for origin, share in told.items():
                 weight[origin] += share
     total = sum(weight.values())
-    return Source(
+    return KnownNetwork(
         signature=one.signature.key,
         similarity=one.similarity,
         plans=max(map(len, merged.values())),
@@ -275,7 +275,7 @@ def _sound(merged: Merged, error: float, floor: float) -> bool:
 
 
 def _evidence(
-    merged: Mapping[str, Merged], by_key: Mapping[str, Plan], chosen: Collection[Plan], source: Source
+    merged: Mapping[str, Merged], by_key: Mapping[str, Plan], chosen: Collection[Plan], source: KnownNetwork
 ) -> Iterable[Evidence]:
     for metric, table in merged.items():
         figures = zip(table.subjects, table.mean.tolist(), table.variance.tolist(), table.agreed.tolist(), strict=True)
@@ -297,10 +297,10 @@ def _expected(evidence: Iterable[Evidence], plans: Sequence[Plan]) -> list[dict[
     return [{"plan": {c.decision: c.option for c in plan.choices}, "metrics": told[plan]} for plan in plans]
 
 
-class Lesson:
+class Recorder:
     """What one search has measured, as rows of one epoch of this deployment."""
 
-    def __init__(self, signature: Signature, context: Context) -> None:
+    def __init__(self, signature: ModelSignature, context: Context) -> None:
         self._signature, self._context = signature, context
         self._samples: dict[Plan, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
@@ -312,7 +312,7 @@ class Lesson:
             if whole and metric not in measurement.disturbed:
                 self._samples[measurement.plan][metric] += [v for v in values if math.isfinite(v)]
 
-    def teach(self, store: KnowledgeStore) -> int:
+    def record(self, store: KnowledgeStore) -> int:
         """Appends the rows to `store`, as one envelope; how many. Raises `StoreError`."""
         entries = []
         for plan, metrics in self._samples.items():

@@ -15,6 +15,7 @@ in RFC 8032. A record's digest does not depend on its seal, so the same record s
 from collections.abc import Collection
 
 from model_opt.errors import InvalidInput, WireError
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.identity import (
     EPOCH_BYTES,
@@ -25,8 +26,7 @@ from model_opt.federation.identity import (
     signed_by,
     signed_with,
 )
-from model_opt.federation.encoded_record import Sealed
-from model_opt.federation.wire import Head, Limits, encode, read_head, seal, split
+from model_opt.federation.wire import Head, WireLimits, encode, read_head, seal, split
 
 _BY_KEY, _BY_ROOT = 1, 2
 _RECORD, _REQUEST = b"model_opt record 1\n", b"model_opt request 1\n"
@@ -74,8 +74,8 @@ def verify(
     trusted: Collection[str],
     *,
     authorities: Collection[str] = (),
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> Sealed:
+    limits: WireLimits = WireLimits(),  # noqa: B008 - frozen
+) -> EncodedRecord:
     """The record in `data` if one of the origins `trusted` has signed it, else `WireError`.
 
     Withdrawals are taken from the origin that they are of, and from `authorities` (the reader's own, a hub's). The
@@ -92,7 +92,7 @@ def verify(
         _check_envelope(head, mark, message, trusted)
     else:
         _check_law(head, mark, message, trusted, authorities)
-    return Sealed.open(data, limits)
+    return EncodedRecord.open(data, limits)
 
 
 def is_signed(data: bytes) -> bool:
@@ -100,7 +100,7 @@ def is_signed(data: bytes) -> bool:
     return bool(split(data).seal)
 
 
-def equivocates(a: Sealed, b: Sealed) -> bool:
+def equivocates(a: EncodedRecord, b: EncodedRecord) -> bool:
     """Whether one origin has told two stories: two envelopes of one place in its stream, or after one predecessor.
 
     Only of records that `verify` returned does it prove anything: then quarantine the origin (`trust.quarantine`).

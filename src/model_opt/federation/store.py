@@ -11,7 +11,7 @@ from model_opt.federation.envelope import Record, Revocation
 from model_opt.federation.join import Cursor, StreamKey
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class KnowledgeStore(Protocol):
     def rows(self, signatures: Iterable[str] | None = None) -> list[Row]:
         """The latest admitted rows of the signatures with these keys, in the order of their keys; None means all."""
 
-    def nearest(self, query: Signature | NDArray[np.float32], k: int = 5) -> list[tuple[Signature, float]]:
+    def nearest(self, query: ModelSignature | NDArray[np.float32], k: int = 5) -> list[tuple[ModelSignature, float]]:
         """The `k` known signatures most similar to `query` (or to its vector, `[32]`), best first.
 
         Similarity is the cosine of the vectors, within -1 and 1; ties are ordered by key.
@@ -82,7 +82,7 @@ class Inspection(Protocol):
     def origins(self) -> list[OriginSummary]:
         """Who has sent something, ordered by name; reads every record's head."""
 
-    def signatures(self) -> dict[str, Signature]:
+    def signatures(self) -> dict[str, ModelSignature]:
         """Every signature that has rows, by key."""
 
     def contexts(self) -> dict[str, Context]:

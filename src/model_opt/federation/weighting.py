@@ -43,7 +43,7 @@ class Merged:
 
     `variance` is that of the merged mean; `low` and `high` hold the truth in about 95 % of cases where nobody lies.
     `n` counts the samples and `origins` the origins that were counted; `sources` are their shares of the mean.
-    `outliers` names who was out of line, and so was heeded little or not at all. `agreed` is false where exact figures
+    `outliers` names who was out of line, and so was used little or not at all. `agreed` is false where exact figures
     contradict each other and no majority (by trust) says which is right.
     """
 

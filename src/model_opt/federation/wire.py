@@ -35,7 +35,7 @@ Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class WireLimits:
     """What a decoder accepts: sizes in bytes, counts of rows, metrics and names' characters."""
 
     max_bytes: int = 8 * 2**20
@@ -95,7 +95,7 @@ def encode(record: Record) -> bytes:
     return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Envelope:
+def decode(data: bytes, limits: WireLimits = WireLimits()) -> Envelope:
     """The envelope in `data`; raises `WireError` for anything else, snapshots and revocations included."""
     record = decode_record(data, limits)
     if not isinstance(record, Envelope):
@@ -103,7 +103,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Envelope:
     return record
 
 
-def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
+def decode_record(data: bytes, limits: WireLimits = WireLimits()) -> Record:
     """The record in `data`; raises `WireError` where it is too large, malformed, or claims what cannot be.
 
     A seal is not looked at: `signing.verify` does that.
@@ -118,7 +118,7 @@ def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
         raise WireError(f"not a valid {head.kind}: {type(error).__name__}: {error}") from error
 
 
-def read_head(data: bytes, limits: Limits = Limits()) -> Head:
+def read_head(data: bytes, limits: WireLimits = WireLimits()) -> Head:
     """The head alone, of bytes that have been decoded before: the body is neither read nor checked."""
     return _head(split(data, limits).head, limits)
 
@@ -135,7 +135,7 @@ def _body_hash(reader: int, meta: bytes, columns: Bytes) -> bytes:
     return digest.digest()
 
 
-def split(data: bytes, limits: Limits = Limits()) -> Frame:
+def split(data: bytes, limits: WireLimits = WireLimits()) -> Frame:
     """The parts of a record's bytes, after checks of size and of nothing else; raises `WireError`."""
     if len(data) > limits.max_bytes:
         raise WireError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
@@ -177,7 +177,7 @@ def seal(data: bytes, signed: bytes) -> bytes:
     return bytes([_FRAME_OF_FIVE]) + b"".join(msgpack.packb(part) for part in parts)
 
 
-def _head(raw: bytes, limits: Limits) -> Head:
+def _head(raw: bytes, limits: WireLimits) -> Head:
     fields = _unpack_map(raw, limits)
     schema, reader = fields.get("schema"), fields.get("reader")
     if not (isinstance(schema, int) and isinstance(reader, int) and 1 <= reader <= schema):
@@ -193,7 +193,7 @@ def _head(raw: bytes, limits: Limits) -> Head:
     return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=digest, fields=fields)
 
 
-def _unpack_map(raw: bytes, limits: Limits) -> dict[str, Any]:
+def _unpack_map(raw: bytes, limits: WireLimits) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(
             raw,
@@ -210,7 +210,7 @@ def _unpack_map(raw: bytes, limits: Limits) -> dict[str, Any]:
     return fields
 
 
-def _envelope(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Envelope:
+def _envelope(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> Envelope:
     signature, contexts, block = wire_rows.unpack(
         _unpack_map(meta, limits), columns, max_rows=limits.max_rows, max_metrics=limits.max_metrics
     )
@@ -230,7 +230,7 @@ def _envelope(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Envelo
     )
 
 
-def _snapshot(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Snapshot:
+def _snapshot(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> Snapshot:
     if meta:
         raise WireError("a snapshot has no meta")
     parts: list[Envelope] = []
@@ -250,7 +250,7 @@ def _snapshot(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Snapsh
     )
 
 
-def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: Limits) -> Revocation:
+def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) -> Revocation:
     if meta or columns:
         raise WireError("a revocation has no body")
     fields = head.fields
@@ -264,5 +264,5 @@ def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: Limits) -> Rev
     )
 
 
-_Maker = Callable[[Head, bytes, Bytes, Limits], Record]
+_Maker = Callable[[Head, bytes, Bytes, WireLimits], Record]
 _MAKERS: dict[str, _Maker] = {"envelope": _envelope, "snapshot": _snapshot, "revocation": _revocation}

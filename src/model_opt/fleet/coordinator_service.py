@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from model_opt.fleet.coordinator_state import CoordinatorState, Rules
+from model_opt.errors import FleetError
+from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Ask, Changes, MergedRow, Reply
-from model_opt.errors import FleetError
+from model_opt.fleet.messages import Changes, MergedRow, Reply, WorkRequest
 from model_opt.search.evaluator import Outcome
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,14 @@ class CoordinatorService:
     called and nothing is answered any more: memory may be ahead of the disk, so this life must end.
     """
 
-    def __init__(self, rules: Rules, journal: Journal, *, fatal: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(
+        self, rules: FleetRules, journal: Journal, *, fatal: Callable[[BaseException], None] | None = None
+    ) -> None:
         self._rules, self._journal = rules, journal
         self._fatal = fatal or (lambda error: log.error("the coordinator must end: %s", error))
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._asked: list[tuple[Ask, Future[Reply]]] = []
+        self._asked: list[tuple[WorkRequest, Future[Reply]]] = []
         self._extra: list[tuple[Changes, Future[None]]] = []
         self._closed = False
         self.error: BaseException | None = None
@@ -43,11 +45,11 @@ class CoordinatorService:
         self._thread.start()
 
     @classmethod
-    def at(cls, folder: Path, rules: Rules, *, fatal: Callable[[BaseException], None] | None = None) -> Self:
+    def at(cls, folder: Path, rules: FleetRules, *, fatal: Callable[[BaseException], None] | None = None) -> Self:
         """The coordinator of the search that is kept in `folder`; a new one if there is none."""
         return cls(rules, SqliteJournal(folder / STATE_FILE), fatal=fatal)
 
-    def submit(self, ask: Ask) -> "Future[Reply]":
+    def submit(self, ask: WorkRequest) -> "Future[Reply]":
         """A worker's question; the answer comes once it is on disk."""
         answer: Future[Reply] = Future()
         with self._lock:
@@ -58,14 +60,14 @@ class CoordinatorService:
             self._work.notify()
         return answer
 
-    def ask(self, ask: Ask) -> Reply:
+    def ask(self, ask: WorkRequest) -> Reply:
         """As `submit`, and waits."""
         return self.submit(ask).result()
 
-    def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """A sign of life."""
+    def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
+        """A heartbeat."""
         with self._lock:
-            self.state.beat(holder, held, time.time())
+            self.state.heartbeat(holder, held, time.time())
 
     def extend(self, more: int) -> None:
         """`more` units of budget; on disk when this returns."""
@@ -167,7 +169,7 @@ class CoordinatorService:
             future.set_result(value)
         return going_on
 
-    def _transact(self, asks: list[Ask], extra: list[Changes]) -> list[Reply]:
+    def _transact(self, asks: list[WorkRequest], extra: list[Changes]) -> list[Reply]:
         """Handles `asks` in memory, then writes it all; `extra` happened before."""
         with self._lock:
             steps = [*extra, self.state.tick(time.time())]
@@ -177,7 +179,7 @@ class CoordinatorService:
             self._journal.commit(self.state.term, [step for step in steps if step])
         return replies
 
-    def _handle(self, ask: Ask, steps: list[Changes]) -> Reply:
+    def _handle(self, ask: WorkRequest, steps: list[Changes]) -> Reply:
         if ask.term > self.state.term and not self.state.book.leases:
             self._begin(ask.term + 1)  # our state was lost, and the fleet has seen later terms than this fresh one
         reply, changes = self.state.handle(ask, time.time())

@@ -9,16 +9,26 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from model_opt.fleet.leases import Holder, Lease, LeaseBook, LeaseState, Verdict
-from model_opt.fleet.messages import Ask, Changes, Grant, Kept, MergedRow, Reply, Result, RowId, Snapshot
-from model_opt.fleet.roster import Roster
 from model_opt.errors import FleetError
 from model_opt.federation.moments import Moments, merge
+from model_opt.fleet.leases import Holder, Lease, LeaseBook, LeaseState, LeaseVerdict
+from model_opt.fleet.messages import (
+    Changes,
+    CoordinatorSnapshot,
+    Grant,
+    Kept,
+    MergedRow,
+    Reply,
+    Result,
+    RowId,
+    WorkRequest,
+)
+from model_opt.fleet.roster import Roster
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Objective
 
 MOST_NEWS = 500
-MOST_FLYING = 64
+MOST_PENDING = 64
 LAST_ROUNDS = 32
 """When no more than this many plans a worker are left, leases are counted out by speed."""
 REPLACED = "replaced"
@@ -34,7 +44,7 @@ GIVEN_UP = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class FleetRules:
     """What a search may do. `deadline_s` is wall time; what runs then may end within `grace_s` more. `patience` ends it
     after so many settlements without a better plan. Of partial measurements the metrics of `whole_only` do not reach
     the rows, nor do disturbed ones. `gather` grants nothing until so many workers have come, or `gather_s` seconds have
@@ -52,7 +62,7 @@ class Rules:
 
 
 @dataclass
-class Tally:
+class FleetTally:
     """Counts since the search began; `failures` by reason, `workers` by name. `staleness` is how many settlements the
     latest proposals did not know of, on average."""
 
@@ -72,7 +82,7 @@ class CoordinatorState:
     `handle` and `tick` return what must be committed before the answer may leave. Times are wall seconds.
     """
 
-    def __init__(self, rules: Rules, kept: Snapshot, *, term: int, epoch: str, now: float) -> None:
+    def __init__(self, rules: FleetRules, kept: CoordinatorSnapshot, *, term: int, epoch: str, now: float) -> None:
         """`kept` is what was committed; `term` is this life's, greater than any before; `epoch` the search's."""
         self.rules, self.term, self.epoch = rules, term, epoch
         budget = int(str(kept.facts.get("budget", rules.budget)))
@@ -80,7 +90,7 @@ class CoordinatorState:
         self.roster = Roster(lost_after_s=rules.lease_s)
         self.rows: dict[RowId, MergedRow] = {(row.plan.key, row.context): row for row in kept.rows}
         self.log: list[tuple[str, Outcome]] = []
-        self.tally = Tally()
+        self.tally = FleetTally()
         self.ending = None if kept.facts.get("ending") is None else str(kept.facts["ending"])
         first = kept.facts.get("first_grant_s")
         self.first_grant_s = None if first is None else float(str(first))
@@ -99,7 +109,7 @@ class CoordinatorState:
 
     # what happens ---------------------------------------------------------------------------------------------------
 
-    def handle(self, ask: Ask, now: float) -> tuple[Reply, Changes]:
+    def handle(self, ask: WorkRequest, now: float) -> tuple[Reply, Changes]:
         """A worker's turn. Raises `FleetError` where the worker has seen a later term: this life is over."""
         if ask.term > self.term:
             raise FleetError(f"term {self.term} has been overtaken by {ask.term}")
@@ -112,7 +122,7 @@ class CoordinatorState:
         grants = () if replaced or ask.leaving or self.ending else self._grants(ask, now)
         return self._reply(ask, grants, REPLACED if replaced else self.ending, now), self._drain()
 
-    def _meet(self, ask: Ask, now: float) -> None:
+    def _meet(self, ask: WorkRequest, now: float) -> None:
         """What an earlier life of the worker held, or all that one which leaves holds, is leased again."""
         worker, holder = ask.holder.worker, ask.holder
         self._give_up(self.book.release(worker, keep=None if ask.leaving else holder), now)
@@ -123,8 +133,8 @@ class CoordinatorState:
             self.book.give_back(ask.returned, holder)
             self.book.renew(ask.held, holder, now)
 
-    def beat(self, holder: Holder, held: frozenset[str], now: float) -> None:
-        """A sign of life between turns: prolongs leases. Nothing to commit."""
+    def heartbeat(self, holder: Holder, held: frozenset[str], now: float) -> None:
+        """A heartbeat between turns: prolongs leases. Nothing to commit."""
         if self.roster.alive(holder, now):
             self.book.renew(held, holder, now)
 
@@ -160,10 +170,10 @@ class CoordinatorState:
             self.tally.unknown += 1
             return
         verdict = self.book.settle(result.lease_id, result.attempt)
-        if verdict is Verdict.DUPLICATE:
+        if verdict is LeaseVerdict.DUPLICATE:
             self.tally.duplicates += 1
             return
-        position = len(self.log) if verdict is Verdict.SETTLES else None
+        position = len(self.log) if verdict is LeaseVerdict.SETTLES else None
         kept = Kept(result=result, position=position, at_s=now)
         self._results.append(kept)
         self._merge(result)
@@ -261,7 +271,7 @@ class CoordinatorState:
 
     # answers --------------------------------------------------------------------------------------------------------
 
-    def _grants(self, ask: Ask, now: float) -> tuple[Grant, ...]:
+    def _grants(self, ask: WorkRequest, now: float) -> tuple[Grant, ...]:
         """What the asker should hold and does not say it has, then expired leases, then its first free proposals."""
         if ask.proposals:
             self.tally.staleness += STALENESS_STEP * (len(self.log) - ask.seen - self.tally.staleness)
@@ -285,7 +295,7 @@ class CoordinatorState:
             for lease in given
         )
 
-    def _allowance(self, ask: Ask, now: float) -> int:
+    def _allowance(self, ask: WorkRequest, now: float) -> int:
         """How many leases the asker may hold: towards the end no more than it can measure before the others end."""
         if not self._open:
             return 0
@@ -295,7 +305,7 @@ class CoordinatorState:
         work = left + self.book.granted / 2  # what is being measured is half done
         return min(ask.wanted, self.roster.in_time(ask.holder.worker, work, now))
 
-    def _reply(self, ask: Ask, grants: tuple[Grant, ...], ending: str | None, now: float) -> Reply:
+    def _reply(self, ask: WorkRequest, grants: tuple[Grant, ...], ending: str | None, now: float) -> Reply:
         end = min(len(self.log), ask.cursor + MOST_NEWS)
         return Reply(
             serial=ask.serial,
@@ -305,7 +315,7 @@ class CoordinatorState:
             grants=grants,
             news=tuple(outcome for context, outcome in self.log[ask.cursor : end] if context == ask.context),
             cursor=end,
-            flying=tuple(self.book.flying_of_others(ask.context, ask.holder, MOST_FLYING)),
+            pending=tuple(self.book.pending_of_others(ask.context, ask.holder, MOST_PENDING)),
             roster=self.roster.weights(ask.context, now),
             budget=self._budget_of(ask.context, now) - self._unseen(ask.holder),
             waiting=not self._open,
@@ -331,7 +341,7 @@ class CoordinatorState:
 
     def _unseen(self, holder: Holder) -> int:
         """How many plans others are measuring beyond those that `holder` is told of: for it they are spent."""
-        return max(0, self.book.granted - len(self.book.held_by(holder)) - MOST_FLYING)
+        return max(0, self.book.granted - len(self.book.held_by(holder)) - MOST_PENDING)
 
     def _clear(self) -> None:
         self._results: list[Kept] = []

@@ -8,17 +8,17 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
-from model_opt.fleet.submission import Sharing
-from model_opt.fleet.messages import MergedRow
-from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
 from model_opt.federation.moments import Moments
+from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import digest_of, encode
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.messages import MergedRow
+from model_opt.fleet.submission import Sharing
 from model_opt.search.context import Context
 from model_opt.storage.open import open_store
-from model_opt.federation.store import KnowledgeStore
 
 log = logging.getLogger(__name__)
 

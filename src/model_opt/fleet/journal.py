@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from model_opt.fleet.messages import Changes, Kept, Snapshot
-from model_opt.fleet.journal_text import kept_text, lease_text, read_kept, read_lease, read_row, row_text
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.envelope import new_epoch
+from model_opt.fleet.journal_text import kept_text, lease_text, read_kept, read_lease, read_row, row_text
+from model_opt.fleet.messages import Changes, CoordinatorSnapshot, Kept
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -32,7 +32,7 @@ class Journal(Protocol):
     and writes nothing, where a later life has begun.
     """
 
-    def begin(self, at_least: int = 1) -> tuple[int, str, Snapshot]:
+    def begin(self, at_least: int = 1) -> tuple[int, str, CoordinatorSnapshot]:
         """A new life's term (no less than `at_least`), the search's epoch, and what was committed."""
 
     def commit(self, term: int, steps: Sequence[Changes]) -> None:
@@ -57,7 +57,7 @@ class SqliteJournal:
             self._db.close()
             raise StoreCorrupt(f"{path} is not a search's state: {error}; move it away to start afresh") from error
 
-    def begin(self, at_least: int = 1) -> tuple[int, str, Snapshot]:
+    def begin(self, at_least: int = 1) -> tuple[int, str, CoordinatorSnapshot]:
         """See `Journal`."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -100,9 +100,9 @@ class SqliteJournal:
         self._db.executemany(_UPSERT_ROW, [(*key, row_text(row)) for key, row in rows.items()])
         self._db.executemany(_UPSERT_FACT, [(name, json.dumps(value)) for name, value in facts.items()])
 
-    def _read(self) -> Snapshot:
+    def _read(self) -> CoordinatorSnapshot:
         facts = self._db.execute("SELECT name, value FROM facts").fetchall()
-        return Snapshot(
+        return CoordinatorSnapshot(
             leases=tuple(read_lease(body) for (body,) in self._db.execute("SELECT body FROM leases ORDER BY number")),
             results=tuple(read_kept(body) for (body,) in self._db.execute("SELECT body FROM results ORDER BY number")),
             rows=tuple(read_row(body) for (body,) in self._db.execute("SELECT body FROM rows")),
@@ -139,7 +139,7 @@ class MemoryJournal:
         self._epoch = new_epoch()
         self._steps: list[Changes] = []
 
-    def begin(self, at_least: int = 1) -> tuple[int, str, Snapshot]:
+    def begin(self, at_least: int = 1) -> tuple[int, str, CoordinatorSnapshot]:
         """See `Journal`."""
         self._term = max(self._term + 1, at_least)
         return self._term, self._epoch, _fold(self._steps)
@@ -154,8 +154,8 @@ class MemoryJournal:
         """Nothing to let go."""
 
 
-def _fold(steps: Sequence[Changes]) -> Snapshot:
-    return Snapshot(
+def _fold(steps: Sequence[Changes]) -> CoordinatorSnapshot:
+    return CoordinatorSnapshot(
         leases=tuple({lease.lease_id: lease for step in steps for lease in step.leases}.values()),
         results=tuple(item for step in steps for item in step.results),
         rows=tuple({(row.plan.key, row.context): row for step in steps for row in step.rows}.values()),

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from model_opt.federation.moments import Moments
 from model_opt.fleet.leases import Holder, Lease, LeaseState
 from model_opt.fleet.messages import Kept, MergedRow, Result
-from model_opt.federation.moments import Moments
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.plan import Choice, Plan
 

@@ -21,7 +21,7 @@ class LeaseState(StrEnum):
     DROPPED = "dropped"
 
 
-class Verdict(StrEnum):
+class LeaseVerdict(StrEnum):
     """What a result is to its lease."""
 
     SETTLES = "settles"
@@ -105,7 +105,7 @@ class LeaseBook:
         """Granted and expired leases."""
         return self._all(LeaseState.GRANTED) + self._all(LeaseState.EXPIRED)
 
-    def flying(self, plan: Plan, context: str) -> bool:
+    def pending(self, plan: Plan, context: str) -> bool:
         """Whether a lease on this plan in this context is open."""
         return (plan.key, context) in self._flying
 
@@ -113,7 +113,7 @@ class LeaseBook:
         """What `holder` should be measuring."""
         return [lease for lease in self._held_under(holder.worker) if lease.holder == holder]
 
-    def flying_of_others(self, context: str, holder: Holder, many: int) -> list[Plan]:
+    def pending_of_others(self, context: str, holder: Holder, many: int) -> list[Plan]:
         """Up to `many` plans that were granted last in `context` to others than `holder`."""
         newest = (self.leases[lease_id] for lease_id in reversed(self._by_state[LeaseState.GRANTED]))
         others = (lease.plan for lease in newest if lease.context == context and lease.holder != holder)
@@ -121,7 +121,7 @@ class LeaseBook:
 
     def grant(self, plan: Plan, purpose: Purpose, context: str, holder: Holder, now: float) -> Lease | None:
         """A new lease, or None where the budget has no room or the plan is in flight in this context."""
-        if self.room <= 0 or self.flying(plan, context):
+        if self.room <= 0 or self.pending(plan, context):
             return None
         lease = Lease(
             lease_id=f"{self._prefix}.{len(self.leases)}",
@@ -138,7 +138,7 @@ class LeaseBook:
     def regrant(self, context: str, holder: Holder, now: float) -> Lease | None:
         """The oldest expired lease, with its next attempt, or None. It may move to another context."""
         for lease in self._all(LeaseState.EXPIRED):
-            if lease.context == context or not self.flying(lease.plan, context):
+            if lease.context == context or not self.pending(lease.plan, context):
                 return self._put(
                     replace(
                         lease,
@@ -165,16 +165,16 @@ class LeaseBook:
         """Expires at once what `worker` holds, apart from what the life `keep` of it holds; as `expire`."""
         return self._lapse(lease for lease in self._held_under(worker) if lease.holder != keep)
 
-    def settle(self, lease_id: str, attempt: int) -> Verdict:
+    def settle(self, lease_id: str, attempt: int) -> LeaseVerdict:
         """Counts a result once; of several attempts' results the first settles. Raises `KeyError` for no such lease."""
         lease = self.leases[lease_id]
         if (lease_id, attempt) in self.results:
-            return Verdict.DUPLICATE
+            return LeaseVerdict.DUPLICATE
         self.results.add((lease_id, attempt))
         if lease.state not in (LeaseState.GRANTED, LeaseState.EXPIRED):
-            return Verdict.EXTRA
+            return LeaseVerdict.EXTRA
         self._put(replace(lease, state=LeaseState.SETTLED))
-        return Verdict.SETTLES
+        return LeaseVerdict.SETTLES
 
     def adopt(self, lease: Lease) -> bool:
         """Takes a lease of a lost state in, from the result that names it; False where the budget has no room."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model_opt.fleet.leases import Holder, Lease
 from model_opt.federation.moments import Moments
+from model_opt.fleet.leases import Holder, Lease
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 
@@ -26,7 +26,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class WorkRequest:
     """A worker's turn: what it measured, what it would like to measure, and what it knows.
 
     `held` are the leases it has and has not reported yet. `wanted` is how many it would like to hold. `term` is the
@@ -68,9 +68,9 @@ class Reply:
     """The coordinator's answer; everything it says is on disk.
 
     `acknowledged` are (lease_id, attempt) of results that need not be sent again in this term. `news` are the
-    outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. `flying`
+    outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. `pending`
     are plans that others are measuring; `roster` maps workers to weights. `budget` is what the asker's context will
-    have settled in the end, as far as can be told, without what is in flight and not among `flying`. `left_s` are the
+    have settled in the end, as far as can be told, without what is in flight and not among `pending`. `left_s` are the
     seconds until the search's time is up, None where it has no limit. `ending` says why the search is over.
     """
 
@@ -81,7 +81,7 @@ class Reply:
     grants: tuple[Grant, ...]
     news: tuple[Outcome, ...]
     cursor: int
-    flying: tuple[Plan, ...]
+    pending: tuple[Plan, ...]
     roster: Mapping[str, float]
     budget: int
     waiting: bool
@@ -132,7 +132,7 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class CoordinatorSnapshot:
     """Everything that was committed. `results` are in the order in which they were kept."""
 
     leases: tuple[Lease, ...] = ()

@@ -127,7 +127,7 @@ class Planning:
         if self._view is None or self._proposer is None:
             return []
         reply = self._view.reply
-        begun = self._learned + len(self._news) + len(reply.flying) + len(self._view.own)
+        begun = self._learned + len(self._news) + len(reply.pending) + len(self._view.own)
         over = begun >= self._proposer.explores_until
         explored = (item for item in self._stock if not (over and item[1] is Purpose.EXPLORE))
         return [item for item in explored if self._left.fits(item[0])]
@@ -171,10 +171,10 @@ class Planning:
         proposer = self._proposer
         for outcome in news:
             proposer.tell(outcome)
-        flying = [*view.reply.flying, *view.own]
+        pending = [*view.reply.pending, *view.own]
         reply = view.reply
         found = proposer.propose(
-            self._many(wanted), flying=flying, roster=reply.roster, budget=reply.budget, fits=self._left.fits
+            self._many(wanted), pending=pending, roster=reply.roster, budget=reply.budget, fits=self._left.fits
         )
         spent_s = time.perf_counter() - began
         self.planning_s += spent_s
@@ -190,7 +190,7 @@ class Planning:
         """Without what is in flight, and what was measured since they were made."""
         if self._view is None:
             return proposals
-        gone = {plan.key for plan in (*self._view.own, *self._view.reply.flying, *(o.plan for o in news))}
+        gone = {plan.key for plan in (*self._view.own, *self._view.reply.pending, *(o.plan for o in news))}
         return [item for item in proposals if item[0].key not in gone]
 
     def _many(self, wanted: int) -> int:

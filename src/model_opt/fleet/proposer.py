@@ -62,7 +62,7 @@ class Proposer(Protocol):
         """Learns from an outcome."""
 
     def propose(
-        self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int, fits: Fits
+        self, many: int, *, pending: Sequence[Plan], roster: Mapping[str, float], budget: int, fits: Fits
     ) -> Proposals:
         """Up to about `many` plans that fit, best first; empty only where there is nothing left that anybody could
         measure."""
@@ -86,7 +86,7 @@ class TreeProposer:
         self,
         many: int,
         *,
-        flying: Sequence[Plan],
+        pending: Sequence[Plan],
         roster: Mapping[str, float],
         budget: int,
         fits: Fits = lambda plan: True,
@@ -98,7 +98,7 @@ class TreeProposer:
         """
         searcher = self._searcher
         searcher.budget, searcher.verify = budget, budget >= _ROUNDS * len(roster)
-        left = budget - searcher.settled - len(flying)
+        left = budget - searcher.settled - len(pending)
         found = []
         if self._worker in roster and left > searcher.verifications:
             owned = owned_by(self._worker, roster)
@@ -106,11 +106,11 @@ class TreeProposer:
             def mine(plan: Plan) -> bool:
                 return (plan.key in self._first or owned(plan)) and fits(plan)
 
-            found = searcher.ask_many(many, owned=mine, believed=flying)
-        found = found or searcher.ask_many(many, owned=fits, believed=flying)
+            found = searcher.ask_many(many, owned=mine, pending=pending)
+        found = found or searcher.ask_many(many, owned=fits, pending=pending)
         if not found and not searcher.verify:
             searcher.verify = True
-            found = searcher.ask_many(many, owned=fits, believed=flying)
+            found = searcher.ask_many(many, owned=fits, pending=pending)
         leaders = any(proposal.purpose is Purpose.VERIFY for proposal in found)
         over = left > searcher.verifications or leaders  # where there is no leader the rest explores too
         self.explores_until = budget - searcher.verifications if over else budget

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median_high
 
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Ask
+from model_opt.fleet.messages import WorkRequest
 
 TOO_SLOW = 2.0
 """A worker that takes this many times as long as the fleet's typical one may leave the last plans to the others."""
@@ -48,7 +48,7 @@ class Roster:
         member = self._members.get(holder.worker)
         return member is not None and member.holder.incarnation > holder.incarnation
 
-    def seen(self, ask: Ask, now: float) -> None:
+    def seen(self, ask: WorkRequest, now: float) -> None:
         """Notes a worker's turn."""
         member = self._members.get(ask.holder.worker)
         if member is None or member.holder != ask.holder:
@@ -61,7 +61,7 @@ class Roster:
             self._moved = True
 
     def alive(self, holder: Holder, now: float) -> bool:
-        """Notes a sign of life; False from a life that is not the worker's latest, or that was forgotten."""
+        """Notes a heartbeat; False from a life that is not the worker's latest, or that was forgotten."""
         member = self._members.get(holder.worker)
         if member is None or member.holder != holder:
             return False

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import cloudpickle
 
-from model_opt.fleet.coordinator_state import Rules
-from model_opt.measuring.deadlines import Deadlines
-from model_opt.fleet.proposer import Search
 from model_opt.atomic_files import replacing, write_atomically
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.proposer import Search
 from model_opt.folders import state_folder
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.evaluator import Evaluator
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 
 CHUNK_BYTES = 8 << 20
 FACTORY, REQUEST, MANIFEST = "factory.pickle", "request.pickle", "manifest.json"
@@ -47,18 +47,18 @@ class Sharing:
     """
 
     store: str = field(repr=False)
-    signature: Signature
+    signature: ModelSignature
     federation: str = "local"
     origin: str = "local"
     metrics: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Submission:
     """A search as it was submitted, apart from the evaluator's factory."""
 
     search: Search
-    rules: Rules
+    rules: FleetRules
     placement: Placement = field(default_factory=Placement)
     deadlines: Deadlines = field(default_factory=Deadlines)
     sharing: Sharing | None = None
@@ -102,7 +102,7 @@ def state_root(state: str | None) -> Path:
     return Path(state) if state else state_folder() / "searches"
 
 
-def seal(folder: Path, manifest: Manifest, request: Request) -> None:
+def complete(folder: Path, manifest: Manifest, request: Submission) -> None:
     """Checks what was streamed into `folder` and makes it the search's; raises `FleetError` if it is damaged."""
     if _digest(folder / FACTORY) != manifest.digest:
         raise FleetError("the search did not arrive as it was sent; submit it again")
@@ -112,15 +112,15 @@ def seal(folder: Path, manifest: Manifest, request: Request) -> None:
     write_atomically(folder / MANIFEST, json.dumps(fields).encode())
 
 
-def sealed(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether `folder` holds a whole search."""
     return (folder / MANIFEST).exists()
 
 
-def read(folder: Path) -> tuple[Manifest, Request]:
-    """What `seal` wrote."""
+def read(folder: Path) -> tuple[Manifest, Submission]:
+    """What `complete` wrote."""
     request = pickle.loads((folder / REQUEST).read_bytes())
-    if not isinstance(request, Request):
+    if not isinstance(request, Submission):
         raise FleetError(f"{folder / REQUEST} is not a search")
     return Manifest(**json.loads((folder / MANIFEST).read_text())), request
 

@@ -1,4 +1,4 @@
-"""A worker at work: one thread measures, one talks, one plans, one gives signs of life. Free of Ray."""
+"""A worker at work: one thread measures, one talks, one plans, one gives heartbeats. Free of Ray."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from model_opt.fleet.coordinator_state import MOST_NEWS
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Ask, Grant, Reply
+from model_opt.fleet.messages import Grant, Reply, WorkRequest
 from model_opt.fleet.planning import SPARE, Planning
 from model_opt.fleet.proposer import Proposals, Proposer
 from model_opt.fleet.time_left import TimeLeft
@@ -20,7 +20,7 @@ from model_opt.search.plan import Plan
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 2.0
+HEARTBEAT_S = 2.0
 IDLE_S = 0.2
 """How long a worker that was granted nothing waits before it asks again."""
 PATIENCE_S = 0.5
@@ -36,14 +36,14 @@ MOST_HELD = 16
 MOST_TURN_S = 2.0
 
 
-class Link(Protocol):
+class CoordinatorLink(Protocol):
     """The way to the coordinator. Both may raise anything when it cannot be reached; the worker tries again."""
 
-    def ask(self, ask: Ask) -> Reply:
+    def ask(self, ask: WorkRequest) -> Reply:
         """A turn; blocks until the answer."""
 
-    def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """A sign of life; does not wait."""
+    def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
+        """A heartbeat; does not wait."""
 
 
 @dataclass
@@ -69,18 +69,18 @@ class WorkerLoop:
     def __init__(
         self,
         state: WorkerState,
-        link: Link,
+        link: CoordinatorLink,
         measure: Callable[[Plan, Purpose], Outcome],
         make_proposer: Callable[[int], Proposer],
         *,
         interrupt: Callable[[], None] = lambda: None,
         left: TimeLeft | None = None,
         wait: Callable[[], None] = lambda: None,
-        beat_s: float = BEAT_S,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._left = left or TimeLeft()
         self._state, self._link, self._measure = state, link, measure
-        self._interrupt, self._beat_s = interrupt, beat_s
+        self._interrupt, self._heartbeat_s = interrupt, heartbeat_s
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)  # something to measure, or the end
         self._done = threading.Event()  # something measured, or the end
@@ -205,7 +205,7 @@ class WorkerLoop:
         """Until something is measured; not for long where less was granted than wanted."""
         with self._lock:
             content = self._state.holds >= self._target()
-        self._done.wait(self._beat_s if content else IDLE_S)
+        self._done.wait(self._heartbeat_s if content else IDLE_S)
 
     # measuring ------------------------------------------------------------------------------------------------------
 
@@ -251,10 +251,10 @@ class WorkerLoop:
             self._interrupt()
 
     def _give_signs(self) -> None:
-        while not self._over.wait(self._beat_s):
+        while not self._over.wait(self._heartbeat_s):
             with self._lock:
                 held = self._state.held()
             try:
-                self._link.beat(self._state.holder, held)
+                self._link.heartbeat(self._state.holder, held)
             except Exception as error:
-                log.debug("a sign of life was lost: %s", error)
+                log.debug("a heartbeat was lost: %s", error)

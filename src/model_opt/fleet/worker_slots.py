@@ -8,7 +8,7 @@ from model_opt.fleet.submission import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class ClusterNode:
     """A living node: its id, resources ("CPU", "GPU", …) and labels."""
 
     node_id: str
@@ -26,16 +26,16 @@ class Slot:
     cpus: float
 
 
-def nodes_of(listing: Iterable[Mapping[str, Any]]) -> list[Node]:
+def nodes_of(listing: Iterable[Mapping[str, Any]]) -> list[ClusterNode]:
     """The living nodes in what `ray.nodes()` returns."""
     return [
-        Node(node_id=n["NodeID"], resources=dict(n.get("Resources", {})), labels=dict(n.get("Labels") or {}))
+        ClusterNode(node_id=n["NodeID"], resources=dict(n.get("Resources", {})), labels=dict(n.get("Labels") or {}))
         for n in listing
         if n.get("Alive")
     ]
 
 
-def wanted_slots(nodes: Iterable[Node], placement: Placement) -> list[Slot]:
+def worker_slots(nodes: Iterable[ClusterNode], placement: Placement) -> list[Slot]:
     """The slots to fill, node by node in turn, so that a limited number of workers is spread out."""
     fitting = [node for node in nodes if placement.labels.items() <= node.labels.items()]
     gpus = placement.gpus
@@ -53,7 +53,7 @@ def wanted_slots(nodes: Iterable[Node], placement: Placement) -> list[Slot]:
     return slots[: placement.workers]
 
 
-def _room(node: Node, gpus: float, cpus: float) -> int:
+def _room(node: ClusterNode, gpus: float, cpus: float) -> int:
     """How many workers fit the node: of a fraction of a GPU as many as fit each whole one."""
     by_cpu = int(node.resources.get("CPU", 0.0) / cpus + 1e-9) if cpus else 1_000
     if not gpus:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model_opt.fleet.leases import Holder, ResultKey
-from model_opt.fleet.messages import Ask, Grant, Reply, Result
+from model_opt.fleet.messages import Grant, Reply, Result, WorkRequest
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 
@@ -59,12 +59,12 @@ class WorkerState:
         exhausted: bool = False,
         late: bool = False,
         leaving: bool = False,
-    ) -> Ask:
+    ) -> WorkRequest:
         """The next question; only its answer will be accepted."""
         self._serial += 1
         self._told_returned = self._returned
         unsent = [self._results[key] for key in self._unsent]
-        return Ask(
+        return WorkRequest(
             holder=self.holder,
             serial=self._serial,
             term=self.term,

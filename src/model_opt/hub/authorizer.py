@@ -7,7 +7,7 @@ from model_opt.errors import ModelOptError, WireError
 from model_opt.hub import credentials
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.counts import HubCounts
-from model_opt.hub.hosted_federation import Keeper
+from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
 from model_opt.hub.nonces import Nonces
 from model_opt.hub.rates import Rates
@@ -23,7 +23,7 @@ class Refusal(ModelOptError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class HubRequest:
     """A request: `target` is the path with its query, `header` that of the authorization, `length` the body's."""
 
     method: str
@@ -33,12 +33,12 @@ class Ask:
     length: int | None
 
 
-class Desk:
+class Authorizer:
     """Checks requests before their bodies are read. Runs in the server's event loop: not for several threads."""
 
     def __init__(
         self,
-        keepers: Mapping[str, Keeper],
+        federations: Mapping[str, HostedFederation],
         *,
         audiences: frozenset[str],
         limits: HubLimits,
@@ -47,27 +47,27 @@ class Desk:
         clock: Callable[[], float],
     ) -> None:
         """`audiences` are the addresses that this hub answers to; `clock` is in seconds, and never goes back."""
-        self.keepers, self.audiences, self.limits = keepers, audiences, limits
+        self.federations, self.audiences, self.limits = federations, audiences, limits
         self.audit, self.counts = audit, counts
         self.nonces = Nonces(limits.nonce_s, clock)
         self._strangers = Rates(limits.strangers_per_s, limits.burst_s, clock)
         self._members = Rates(limits.requests_per_s, limits.burst_s, clock)
 
-    def admit(self, ask: Ask, federation: str) -> tuple[Keeper, credentials.Credentials]:
-        """Whose request this is, and the federation's keeper; raises `Refusal`, which has been logged."""
+    def admit(self, ask: HubRequest, federation: str) -> tuple[HostedFederation, credentials.Credentials]:
+        """Whose request this is, and the federation's hosted; raises `Refusal`, which has been logged."""
         try:
             return self._admit(ask, federation)
         except Refusal as refusal:
             self.refuse(ask, federation, refusal)
             raise
 
-    def stranger(self, ask: Ask, *, count: bool = True) -> None:
+    def stranger(self, ask: HubRequest, *, count: bool = True) -> None:
         """Counts a request of somebody who has not shown who they are against their address; raises `Refusal`."""
         wait_s = self._strangers.wait_s(ask.address, count=count)
         if wait_s:
             raise Refusal(429, "too_often", "too many requests from this address", wait_s)
 
-    def refuse(self, ask: Ask, federation: str, refusal: Refusal) -> None:
+    def refuse(self, ask: HubRequest, federation: str, refusal: Refusal) -> None:
         """Logs and counts a refusal. Floods are counted only: a log is no target."""
         self.counts.refused(refusal.code)
         if refusal.code != "too_often":
@@ -81,12 +81,12 @@ class Desk:
                 federation=federation,
             )
 
-    def _admit(self, ask: Ask, federation: str) -> tuple[Keeper, credentials.Credentials]:
+    def _admit(self, ask: HubRequest, federation: str) -> tuple[HostedFederation, credentials.Credentials]:
         said = self._signed(ask)
-        keeper = self.keepers.get(federation)
-        if keeper is None:
+        hosted = self.federations.get(federation)
+        if hosted is None:
             raise Refusal(404, "no_such_federation", f"this hub has no federation {federation[:80]!r}")
-        if not keeper.allowed(said.origin):
+        if not hosted.allowed(said.origin):
             self.stranger(ask)
             advice = "its operator runs: model-opt hub allow ORIGIN"
             raise Refusal(
@@ -97,9 +97,9 @@ class Desk:
             raise Refusal(429, "too_often", "too many requests of this origin", wait_s)
         if ask.length is not None and ask.length > self.limits.max_body_bytes:
             raise self.too_large(f"{ask.length} bytes")
-        return keeper, said
+        return hosted, said
 
-    def _signed(self, ask: Ask) -> credentials.Credentials:
+    def _signed(self, ask: HubRequest) -> credentials.Credentials:
         """Checks what needs no allow-list: signature, address, nonce. Failures count against the address."""
         self.stranger(ask, count=False)
         code = "not_signed"
@@ -116,7 +116,7 @@ class Desk:
         if not self.nonces.fresh(said.nonce):
             raise Refusal(401, "stale_nonce", "the nonce is not this hub's, was used, or is too old: ask for another")
         self.nonces.spend(said.nonce)
-        if any(keeper.withdrawn(said.origin, epoch) for keeper in self.keepers.values()):
+        if any(hosted.withdrawn(said.origin, epoch) for hosted in self.federations.values()):
             raise Refusal(403, "withdrawn", "the key that signed the request was withdrawn")
         return said
 

@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model_opt.exchange.intake import proves
 from model_opt.federation import trust
-from model_opt.federation.admission import Decision, Gate, Verdict
+from model_opt.federation.admission import Admission, AdmissionVerdict, Gate
 from model_opt.federation.join import StreamKey
-from model_opt.federation.ledger import Gap, Ledger, Reached, link_of
-from model_opt.federation.wire import Limits, read_head
-from model_opt.federation.exchange.intake import proves
 from model_opt.federation.known import InspectableStore
+from model_opt.federation.record_index import Gap, Reached, RecordIndex, link_of
+from model_opt.federation.wire import WireLimits, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
     """What became of a push. `missing` are the streams of these origins of which the hub lacks something."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[AdmissionVerdict, ...]
     cursor: int
     missing: tuple[Gap, ...]
     quarantined: tuple[str, ...]
 
-    def count(self, decision: Decision) -> int:
+    def count(self, decision: Admission) -> int:
         """How many records had this `decision`."""
         return sum(verdict.decision is decision for verdict in self.verdicts)
 
@@ -42,16 +42,16 @@ class Page:
 class _Index:
     """What the store holds, kept up while it grows: heads, sizes by cursor, and cursors by stream and sequence."""
 
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: RecordIndex = field(default_factory=RecordIndex)
     cursors: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     places: dict[StreamKey, dict[int, int]] = field(default_factory=dict)
 
 
-class Keeper:
+class HostedFederation:
     """Any thread may call; writing takes turns. The store belongs to this hub: nobody else writes to it."""
 
-    def __init__(self, store: InspectableStore, folder: Path, limits: Limits) -> None:
+    def __init__(self, store: InspectableStore, folder: Path, limits: WireLimits) -> None:
         """`folder` holds `trust.json`, the allow-list. Nothing is touched before `open`."""
         self.federation = store.federation
         self._store, self.folder, self._limits = store, folder, limits
@@ -91,10 +91,10 @@ class Keeper:
                     trust.quarantine(verdict.origin, verdict.reason, folder=self.folder)
                     quarantined.append(verdict.origin)
                     gate = self._gate()
-                if verdict.decision is Decision.NEW:
+                if verdict.decision is Admission.NEW:
                     self._index.ledger.add(data, self._limits)
                     kept.append(data)
-                verdicts.append(replace(verdict, sealed=None))
+                verdicts.append(replace(verdict, encoded=None))
             self._keep(kept)
             origins = {verdict.origin for verdict in verdicts}
             missing = tuple(gap for gap in self._index.ledger.gaps() if gap.origin in origins)

@@ -1,4 +1,4 @@
-"""The hub's HTTP service: what is asked under which URL, over FastAPI. What may be asked is decided by `desk`."""
+"""The hub's HTTP service: what is asked under which URL, over FastAPI. What may be asked is decided by `authorizer`."""
 
 import asyncio
 import time
@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_opt.errors import MissingDependency, StoreError, WireError
-from model_opt.hub import openapi
-from model_opt.hub import record_frames
+from model_opt.hub import openapi, record_frames
+from model_opt.hub.authorizer import Authorizer, HubRequest, Refusal
 from model_opt.hub.credentials import NONCE_HEADER, Credentials, body_hash
-from model_opt.hub.authorizer import Ask, Desk, Refusal
-from model_opt.hub.hosted_federation import Keeper, Page, Pushed
+from model_opt.hub.hosted_federation import HostedFederation, Page, Pushed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,8 +23,8 @@ _BINARY = "application/octet-stream"
 _MOST_REASONS = 20
 
 
-def build_app(desk: Desk, hub_id: str) -> "FastAPI":
-    """The application over `desk`; `hub_id` changes when the hub's store does. Raises `MissingDependency`."""
+def build_app(authorizer: Authorizer, hub_id: str) -> "FastAPI":
+    """The application over `authorizer`; `hub_id` changes when the hub's store does. Raises `MissingDependency`."""
     try:
         from fastapi import FastAPI, Request
         from fastapi.responses import JSONResponse
@@ -33,7 +32,7 @@ def build_app(desk: Desk, hub_id: str) -> "FastAPI":
     except ImportError as error:
         raise MissingDependency("fastapi", "hub") from error
 
-    service = _Service(desk, hub_id)
+    service = _Service(authorizer, hub_id)
     app = FastAPI(title="model_opt hub", version=str(PROTOCOL), description=openapi.ABOUT)
 
     @app.middleware("http")
@@ -62,12 +61,12 @@ def _open_routes(app: "FastAPI", service: "_Service") -> None:
 
     @app.get("/metrics", **openapi.METRICS)
     async def metrics() -> Response:
-        return Response(service.desk.counts.text(), media_type="text/plain; version=0.0.4")
+        return Response(service.authorizer.counts.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/nonce", **openapi.NONCE)
     async def nonce(request: Request) -> dict[str, Any]:
-        service.desk.stranger(ask_of(request))
-        return {"nonce": service.desk.nonces.issue(), "protocol": PROTOCOL}
+        service.authorizer.stranger(ask_of(request))
+        return {"nonce": service.authorizer.nonces.issue(), "protocol": PROTOCOL}
 
 
 def _signed_routes(app: "FastAPI", service: "_Service") -> None:
@@ -91,12 +90,12 @@ def _signed_routes(app: "FastAPI", service: "_Service") -> None:
         return _paged(Response, await service.stream(federation, origin, epoch, request, after))
 
 
-def ask_of(request: "Request") -> Ask:
-    """What `desk` wants to know of a request."""
+def ask_of(request: "Request") -> HubRequest:
+    """What `authorizer` wants to know of a request."""
     query = request.scope.get("query_string", b"").decode("latin-1")
     path = request.scope.get("raw_path", b"").decode("latin-1").partition("?")[0]
     length = request.headers.get("content-length", "")
-    return Ask(
+    return HubRequest(
         method=request.method,
         target=f"{path}?{query}" if query else path,
         address=request.client.host if request.client else "",
@@ -111,71 +110,71 @@ def _paged(response: "type[Response]", page: Page) -> "Response":
 
 
 class _Service:
-    def __init__(self, desk: Desk, hub_id: str) -> None:
-        self.desk, self.hub_id = desk, hub_id
-        self._bodies = asyncio.Semaphore(desk.limits.bodies)
+    def __init__(self, authorizer: Authorizer, hub_id: str) -> None:
+        self.authorizer, self.hub_id = authorizer, hub_id
+        self._bodies = asyncio.Semaphore(authorizer.limits.bodies)
 
     async def answer(self, request: "Request", call_next: "Callable[[Request], Awaitable[Response]]") -> "Response":
         """Counts the request, and hands out the nonce for the next one."""
         began = time.perf_counter()
         response = await call_next(request)
         if request.scope["path"].startswith("/v1/") and response.status_code != 429:
-            response.headers[NONCE_HEADER] = self.desk.nonces.issue()
+            response.headers[NONCE_HEADER] = self.authorizer.nonces.issue()
         route = request.scope.get("route")
         what = getattr(route, "name", "unknown")
-        self.desk.counts.answered(what, response.status_code, time.perf_counter() - began)
+        self.authorizer.counts.answered(what, response.status_code, time.perf_counter() - began)
         return response
 
     async def health(self) -> dict[str, Any]:
         try:
-            for keeper in self.desk.keepers.values():
-                await asyncio.to_thread(keeper.check)
+            for hosted in self.authorizer.federations.values():
+                await asyncio.to_thread(hosted.check)
         except StoreError as error:
             raise Refusal(503, "store", f"the store cannot be read: {type(error).__name__}") from error
-        return {"status": "ok", "hub": self.hub_id, "federations": sorted(self.desk.keepers)}
+        return {"status": "ok", "hub": self.hub_id, "federations": sorted(self.authorizer.federations)}
 
     async def status(self, federation: str, request: "Request") -> dict[str, Any]:
-        keeper, said = self.desk.admit(ask_of(request), federation)
-        reached = await self._at_store(keeper.reached)
+        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        reached = await self._at_store(hosted.reached)
         self._log("status", federation, said)
-        limits = self.desk.limits
+        limits = self.authorizer.limits
         return {
             "hub": self.hub_id,
-            "cursor": keeper.cursor,
-            "records": keeper.records,
+            "cursor": hosted.cursor,
+            "records": hosted.records,
             "streams": {f"{origin}/{epoch}": list(at) for (_, origin, epoch), at in reached.items()},
-            "laws": keeper.laws(),
+            "laws": hosted.laws(),
             "max_body_bytes": limits.max_body_bytes,
             "max_record_bytes": limits.max_record_bytes,
         }
 
     async def push(self, federation: str, request: "Request") -> dict[str, Any]:
         ask = ask_of(request)
-        keeper, said = self.desk.admit(ask, federation)
+        hosted, said = self.authorizer.admit(ask, federation)
         async with self._bodies:
             try:
                 body = await self._body(request, said)
-                records = list(record_frames.unpack(body, self.desk.limits.max_record_bytes))
+                records = list(record_frames.unpack(body, self.authorizer.limits.max_record_bytes))
             except WireError as error:
                 refusal = Refusal(422, "malformed", str(error))
-                self.desk.refuse(ask, federation, refusal)
+                self.authorizer.refuse(ask, federation, refusal)
                 raise refusal from error
             except Refusal as refusal:
-                self.desk.refuse(ask, federation, refusal)
+                self.authorizer.refuse(ask, federation, refusal)
                 raise
-            pushed = await self._at_store(lambda: keeper.push(records))
-        return self._told(federation, said, keeper, pushed, len(body))
+            pushed = await self._at_store(lambda: hosted.push(records))
+        return self._told(federation, said, hosted, pushed, len(body))
 
     async def pull(self, federation: str, request: "Request", after: int) -> Page:
-        keeper, said = self.desk.admit(ask_of(request), federation)
-        most = self.desk.limits.max_body_bytes
-        page = await self._at_store(lambda: keeper.pull(min(max(after, 0), 2**62), most))
+        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        most = self.authorizer.limits.max_body_bytes
+        page = await self._at_store(lambda: hosted.pull(min(max(after, 0), 2**62), most))
         return self._handed_out("pull", federation, said, page)
 
     async def stream(self, federation: str, origin: str, epoch: str, request: "Request", after: int) -> Page:
-        keeper, said = self.desk.admit(ask_of(request), federation)
-        most = self.desk.limits.max_body_bytes
-        page = await self._at_store(lambda: keeper.stream(origin, epoch, after, most))
+        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        most = self.authorizer.limits.max_body_bytes
+        page = await self._at_store(lambda: hosted.stream(origin, epoch, after, most))
         return self._handed_out("stream", federation, said, page)
 
     async def _body(self, request: "Request", said: Credentials) -> bytes:
@@ -183,13 +182,13 @@ class _Service:
         from starlette.requests import ClientDisconnect
 
         parts: list[bytes] = []
-        size, most = 0, self.desk.limits.max_body_bytes
+        size, most = 0, self.authorizer.limits.max_body_bytes
         try:
-            async with asyncio.timeout(self.desk.limits.body_s):
+            async with asyncio.timeout(self.authorizer.limits.body_s):
                 async for part in request.stream():
                     size += len(part)
                     if size > most:
-                        raise self.desk.too_large(f"more than {most} bytes")
+                        raise self.authorizer.too_large(f"more than {most} bytes")
                     parts.append(part)
         except TimeoutError as error:
             raise Refusal(408, "too_slow", "the body did not arrive in time") from error
@@ -208,12 +207,12 @@ class _Service:
             raise Refusal(503, "store", message, wait_s=1.0) from error
 
     def _told(
-        self, federation: str, said: Credentials, keeper: Keeper, pushed: Pushed, size_bytes: int
+        self, federation: str, said: Credentials, hosted: HostedFederation, pushed: Pushed, size_bytes: int
     ) -> dict[str, Any]:
         decisions = Counter(str(verdict.decision) for verdict in pushed.verdicts)
         reasons = Counter(verdict.reason for verdict in pushed.verdicts if verdict.reason)
-        self.desk.counts.pushed(federation, decisions, keeper.records, len(pushed.quarantined))
-        self.desk.counts.moved("in", size_bytes)
+        self.authorizer.counts.pushed(federation, decisions, hosted.records, len(pushed.quarantined))
+        self.authorizer.counts.moved("in", size_bytes)
         self._log("push", federation, said, size_bytes=size_bytes, cursor=pushed.cursor, decisions=dict(decisions))
         for verdict in pushed.verdicts:
             if verdict.reason:
@@ -232,9 +231,9 @@ class _Service:
 
     def _handed_out(self, event: str, federation: str, said: Credentials, page: Page) -> Page:
         size_bytes = sum(len(data) for _, data in page.records)
-        self.desk.counts.moved("out", size_bytes)
+        self.authorizer.counts.moved("out", size_bytes)
         self._log(event, federation, said, records=len(page.records), size_bytes=size_bytes, cursor=page.cursor)
         return page
 
     def _log(self, event: str, federation: str, said: Credentials, **fields: object) -> None:
-        self.desk.audit.write(event, federation=federation, origin=said.origin, **fields)
+        self.authorizer.audit.write(event, federation=federation, origin=said.origin, **fields)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from model_opt.errors import HubError, StoreError
-from model_opt.federation.identity import Identity, identity_folder
-from model_opt.federation.export_policy import Rules
-from model_opt.federation.ledger import link_of
 from model_opt.atomic_files import write_private
+from model_opt.errors import HubError, StoreError
+from model_opt.exchange.intake import Intake, Taken
+from model_opt.exchange.outgoing import Outgoing
+from model_opt.exchange.sharing import Shared
+from model_opt.federation.export_policy import ExportPolicy
+from model_opt.federation.identity import Identity, identity_folder
+from model_opt.federation.known import InspectableStore
+from model_opt.federation.record_index import link_of
 from model_opt.federation.wire import read_head
 from model_opt.hub.client import HubClient, Status
-from model_opt.federation.exchange.intake import Intake, Taken
-from model_opt.federation.known import InspectableStore
-from model_opt.federation.exchange.outgoing import Outgoing
-from model_opt.federation.exchange.sharing import Shared
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Deployment:
     store: InspectableStore
     identity: Identity
     folder: Path | None = None
-    rules: Rules = field(default_factory=Rules)
+    rules: ExportPolicy = field(default_factory=ExportPolicy)
 
 
 def push(here: Deployment, hub: HubClient) -> PushOutcome:

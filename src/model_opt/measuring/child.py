@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Self
 
 import cloudpickle
 
-from model_opt.measuring.variables import measuring_variables
+from model_opt.errors import InvalidInput, MeasurementFailed, ModelOptError
 from model_opt.measuring.child_process import ChildProcess, Died
 from model_opt.measuring.deadlines import Deadlines
-from model_opt.errors import InvalidInput, MeasurementFailed, ModelOptError
+from model_opt.measuring.variables import measuring_variables
 from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.plan import Plan
 

@@ -71,7 +71,9 @@ def _open(modules: Sequence[str], env: Mapping[str, str], stack: ExitStack) -> N
 class Forked:
     """A process that a fork server has started: as much of `subprocess.Popen` as a `ChildProcess` needs."""
 
-    def __init__(self, connection: socket.socket, reader: pickle_frames.FrameReader, stdout: IO[bytes], pid: int) -> None:
+    def __init__(
+        self, connection: socket.socket, reader: pickle_frames.FrameReader, stdout: IO[bytes], pid: int
+    ) -> None:
         self.pid, self.stdout = pid, stdout
         self._connection, self._reader = connection, reader
         self._code: int | None = None

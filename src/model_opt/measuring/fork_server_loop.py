@@ -10,8 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-from model_opt.measuring import server
-from model_opt.measuring import pickle_frames
+from model_opt.measuring import pickle_frames, server
 from model_opt.measuring.fork_server import check_peer
 from model_opt.measuring.timing_lock import TimingLock
 

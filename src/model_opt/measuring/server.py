@@ -1,7 +1,7 @@
 """What runs inside the measuring process: open the factory, then answer one request at a time until the parent is gone.
 
-Started by `model_opt.measuring.child` with three file descriptors: the connection, the pickled factory (an unlinked file)
-and the read end of a pipe whose other end only the parent holds.
+Started by `model_opt.measuring.child` with three file descriptors: the connection, the pickled factory (an unlinked
+file) and the read end of a pipe whose other end only the parent holds.
 """
 
 import faulthandler
@@ -16,10 +16,10 @@ from typing import Any
 
 import cloudpickle
 
+from model_opt.errors import MeasurementFailed, TechniqueError, ran_out_of_memory
 from model_opt.measuring import pickle_frames
 from model_opt.measuring.processes import call_itself_guard
 from model_opt.measuring.timing_lock import TimingLock
-from model_opt.errors import MeasurementFailed, TechniqueError, ran_out_of_memory
 from model_opt.search.evaluator import Evaluator, Reason
 
 
@@ -29,7 +29,7 @@ def main(connection_fd: int, factory_fd: int, life_fd: int) -> None:
     os.close(life_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    Server(socket.socket(fileno=connection_fd), factory_fd).serve()
+    MeasuringServer(socket.socket(fileno=connection_fd), factory_fd).serve()
 
 
 def _fork_guard(life_fd: int, *, keep: int, close: tuple[int, ...]) -> None:
@@ -46,7 +46,7 @@ def _fork_guard(life_fd: int, *, keep: int, close: tuple[int, ...]) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-class Server:
+class MeasuringServer:
     """Answers requests `(serial, method, arguments)` with frames `(serial, kind, …)`.
 
     Kinds: "phase" (name), "done" (value), "failed" (reason, message, the exception where it can be pickled).

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from model_opt.measuring.fork_server import fork_server
 from model_opt.folders import home_variables
+from model_opt.measuring.fork_server import fork_server
 from model_opt.processors import usable_processors
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from model_opt.autotuner.result import Observed
 from model_opt.report.chart import ACCENT, BAD, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
+from model_opt.search.trial import Trial
 
 
 def rewards(view: View) -> Chart:
@@ -45,13 +45,13 @@ def rewards(view: View) -> Chart:
     )  # fmt: skip
 
 
-def _verdict(view: View, seen: Observed) -> str:
+def _verdict(view: View, seen: Trial) -> str:
     if seen.failure is not None:
         return "failed"
     return "keeps the constraints" if view.feasible(seen) else "breaks a constraint"
 
 
-def _trail(points: Sequence[tuple[Observed, float]], name: str, symbol: str, color: str) -> Figure:
+def _trail(points: Sequence[tuple[Trial, float]], name: str, symbol: str, color: str) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -64,7 +64,7 @@ def _trail(points: Sequence[tuple[Observed, float]], name: str, symbol: str, col
     }
 
 
-def _best_so_far(view: View, inside: Sequence[tuple[Observed, float]]) -> Figure:
+def _best_so_far(view: View, inside: Sequence[tuple[Trial, float]]) -> Figure:
     sign = 1.0 if view.maximize else -1.0
     xs: list[float] = []
     ys: list[float] = []
@@ -109,11 +109,11 @@ def timeline(view: View) -> Chart:
     )  # fmt: skip
 
 
-def _busy(seen: Observed) -> float:
+def _busy(seen: Trial) -> float:
     return math.fsum(seen.seconds.values())
 
 
-def _lane(observed: Sequence[Observed], kind: str, name: str, pattern: str, color: str) -> Figure:
+def _lane(observed: Sequence[Trial], kind: str, name: str, pattern: str, color: str) -> Figure:
     mine = [o for o in observed if ("failed" if o.failure is not None else o.purpose) == kind]
     return {
         "type": "bar",

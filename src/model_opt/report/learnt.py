@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from model_opt.autotuner.result import Observed
 from model_opt.report.chart import ACCENT, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
+from model_opt.search.trial import Trial
 
 
 def importance(view: View) -> Chart:
@@ -73,7 +73,7 @@ def predictions(view: View) -> Chart:
     )
 
 
-def _pairs(view: View, metric: str) -> tuple[list[tuple[Observed, float, float]], int]:
+def _pairs(view: View, metric: str) -> tuple[list[tuple[Trial, float, float]], int]:
     """(plan, predicted mean, its standard deviation) where both are known, and how many lie within two of it."""
     seen = [
         (o, *o.predicted[metric])
@@ -87,7 +87,7 @@ def _shown(metric: str, value: float) -> float:
     return math.exp(value) if metric.startswith("log_") else 100 * value
 
 
-def _axes(seen: Sequence[tuple[Observed, float, float]], metric: str, what: str) -> dict[str, Figure]:
+def _axes(seen: Sequence[tuple[Trial, float, float]], metric: str, what: str) -> dict[str, Figure]:
     """The range is that of the means and of what was measured; longer intervals are cut off."""
     values = [_shown(metric, value) for o, mean, _ in seen for value in (mean, o.metrics[metric])] or [0.0, 1.0]
     if metric.startswith("log_") and min(values) > 0:
@@ -99,7 +99,7 @@ def _axes(seen: Sequence[tuple[Observed, float, float]], metric: str, what: str)
     return {"xaxis": x | {"range": [min(values) - margin, max(values) + margin]}, "yaxis": y}
 
 
-def _against(seen: Sequence[tuple[Observed, float, float]], metric: str, axis: str) -> list[Figure]:
+def _against(seen: Sequence[tuple[Trial, float, float]], metric: str, axis: str) -> list[Figure]:
     measured = [_shown(metric, o.metrics[metric]) for o, _, _ in seen]
     means = [_shown(metric, mean) for _, mean, _ in seen]
     ends = [(_shown(metric, mean - 1.96 * std), _shown(metric, mean + 1.96 * std)) for _, mean, std in seen]

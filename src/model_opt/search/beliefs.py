@@ -95,10 +95,10 @@ class Beliefs:
             raise InvalidInput(f"nothing is known of metric {metric!r}; known: {', '.join(self._ledger.metrics)}")
         return model
 
-    def believe(self, objective: Objective, codes: Codes) -> None:
+    def add_pending(self, objective: Objective, codes: Codes) -> None:
         """Takes plans in flight, `[plans, decisions]`, as if measured at their posterior mean, until `forget`."""
         for model in self._relevant(objective).values():
-            model.believe(codes)
+            model.add_pending(codes)
 
     def forget(self) -> None:
         """Drops what was believed."""
@@ -133,7 +133,7 @@ class Beliefs:
         parts = [model.importance / model.importance.sum() for model in models]
         return np.mean(parts, axis=0) if parts else np.full(len(self._encoding.sizes), 1 / len(self._encoding.sizes))
 
-    def heeded(self, objective: Objective) -> dict[str, dict[str, float]]:
+    def source_weights(self, objective: Objective) -> dict[str, dict[str, float]]:
         """The correlation with the problem that each source of evidence is believed to have, by metric."""
         models = self._relevant(objective)
         return {

@@ -6,7 +6,7 @@
 These are the first and the last order of an additive kernel (Duvenaud, Nickisch and Rasmussen 2011). A pairwise order
 between them earned nothing (log density of unseen plans the same to 0.004 nats); without the product it is 0.15 less.
 
-All of it is numpy: products of matrices where plans are columns of noughts and ones, so nothing waits for a compiler.
+All of it is numpy: products of matrices where plans are columns of zeros and ones, so nothing waits for a compiler.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def option_tables(h: Array, o: Array, sizes: NDArray[np.int64], widest: int) -> 
 
 
 def one_hot(rows: Integers, widest: int) -> Singles:
-    """`rows`, `[decisions, rows]`, as noughts and ones, `[decisions * widest, rows]`: one where a row has it."""
+    """`rows`, `[decisions, rows]`, as zeros and ones, `[decisions * widest, rows]`: one where a row has it."""
     dims, n = rows.shape
     out = np.zeros((dims * widest, n), dtype=np.float32)
     out[rows + widest * np.arange(dims)[:, None], np.arange(n)] = 1

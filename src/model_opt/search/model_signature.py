@@ -59,7 +59,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signature:
+class ModelSignature:
     """An architecture. `operators` counts modules by the names in `OPERATORS`."""
 
     family: Family
@@ -105,9 +105,9 @@ class Signature:
         joined = np.concatenate([family, shares, sizes * 0.6])
         return np.asarray(joined / np.linalg.norm(joined), dtype=np.float32)
 
-    def coarse(self) -> "Signature":
+    def coarse(self) -> "ModelSignature":
         """The signature as it may leave a deployment: counts in half-octave buckets, shares in sixteenths."""
-        return Signature(
+        return ModelSignature(
             family=self.family,
             parameters=_half_octave(self.parameters),
             layers=_half_octave(self.layers),
@@ -120,5 +120,5 @@ class Signature:
 
 
 def _half_octave(count: int) -> int:
-    """`count` rounded to the nearest power of √2; nought stays nought."""
+    """`count` rounded to the nearest power of √2; zero stays zero."""
     return 0 if count <= 0 else round(2 ** (round(2 * math.log2(count)) / 2))

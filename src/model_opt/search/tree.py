@@ -62,7 +62,7 @@ class Tree(NamedTuple):
     scores: NDArray[np.float32]
 
 
-class Rules(NamedTuple):
+class ForbiddenMoves(NamedTuple):
     """What may not be proposed: `table` `[rules, decisions, widest]` and `named` `[rules, decisions]` as in `Encoding`;
     `known` `[plans, decisions]`: plans that are settled or in flight."""
 

@@ -20,18 +20,18 @@ from filelock import FileLock, Timeout
 
 from model_opt.atomic_files import replacing
 from model_opt.errors import InvalidInput, StoreConflict, StoreError, StoreUnavailable, WireError
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.join import Policy
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row, RowKey
-from model_opt.federation.encoded_record import Sealed
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.federation.wire_rows import context_fields
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.retry import Retry
-from model_opt.federation.store import Counts
 
 _FORMAT = "model_opt knowledge"
 _LOCK_S = 30.0
@@ -41,15 +41,15 @@ _LOCK_S = 30.0
 class _Contents:
     """What a file holds. `records` are in the order of their cursors, 1, 2, …"""
 
-    records: list[Sealed] = field(default_factory=list)
-    identities: dict[tuple[str, str], Sealed] = field(default_factory=dict)
+    records: list[EncodedRecord] = field(default_factory=list)
+    identities: dict[tuple[str, str], EncodedRecord] = field(default_factory=dict)
     rows: dict[RowKey, Row] = field(default_factory=dict)
-    signatures: dict[str, Signature] = field(default_factory=dict)
+    signatures: dict[str, ModelSignature] = field(default_factory=dict)
     contexts: dict[str, Context] = field(default_factory=dict)
 
-    def keep(self, sealed: Sealed) -> None:
-        self.records.append(sealed)
-        self.identities[sealed.record.federation, sealed.identity] = sealed
+    def keep(self, encoded: EncodedRecord) -> None:
+        self.records.append(encoded)
+        self.identities[encoded.record.federation, encoded.identity] = encoded
 
     def add_rows(self, envelope: Envelope) -> None:
         self.signatures[envelope.signature.key] = envelope.signature
@@ -72,7 +72,7 @@ class JSONBackend(BaseStore):
         *,
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
     ) -> None:
         """`path` is made, with its folder, by the first write."""
         super().__init__(federation=federation, retry=retry, limits=limits)
@@ -131,14 +131,14 @@ class JSONBackend(BaseStore):
             identities = self._contents.identities
             new: dict[str, Write] = {}
             for write in writes:
-                place = write.sealed.identity
-                known = identities.get((self.federation, place)) or (new[place].sealed if place in new else None)
+                place = write.encoded.identity
+                known = identities.get((self.federation, place)) or (new[place].encoded if place in new else None)
                 if known is None:
                     new[place] = write
-                elif known.digest != write.sealed.digest:
+                elif known.digest != write.encoded.digest:
                     raise StoreConflict(f"{place} is there already, and says something else")
             for write in new.values():
-                self._contents.keep(write.sealed)
+                self._contents.keep(write.encoded)
                 self._put_rows(write.envelopes)
             self._dirty = self._dirty or bool(new)
             return len(new)
@@ -159,10 +159,10 @@ class JSONBackend(BaseStore):
     def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
         self._refresh()
         found: list[tuple[int, bytes]] = []
-        for cursor, sealed in enumerate(self._contents.records[since:], start=since + 1):
-            law = not isinstance(sealed.record, Envelope)
-            if sealed.record.federation == self.federation and (law or not policies):
-                found.append((cursor, sealed.data))
+        for cursor, encoded in enumerate(self._contents.records[since:], start=since + 1):
+            law = not isinstance(encoded.record, Envelope)
+            if encoded.record.federation == self.federation and (law or not policies):
+                found.append((cursor, encoded.data))
                 if len(found) == limit:
                     break
         return found
@@ -179,7 +179,7 @@ class JSONBackend(BaseStore):
         self._refresh()
         return self._stamp
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         keys = {row.signature for row in self._own_rows()}
         return {key: self._contents.signatures[key] for key in keys}
 
@@ -259,13 +259,13 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _contents(records: Sequence[str], limits: Limits) -> _Contents:
+def _contents(records: Sequence[str], limits: WireLimits) -> _Contents:
     contents = _Contents()
     for text in records:
-        contents.keep(Sealed.open(base64.b64decode(text, validate=True), limits))
-    policy = Policy.of(sealed.record for sealed in contents.records)
-    for sealed in contents.records:
-        for envelope in sealed.envelopes:
+        contents.keep(EncodedRecord.open(base64.b64decode(text, validate=True), limits))
+    policy = Policy.of(encoded.record for encoded in contents.records)
+    for encoded in contents.records:
+        for envelope in encoded.envelopes:
             if policy.admits_envelope(envelope):
                 contents.add_rows(envelope)
     return contents
@@ -282,8 +282,8 @@ def _lines(contents: _Contents) -> Iterator[str]:
     yield from _section("contexts", "{}", named)
     rows = sorted(contents.rows.values(), key=lambda row: row.key)
     yield from _section("plans", "[]", (json.dumps(_plan(row, contents.signatures)) for row in rows))
-    encoded = (json.dumps(base64.b64encode(sealed.data).decode()) for sealed in contents.records)
-    yield from _section("records", "[]", encoded, last=True)
+    records = (json.dumps(base64.b64encode(encoded.data).decode()) for encoded in contents.records)
+    yield from _section("records", "[]", records, last=True)
     yield "}\n"
 
 
@@ -296,7 +296,7 @@ def _section(name: str, brackets: str, lines: Iterator[str], *, last: bool = Fal
     yield f"{brackets[1]}{'' if last else ','}\n"
 
 
-def _model(signature: Signature) -> dict[str, Any]:
+def _model(signature: ModelSignature) -> dict[str, Any]:
     return {
         "family": str(signature.family),
         "parameters": signature.parameters,
@@ -318,7 +318,7 @@ def _context(context: Context) -> dict[str, Any]:
     }
 
 
-def _plan(row: Row, signatures: Mapping[str, Signature]) -> dict[str, Any]:
+def _plan(row: Row, signatures: Mapping[str, ModelSignature]) -> dict[str, Any]:
     return {
         "family": str(signatures[row.signature].family),
         "plan": str(row.plan),

@@ -1,6 +1,6 @@
 """Neo4j: the knowledge as a graph that a person can walk in the Neo4j Browser. Community edition is enough.
 
-    (:Signature)-[:ROOT]->(:State)-[:OPTION {decision, option}]->(:State:Plan)
+    (:ModelSignature)-[:ROOT]->(:State)-[:OPTION {decision, option}]->(:State:Plan)
     (:Measurement {<metric>_n, _mean, _m2, _min, _max})-[:OF]->(:Plan)
     (:Measurement)-[:BY]->(:Origin)            (:Context), by the measurement's `context`
     (:Record)                                  what everything else is derived from
@@ -22,10 +22,12 @@ from typing import Any, TypeVar
 from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage import neo4j_cypher as cypher
+from model_opt.storage.address import redacted, understood
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.neo4j_values import (
     GraphRow,
@@ -40,10 +42,8 @@ from model_opt.storage.neo4j_values import (
     signature_value,
     states_of,
 )
-from model_opt.storage.open import redacted, understood
 from model_opt.storage.plain_rows import in_batches
 from model_opt.storage.retry import Retry
-from model_opt.federation.store import Counts
 
 T = TypeVar("T")
 _BATCH = 5000
@@ -67,7 +67,7 @@ class Neo4jBackend(BaseStore):
         database: str = "neo4j",
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
         **options: Any,
     ) -> None:
         """`neo4j+s://` and `bolt+s://` are TLS. `options` go to `neo4j.GraphDatabase.driver`."""
@@ -162,33 +162,33 @@ class Neo4jBackend(BaseStore):
 
     def _unknown(self, writes: Sequence[Write]) -> list[Write]:
         """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
-        places = [self._key(write.sealed.identity) for write in writes]
+        places = [self._key(write.encoded.identity) for write in writes]
         found = self._read(cypher.READ_DIGESTS, keys=places)
         return self._new(writes, {record["key"]: record["digest"] for record in found})
 
     def _new(self, writes: Sequence[Write], known: dict[str, str]) -> list[Write]:
         new = []
         for write in writes:
-            place = self._key(write.sealed.identity)
+            place = self._key(write.encoded.identity)
             if place not in known:
                 new.append(write)
-            if known.setdefault(place, write.sealed.digest) != write.sealed.digest:
-                raise StoreConflict(f"{write.sealed.identity} is there already, and says something else")
+            if known.setdefault(place, write.encoded.digest) != write.encoded.digest:
+                raise StoreConflict(f"{write.encoded.identity} is there already, and says something else")
         return new
 
     def _put_records(self, transaction: Any, writes: Sequence[Write]) -> int:
         counter = self._key("records")
         last = transaction.run(cypher.LOCK_CURSOR, counter=counter).single(strict=True)["last"]
-        found = transaction.run(cypher.READ_DIGESTS, keys=[self._key(write.sealed.identity) for write in writes])
+        found = transaction.run(cypher.READ_DIGESTS, keys=[self._key(write.encoded.identity) for write in writes])
         new = self._new(writes, {record["key"]: record["digest"] for record in found})
         records = [
             {
-                "key": self._key(write.sealed.identity),
+                "key": self._key(write.encoded.identity),
                 "federation": self.federation,
-                "origin": write.sealed.record.origin,
-                "law": write.sealed.kind != "envelope",
-                "digest": write.sealed.digest,
-                "data": write.sealed.data,
+                "origin": write.encoded.record.origin,
+                "law": write.encoded.kind != "envelope",
+                "digest": write.encoded.digest,
+                "data": write.encoded.data,
                 "cursor": cursor,
             }
             for cursor, write in enumerate(new, start=last + 1)
@@ -254,7 +254,7 @@ class Neo4jBackend(BaseStore):
     def _signature_stamp(self) -> object:
         return self._read(cypher.COUNT_SIGNATURES, federation=self.federation)[0]["count"]
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         found = self._read(cypher.READ_SIGNATURES, federation=self.federation)
         return {record["key"]: signature_value(record["value"]) for record in found}
 
@@ -357,7 +357,7 @@ def _in_parts(writes: Iterable[Write]) -> Iterator[list[Write]]:
     """Records that together are small enough for one transaction."""
     part: list[Write] = []
     for write in writes:
-        if part and sum(len(one.sealed.data) for one in part) + len(write.sealed.data) > _PART_BYTES:
+        if part and sum(len(one.encoded.data) for one in part) + len(write.encoded.data) > _PART_BYTES:
             yield part
             part = []
         part.append(write)

@@ -18,15 +18,15 @@ from typing import Any
 from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
+from model_opt.storage.address import redacted, understood
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.open import redacted, understood
 from model_opt.storage.packing import pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.federation.store import Counts
 
 _BATCH = 1000
 """Rows a script call: Lua unpacks them on a stack of 8,000."""
@@ -66,7 +66,7 @@ class RedisBackend(BaseStore):
         url: str | None = None,
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
         **options: Any,
     ) -> None:
         """A `url` (`redis://` or, with TLS, `rediss://`) goes before host and port.
@@ -140,28 +140,28 @@ class RedisBackend(BaseStore):
                 self._queue_record(pipe, write)
             answers = pipe.execute()[-len(new) :]
         if -1 in answers:
-            raise StoreConflict(f"{new[answers.index(-1)].sealed.identity} was written by somebody else meanwhile")
+            raise StoreConflict(f"{new[answers.index(-1)].encoded.identity} was written by somebody else meanwhile")
         return sum(answers)
 
     def _unknown(self, writes: Sequence[Write]) -> list[Write]:
         """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
-        places = [write.sealed.identity for write in writes]
+        places = [write.encoded.identity for write in writes]
         found = self._client.hmget(self._key("identities"), places)
         known = {place: digest.decode() for place, digest in zip(places, found, strict=True) if digest}
         new: list[Write] = []
         for write in writes:
-            place, digest = write.sealed.identity, write.sealed.digest
+            place, digest = write.encoded.identity, write.encoded.digest
             if known.setdefault(place, digest) != digest:
                 raise StoreConflict(f"{place} is there already, and says something else")
-            if digest not in (one.sealed.digest for one in new) and not found[places.index(place)]:
+            if digest not in (one.encoded.digest for one in new) and not found[places.index(place)]:
                 new.append(write)
         return new
 
     def _queue_record(self, pipe: Any, write: Write) -> None:
-        sealed = write.sealed
+        encoded = write.encoded
         keys = [self._key("identities"), self._key("records"), self._key("laws")]
-        law = int(sealed.kind != "envelope")
-        self._put_record_script(keys=keys, args=[sealed.identity, sealed.digest, sealed.data, law], client=pipe)
+        law = int(encoded.kind != "envelope")
+        self._put_record_script(keys=keys, args=[encoded.identity, encoded.digest, encoded.data, law], client=pipe)
 
     def _queue_rows(self, pipe: Any, envelope: Envelope) -> None:
         packed = pack_block(envelope.block)
@@ -250,7 +250,7 @@ class RedisBackend(BaseStore):
         with self._translated():
             return self._client.hlen(self._key("signatures"))
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         with self._translated():
             found = self._client.hgetall(self._key("signatures"))
         return {key.decode(): signature_of(json.loads(value)) for key, value in found.items()}

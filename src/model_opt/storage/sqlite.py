@@ -10,14 +10,14 @@ from pathlib import Path
 from model_opt.errors import StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.packing import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.federation.store import Counts
 
 _BUSY_S = 60.0
 """How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""
@@ -73,7 +73,7 @@ class SQLiteBackend(BaseStore):
         *,
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
     ) -> None:
         """`path` is made, with its folder, on first use."""
         super().__init__(federation=federation, retry=retry, limits=limits)
@@ -162,17 +162,17 @@ class SQLiteBackend(BaseStore):
 
     def _keep(self, write: Write) -> bool:
         """Whether the record is new; raises `StoreConflict` where another is in its place."""
-        sealed = write.sealed
+        encoded = write.encoded
         known = self._db.execute(
-            "SELECT digest FROM records WHERE federation = ? AND identity = ?", (self.federation, sealed.identity)
+            "SELECT digest FROM records WHERE federation = ? AND identity = ?", (self.federation, encoded.identity)
         ).fetchone()
         if known is None:
             self._db.execute(
                 "INSERT INTO records (federation, identity, policy, digest, data) VALUES (?, ?, ?, ?, ?)",
-                (self.federation, sealed.identity, sealed.kind != "envelope", sealed.digest, sealed.data),
+                (self.federation, encoded.identity, encoded.kind != "envelope", encoded.digest, encoded.data),
             )
-        elif known[0] != sealed.digest:
-            raise StoreConflict(f"{sealed.identity} is there already, and says something else")
+        elif known[0] != encoded.digest:
+            raise StoreConflict(f"{encoded.identity} is there already, and says something else")
         return known is None
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
@@ -267,7 +267,7 @@ class SQLiteBackend(BaseStore):
         query = "SELECT COUNT(*), MAX(id) FROM signatures WHERE federation = ?"
         return self._read(query, self.federation)[0]
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         found = self._read("SELECT key, value FROM signatures WHERE federation = ?", self.federation)
         return {key: signature_of(json.loads(value)) for key, value in found}
 

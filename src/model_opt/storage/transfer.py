@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from model_opt.errors import InvalidInput, StoreConflict
-from model_opt.federation.encoded_record import Sealed
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.store import KnowledgeStore
 
@@ -47,24 +47,26 @@ def rebuild_index(store: KnowledgeStore) -> int:
 
 
 def _move(target: InspectableStore, records: Iterable[bytes], *, dry_run: bool) -> Moved:
-    digests = {sealed.identity: sealed.digest for sealed in (Sealed.open(data) for _, data in target.envelopes())}
+    digests = {
+        encoded.identity: encoded.digest for encoded in (EncodedRecord.open(data) for _, data in target.envelopes())
+    }
     new, known, rows = 0, 0, 0
     conflicts: list[str] = []
     origins: set[str] = set()
     batch: list[bytes] = []
     for data in records:
-        sealed = Sealed.open(data)
-        there = digests.get(sealed.identity)
-        if there == sealed.digest:
+        encoded = EncodedRecord.open(data)
+        there = digests.get(encoded.identity)
+        if there == encoded.digest:
             known += 1
             continue
         if there is not None:
-            conflicts.append(sealed.identity)
+            conflicts.append(encoded.identity)
             continue
-        digests[sealed.identity] = sealed.digest
+        digests[encoded.identity] = encoded.digest
         new += 1
-        rows += sum(len(envelope.block) for envelope in sealed.envelopes)
-        origins.add(sealed.record.origin)
+        rows += sum(len(envelope.block) for envelope in encoded.envelopes)
+        origins.add(encoded.record.origin)
         batch.append(data)
         if len(batch) >= _BATCH:
             conflicts += _append(target, batch, dry_run=dry_run)
@@ -88,5 +90,5 @@ def _append_one(target: InspectableStore, data: bytes) -> list[str]:
     try:
         target.append(data)
     except StoreConflict:
-        return [Sealed.open(data).identity]
+        return [EncodedRecord.open(data).identity]
     return []

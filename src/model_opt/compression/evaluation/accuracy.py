@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model_opt.compression.evaluation.losses import Drop, Kind, Loss, declared_classes, losses_of
 from model_opt.compression.inputs import Inputs, batch_size
 from model_opt.compression.interface import answers, output_names
-from model_opt.compression.evaluation.losses import Drop, Kind, Loss, declared_classes, losses_of
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName, ran_out_of_memory
 
 JudgeAs = Mapping[str, str] | str | None

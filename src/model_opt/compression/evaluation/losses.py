@@ -103,7 +103,7 @@ def losses_of(
     """The losses of an output that the original has as `expected`, batch by batch; of the `kind` that is told, if any.
 
     `declared` are the numbers of classes that the model names; `labels` are whole numbers `[rows, …]`: classes, a class
-    for each place, or noughts and ones for each column. Raises `InvalidInput` for labels that this output cannot have.
+    for each place, or zeros and ones for each column. Raises `InvalidInput` for labels that this output cannot have.
     """
     first = expected[0]
     scores = first.is_floating_point()
@@ -247,7 +247,7 @@ def _check_classes(labels: Tensor, classes: int) -> None:
 
 
 def _threshold(expected: Sequence[Tensor]) -> float:
-    """Where yes begins: at a half of probabilities, at nought of logits."""
+    """Where yes begins: at a half of probabilities, at zero of logits."""
     low, high = min(float(one.min()) for one in expected), max(float(one.max()) for one in expected)
     return 0.5 if low >= 0 and high <= 1 else 0.0
 

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.techniques import low_rank
-from model_opt.compression.techniques import prune
-from model_opt.compression.techniques.clean import reference
 from model_opt.compression.inputs import Inputs, call, output
-from model_opt.compression.techniques.refit import refit
 from model_opt.compression.stages import stages
 from model_opt.compression.statistics import Solvable, few, hooked, snr_db, solvable_layers, stage_filter
 from model_opt.compression.technique import Material
+from model_opt.compression.techniques import low_rank, prune
+from model_opt.compression.techniques.clean import reference
+from model_opt.compression.techniques.refit import refit
 
 ROWS = 32
 SHARE = 0.5

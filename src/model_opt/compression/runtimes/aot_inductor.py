@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.runtimes.exporting import example_tensors
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Flat, Layout
-from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.quiet import quiet
+from model_opt.compression.runtimes.exporting import example_tensors
+from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.stages import weighted_layers
 from model_opt.compression.technique import Machine, Material

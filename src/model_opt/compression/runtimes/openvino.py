@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.closeness import signal_to_noise_db
-from model_opt.compression.runtimes.exporting import example_tensors, export_program, once
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Layout
-from model_opt.compression.techniques.precision import TRANSFORMERS
 from model_opt.compression.quiet import quiet, send_no_usage_data
+from model_opt.compression.runtimes.exporting import example_tensors, export_program, once
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
@@ -255,7 +254,9 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
 
 def _transformer(material: Material) -> bool:
     signature = material.signature
-    return signature.family in TRANSFORMERS or (signature.family is Family.OTHER and "attention" in signature.operators)
+    return signature.family in {Family.VIT, Family.DIFFUSION} or (
+        signature.family is Family.OTHER and "attention" in signature.operators
+    )
 
 
 def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any], material: Material) -> list[Tensor]:

@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from model_opt.compression.runtimes.aot_inductor import CompiledModule, to_aot, to_compiled
 from model_opt.compression.evaluation.checks import checked
+from model_opt.compression.runtimes.aot_inductor import CompiledModule, to_aot, to_compiled
 from model_opt.compression.runtimes.onnx_runtime import to_onnxruntime
 from model_opt.compression.runtimes.openvino import to_openvino
-from model_opt.compression.techniques.packed_linear import available, to_packed
-from model_opt.compression.techniques.precision import DECISION, ONNX, PRECISIONS, RUNTIME
 from model_opt.compression.runtimes.runtime_module import BF16_DB, EXACT_DB, INT8_DB
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.packed_linear import available, to_packed
+from model_opt.compression.techniques.precision import DECISION, ONNX, PRECISIONS, RUNTIME
 from model_opt.errors import TechniqueError, UnknownName
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 COUNTS_AS = {
     "packed": Technique.PACKED_LINEAR,
@@ -44,7 +44,7 @@ GUARDED = frozenset({"torch_compile", "tensorrt"})
 """Of them, those that compile anew for whatever they were not compiled for: looking at other batches takes minutes."""
 
 
-def runtimes(model: nn.Module, signature: Signature, machine: Machine) -> list[str]:
+def runtimes(model: nn.Module, signature: ModelSignature, machine: Machine) -> list[str]:
     """The runtimes that are there and worth offering, without "torch"; cheap ones first."""
     if machine.device.startswith("cuda"):
         offered = {"torch_compile": machine.compiler, "tensorrt": "torch_tensorrt" in machine.packages}

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from model_opt.compression.techniques.attention import from_multihead
 from model_opt.compression.inputs import UNWILLING, Inputs, call, tensors
 from model_opt.compression.interface import with_flags_turned
 from model_opt.compression.statistics import few, fingerprint, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.attention import from_multihead
 from model_opt.errors import TechniqueDidNothing
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 EXACT_DB = 80.0
 _MARK = "_model_opt_clean"
@@ -415,7 +415,7 @@ def _drop_passes(model: nn.Module, wanted: Wanted) -> None:
             module._modules = children
 
 
-def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+def _options(model: nn.Module, signature: ModelSignature, machine: Machine) -> Sequence[str]:
     """Offered where there is something to rewrite."""
     worth = any(
         isinstance(m, (*_NORMS, nn.MultiheadAttention)) or _is_dropout(m) or type(m).__name__ in _DO_NOTHING

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output, tensors
 from model_opt.compression.statistics import sample
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.errors import TechniqueDidNothing, TechniqueError
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 FINETUNE = "finetune"
 """The option that needs `Material.train_data`; not among `Handler.options`, which know no data."""
@@ -211,7 +211,7 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     return model
 
 
-def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+def _options(model: nn.Module, signature: ModelSignature, machine: Machine) -> Sequence[str]:
     """Offered where the steps may end within minutes: on a GPU, or for models of up to 15 million parameters."""
     small = sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
     trainable = any(p.is_floating_point() for p in model.parameters())

@@ -15,11 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.techniques.clean import ensure
 from model_opt.compression.evaluation.flops import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, batch_size, call, output
-from model_opt.compression.techniques.prune import shapes_of
-from model_opt.compression.techniques.refit import KEPT, refit, targets
 from model_opt.compression.statistics import (
     Solvable,
     few,
@@ -29,9 +26,12 @@ from model_opt.compression.statistics import (
     stage_filter,
 )
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.clean import ensure
+from model_opt.compression.techniques.prune import shapes_of
+from model_opt.compression.techniques.refit import KEPT, refit, targets
 from model_opt.errors import TechniqueError
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 Made = TypeVar("Made", nn.Linear, nn.Conv2d)
 SHARES = ("0.75", "0.5", "0.25")
@@ -227,7 +227,7 @@ def _fisher(model: nn.Module, inputs: Inputs, pairs: Sequence[tuple[str, Solvabl
         for parameter, flag in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(flag)
     found = {n: float(g.square().mean()) for n, g in zip(made, gradients, strict=True) if g is not None}
-    return found if all(found.values()) else {}  # nought behind a head that has not been trained
+    return found if all(found.values()) else {}  # zero behind a head that has not been trained
 
 
 def _surprise(logits: Tensor) -> Tensor:
@@ -301,7 +301,7 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     return model
 
 
-def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+def _options(model: nn.Module, signature: ModelSignature, machine: Machine) -> Sequence[str]:
     """Offered where a layer is wide enough that half of its ranks cost less than all of its weights."""
     return SHARES if any(_worth(m) and min(m.weight.shape[:2]) >= 32 for _, m in solvable_layers(model)) else ()
 

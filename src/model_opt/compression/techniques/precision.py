@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.techniques.attention import leave_fast_path
 from model_opt.compression.evaluation.checks import checked
 from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes.runtime_module import BF16_DB, INT8_DB
 from model_opt.compression.size import size_bytes
+from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.attention import leave_fast_path
 from model_opt.compression.techniques.static_int8 import (
     FIRST_ENGINE,
     engine_here,
@@ -28,10 +29,9 @@ from model_opt.compression.techniques.static_int8 import (
     required_engine,
     to_static_int8,
 )
-from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.errors import MissingDependency, TechniqueDidNothing, TechniqueError, UnknownName
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Family, Signature
 from model_opt.search.space import Forbid
 
 DECISION, RUNTIME = "precision", "runtime"
@@ -86,7 +86,7 @@ def _always(machine: Machine) -> bool:
     return True
 
 
-def precisions(model: nn.Module, signature: Signature, machine: Machine) -> list[str]:
+def precisions(model: nn.Module, signature: ModelSignature, machine: Machine) -> list[str]:
     """The precisions that something can run here, without "fp32"."""
     linears = any(type(module) is nn.Linear for module in model.modules())
     if machine.device.startswith("cuda"):

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.compression.evaluation.flops import cost, require_cheaper
-from model_opt.compression.techniques.heads import prune_heads
 from model_opt.compression.inputs import Inputs, call, shapes, tensors
-from model_opt.compression.techniques.refit import KEPT, refit
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.compression.statistics import few, stage_filter
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.clean import ensure, reference
+from model_opt.compression.techniques.heads import prune_heads
+from model_opt.compression.techniques.refit import KEPT, refit
 from model_opt.errors import TechniqueError
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 RATIOS = ("0.25", "0.5", "0.7")
 MOST_ALONE = 32
@@ -316,7 +316,7 @@ def shapes_of(model: nn.Module, inputs: Inputs) -> tuple[tuple[int, ...], ...]:
     return shapes(tuple(outputs))
 
 
-def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+def _options(model: nn.Module, signature: ModelSignature, machine: Machine) -> Sequence[str]:
     """Offered where at least two layers follow one another, so that a width between them can go."""
     wide = [m for _, m in weighted_layers(model) if isinstance(m, _ROOTS) and m.weight.shape[0] >= 8]
     return RATIOS if len(wide) >= 2 else ()

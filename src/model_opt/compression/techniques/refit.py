@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.techniques.clean import reference
 from model_opt.compression.inputs import Inputs, batch_size, call
 from model_opt.compression.statistics import SOLVABLE, Solvable, hooked, outputs_of, sample, sampled_inputs
 from model_opt.compression.technique import Material
+from model_opt.compression.techniques.clean import reference
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 KEPT = "_model_opt_kept"

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from model_opt.compression.techniques.attention import SelfAttention
-from model_opt.compression.techniques.clean import EXACT_DB, ensure
 from model_opt.compression.evaluation.flops import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, call
-from model_opt.compression.techniques.prune import shapes_of
 from model_opt.compression.statistics import few, fingerprint, hooked, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.attention import SelfAttention
+from model_opt.compression.techniques.clean import EXACT_DB, ensure
+from model_opt.compression.techniques.prune import shapes_of
 from model_opt.errors import MissingDependency, TechniqueError
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.model_signature import Signature
 
 PER_BLOCK = ("4", "8", "16")
 """Options of a ViT: how many tokens each block merges away."""
@@ -249,7 +249,7 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     return model
 
 
-def _options(model: nn.Module, signature: Signature, machine: Machine) -> Sequence[str]:
+def _options(model: nn.Module, signature: ModelSignature, machine: Machine) -> Sequence[str]:
     """For a ViT the numbers that leave tokens over in the last block; for a UNet two shares, with tomesd installed."""
     name = vit_blocks(model)
     if name is not None:

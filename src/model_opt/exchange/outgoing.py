@@ -14,17 +14,17 @@ from filelock import FileLock, Timeout
 
 from model_opt.errors import InvalidInput, StoreUnavailable
 from model_opt.federation.envelope import Envelope, check_name
+from model_opt.federation.export_policy import ExportedRow, ExportPolicy, exported
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.join import latest_rows
-from model_opt.federation.export_policy import Leaver, Rules, leaving
-from model_opt.federation.ledger import Ledger, ledger_of
+from model_opt.federation.known import InspectableStore
+from model_opt.federation.record_index import RecordIndex, record_index
 from model_opt.federation.row import Row
 from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import read_head
 from model_opt.search.context import Context
-from model_opt.search.model_signature import Signature
-from model_opt.federation.known import InspectableStore
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.sqlite import SQLiteBackend
 
 _ROWS = 2000
@@ -50,7 +50,7 @@ class Outgoing:
         self._folder = (folder or identity_folder()) / "outgoing" / f"to-{federation}"
         self._opened: dict[str, SQLiteBackend] = {}
 
-    def say(self, store: InspectableStore, rules: Rules, *, dry_run: bool = False) -> Said:
+    def say(self, store: InspectableStore, rules: ExportPolicy, *, dry_run: bool = False) -> Said:
         """Tells what `store` has of this deployment's searches and was not told, or told otherwise, before."""
         with self._turn():
             ledger = self._ledger()
@@ -59,7 +59,7 @@ class Outgoing:
             if not dry_run:
                 self._copy(store, ledger)
             rows, signatures, contexts = self._sources(store, ledger)
-            left = leaving(rows, signatures, contexts, rules)
+            left = exported(rows, signatures, contexts, rules)
             made = tuple(self._mint(left.rows, ledger))
             if made and not dry_run:
                 self._open("said").append(*(sign(self._identity, envelope) for envelope in made))
@@ -84,23 +84,25 @@ class Outgoing:
         with self._turn():
             return frozenset(epoch for epoch in mine if self._told_in(epoch) & local)
 
-    def _ledger(self) -> Ledger:
-        return ledger_of(data for _, data in self._open("said").envelopes()) if self._there("said") else Ledger()
+    def _ledger(self) -> RecordIndex:
+        return (
+            record_index(data for _, data in self._open("said").envelopes()) if self._there("said") else RecordIndex()
+        )
 
     def _told_in(self, epoch: str) -> frozenset[str]:
         if not self._there(f"heard-{epoch}"):
             return frozenset()
         return frozenset(stream[2] for stream in self._open(f"heard-{epoch}").cursors())
 
-    def _elsewhere(self, ledger: Ledger) -> frozenset[str]:
+    def _elsewhere(self, ledger: RecordIndex) -> frozenset[str]:
         """The local epochs that good earlier keys have told of, and the epochs of all keys."""
         identity = self._identity
         good = [e for e in identity.earlier if ledger.policy.admits(self._federation, identity.origin, e, 1)]
         return frozenset({identity.epoch, *identity.earlier}).union(*map(self._told_in, good))
 
     def _sources(
-        self, store: InspectableStore, ledger: Ledger
-    ) -> tuple[list[Row], dict[str, Signature], dict[str, Context]]:
+        self, store: InspectableStore, ledger: RecordIndex
+    ) -> tuple[list[Row], dict[str, ModelSignature], dict[str, Context]]:
         elsewhere, own = self._elsewhere(ledger), self._identity.origin
         rows = [row for row in store.rows() if row.origin == own and row.epoch not in elsewhere]
         signatures, contexts = dict(store.signatures()), dict(store.contexts())
@@ -114,7 +116,7 @@ class Outgoing:
     def _heard(self) -> str:
         return f"heard-{self._identity.epoch}"
 
-    def _copy(self, store: InspectableStore, ledger: Ledger) -> None:
+    def _copy(self, store: InspectableStore, ledger: RecordIndex) -> None:
         """Copies this deployment's own local records, so that its stream does not depend on one store."""
         elsewhere, own = self._elsewhere(ledger), self._identity.origin
         heard = self._open(self._heard)
@@ -129,7 +131,9 @@ class Outgoing:
                 batch = []
         heard.append(*batch)
 
-    def _mint(self, rows: Iterable[tuple[Signature, tuple[Leaver, ...]]], ledger: Ledger) -> Iterator[Envelope]:
+    def _mint(
+        self, rows: Iterable[tuple[ModelSignature, tuple[ExportedRow, ...]]], ledger: RecordIndex
+    ) -> Iterator[Envelope]:
         identity = self._identity
         stream = Stream(origin=identity.origin, epoch=identity.epoch, federation=self._federation)
         at = ledger.reached.get((self._federation, identity.origin, identity.epoch))

@@ -1,13 +1,28 @@
-"""Figures in words, said the same way in tables, lines, pages and notebooks."""
+"""Figures with their intervals, and in words: said the same way in tables, lines, pages and notebooks."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from model_opt.autotuner.result import Figure
+from dataclasses import dataclass
 
 MOST_SPAN = 4.0
 """An interval whose ends are further apart than this factor says nothing of use."""
 UNCERTAIN = "too uncertain to say"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact.
+
+    `doubt` says why it is not to be relied on, empty where it is: then the interval covers all that was seen.
+    """
+
+    value: float
+    low: float
+    high: float
+    doubt: str = ""
+
+    @classmethod
+    def exact(cls, value: float) -> "Figure":
+        """A figure that is known for certain."""
+        return cls(value=value, low=value, high=value)
 
 
 def times(ratio: float) -> str:
@@ -35,17 +50,17 @@ def lost(share: float) -> str:
     return f"{-share:.2%} gained" if share <= -0.00005 else f"{abs(share):.2%} lost"
 
 
-def is_uncertain(figure: "Figure") -> bool:
+def is_uncertain(figure: Figure) -> bool:
     """Whether a ratio's interval is too wide to be of use."""
     return figure.high > MOST_SPAN * figure.low
 
 
-def figure_text(figure: "Figure") -> str:
+def figure_text(figure: Figure) -> str:
     """A speed-up as a value: "5.10x", "1.25x slower", or "?" where it was not measured or is too uncertain."""
     return "?" if figure.doubt or is_uncertain(figure) else versus(figure.value, "slower")
 
 
-def interval_text(figure: "Figure", less: str = "slower") -> str:
+def interval_text(figure: Figure, less: str = "slower") -> str:
     """The interval of a ratio: "4.20x … 6.10x" or "exact", after what makes it doubtful, as in "too uncertain to say
     (2.94x slower … 76.24x)"; ends below one are turned over, as by `versus`."""
     if figure.low == figure.high:

@@ -3,12 +3,12 @@
 import random
 from dataclasses import dataclass, field
 
-from model_opt.fleet.coordinator_state import CoordinatorState, Rules
+from model_opt.errors import FleetError
+from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, MemoryJournal
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Ask, Reply
+from model_opt.fleet.messages import Reply, WorkRequest
 from model_opt.fleet.worker_state import WorkerState
-from model_opt.errors import FleetError
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Choice, Plan
@@ -38,7 +38,7 @@ class Simulation:
     def __init__(self, seed: int, *, budget: int = 40, workers: int = 5, journal: Journal | None = None) -> None:
         self.rng = random.Random(seed)
         self.journal = journal or MemoryJournal()
-        self.rules = Rules(budget=budget, objective=Objective(metric="x"), lease_s=3.0)
+        self.rules = FleetRules(budget=budget, objective=Objective(metric="x"), lease_s=3.0)
         self.now = 0.0
         self.lives = 0
         self.evaluated = Samples()
@@ -89,7 +89,7 @@ class Simulation:
             self.mischief()
 
     def deliver(self, message: object) -> None:
-        if isinstance(message, Ask):
+        if isinstance(message, WorkRequest):
             if self.zombies and self.rng.random() < 0.2:
                 self.ask_a_zombie(message)
             elif self.now >= self.down_until:
@@ -100,7 +100,7 @@ class Simulation:
                 if worker.state.holder == holder and worker.state.hear(reply) and reply.ending == "replaced":
                     worker.leaving = True
 
-    def answer(self, ask: Ask) -> None:
+    def answer(self, ask: WorkRequest) -> None:
         reply, changes = self.coordinator.handle(ask, self.now)
         fate = self.rng.random()
         if fate < 0.001:
@@ -113,7 +113,7 @@ class Simulation:
         self.acknowledged |= dict.fromkeys(reply.acknowledged)
         self.send((ask.holder, reply))
 
-    def ask_a_zombie(self, ask: Ask) -> None:
+    def ask_a_zombie(self, ask: WorkRequest) -> None:
         """A coordinator that was replaced and does not know it must be unable to write."""
         zombie = self.rng.choice(self.zombies)
         try:

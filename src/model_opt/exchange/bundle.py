@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model_opt.atomic_files import replacing
 from model_opt.errors import WireError
-from model_opt.federation.wire import Limits
+from model_opt.federation.wire import WireLimits
 
 _MAGIC = b"model_opt bundle 1\n"
 
@@ -29,7 +29,7 @@ def write_bundle(path: Path, records: Iterable[bytes]) -> int:
     return count
 
 
-def read_bundle(path: Path, limits: Limits = Limits()) -> Iterator[bytes]:  # noqa: B008 - frozen
+def read_bundle(path: Path, limits: WireLimits = WireLimits()) -> Iterator[bytes]:  # noqa: B008 - frozen
     """The records of a bundle, undecoded; raises `WireError` where it is none, too large, or was cut short."""
     digest = hashlib.blake2b(_MAGIC, digest_size=32)
     with path.open("rb") as file:

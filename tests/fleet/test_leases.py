@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from fleet_simulation import Simulation, numbered
 
-from model_opt.fleet.coordinator_state import MOST_FLYING, REPLACED, CoordinatorState, Rules
-from model_opt.fleet.journal import Journal, MemoryJournal, SqliteJournal
-from model_opt.fleet.leases import Holder, LeaseBook, LeaseState, Verdict
-from model_opt.fleet.messages import Ask, Reply, Snapshot
-from model_opt.fleet.worker_state import WorkerState
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.moments import Moments
+from model_opt.fleet.coordinator_state import MOST_PENDING, REPLACED, CoordinatorState, FleetRules
+from model_opt.fleet.journal import Journal, MemoryJournal, SqliteJournal
+from model_opt.fleet.leases import Holder, LeaseBook, LeaseState, LeaseVerdict
+from model_opt.fleet.messages import CoordinatorSnapshot, Reply, WorkRequest
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.objective import Objective
 
@@ -37,9 +37,9 @@ def test_a_budget_is_never_overdrawn_and_an_expired_lease_keeps_its_unit() -> No
     again = leases.regrant("c", B, 13.0)
     assert again is not None
     assert (again.lease_id, again.attempt) == (one.lease_id, 2)
-    assert leases.settle(one.lease_id, 1) is Verdict.SETTLES  # the first worker was only slow
-    assert leases.settle(one.lease_id, 2) is Verdict.EXTRA
-    assert leases.settle(one.lease_id, 2) is Verdict.DUPLICATE
+    assert leases.settle(one.lease_id, 1) is LeaseVerdict.SETTLES  # the first worker was only slow
+    assert leases.settle(one.lease_id, 2) is LeaseVerdict.EXTRA
+    assert leases.settle(one.lease_id, 2) is LeaseVerdict.DUPLICATE
     assert (leases.settled, leases.granted) == (1, 1)
 
 
@@ -66,12 +66,12 @@ def test_a_plan_that_loses_its_workers_is_given_up() -> None:
     assert lost.attempt == 3
 
 
-def rules(budget: int = 10, **more: object) -> Rules:
-    return Rules(budget=budget, objective=Objective(metric="x"), lease_s=5.0, **more)  # type: ignore[arg-type]
+def rules(budget: int = 10, **more: object) -> FleetRules:
+    return FleetRules(budget=budget, objective=Objective(metric="x"), lease_s=5.0, **more)  # type: ignore[arg-type]
 
 
 def state(**more: object) -> CoordinatorState:
-    return CoordinatorState(rules(**more), Snapshot(), term=1, epoch="e" * 32, now=0.0)
+    return CoordinatorState(rules(**more), CoordinatorSnapshot(), term=1, epoch="e" * 32, now=0.0)
 
 
 def turn(coordinator: CoordinatorState, worker: WorkerState, now: float, **more: object) -> Reply:
@@ -95,7 +95,7 @@ def test_nobody_measures_what_another_measures_or_has_measured() -> None:
     assert [g.plan for g in turn(coordinator, a, 0.0, proposals=wish(1, 2), wanted=1).grants] == [numbered(1)]
     reply = turn(coordinator, b, 0.0, proposals=wish(1, 2), wanted=2)
     assert [g.plan for g in reply.grants] == [numbered(2)]
-    assert reply.flying == (numbered(1),)
+    assert reply.pending == (numbered(1),)
     finish(a)
     assert [g.plan for g in turn(coordinator, a, 1.0, proposals=wish(1, 3), wanted=1).grants] == [numbered(3)]
     again = turn(coordinator, b, 1.0, proposals=[(numbered(1), Purpose.VERIFY)], wanted=2)
@@ -107,7 +107,7 @@ def test_contexts_share_the_budget_and_nothing_else() -> None:
     coordinator, a, b = state(), WorkerState(A, "cpu"), WorkerState(B, "gpu")
     turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)
     reply = turn(coordinator, b, 0.0, proposals=wish(1), wanted=1)
-    assert (len(reply.grants), reply.flying, list(reply.roster)) == (1, (), ["b"])
+    assert (len(reply.grants), reply.pending, list(reply.roster)) == (1, (), ["b"])
     finish(a)
     turn(coordinator, a, 1.0)
     assert turn(coordinator, b, 1.0).news == ()
@@ -223,12 +223,12 @@ def test_what_is_measured_elsewhere_and_not_told_of_is_not_in_the_budget_told() 
         other = WorkerState(Holder(worker=f"w{number}", incarnation="1"), "c")
         turn(coordinator, other, 0.0, proposals=wish(number), wanted=1)
     reply = turn(coordinator, me, 0.0)
-    assert (len(reply.flying), reply.budget) == (MOST_FLYING, 1000 - (100 - MOST_FLYING))
+    assert (len(reply.pending), reply.budget) == (MOST_PENDING, 1000 - (100 - MOST_PENDING))
     for number in range(300):
         turn(coordinator, me, 0.0, proposals=wish(1000 + number), wanted=1)
         finish(me)
     told = turn(coordinator, me, 1.0).budget
-    assert told == 1000 - (100 - MOST_FLYING)  # a time limit that never comes limits nothing
+    assert told == 1000 - (100 - MOST_PENDING)  # a time limit that never comes limits nothing
 
 
 def test_without_a_time_limit_one_context_is_told_the_whole_budget() -> None:
@@ -262,11 +262,12 @@ def test_nothing_is_granted_until_the_fleet_has_gathered() -> None:
 def test_slow_workers_leave_the_last_plans_to_fast_ones() -> None:
     coordinator = state(budget=2)
     fast = [
-        Ask(holder=Holder(worker=f"f{i}", incarnation="1"), serial=1, term=0, context="c", speed=1.0) for i in range(4)
+        WorkRequest(holder=Holder(worker=f"f{i}", incarnation="1"), serial=1, term=0, context="c", speed=1.0)
+        for i in range(4)
     ]
     for ask in fast:
         coordinator.handle(ask, 0.0)
-    slow = Ask(
+    slow = WorkRequest(
         holder=A, serial=1, term=0, context="c", speed=0.1, wanted=1, proposals=((numbered(1), Purpose.EXPLORE),)
     )
     assert coordinator.handle(slow, 0.0)[0].grants == ()
@@ -279,7 +280,7 @@ def test_a_lost_state_takes_results_back_by_their_leases() -> None:
         finish(a)
         turn(coordinator, a, 0.0)
     turn(coordinator, a, 0.0, proposals=wish(9), wanted=1)
-    fresh = CoordinatorState(rules(), Snapshot(), term=2, epoch="f" * 32, now=1.0)
+    fresh = CoordinatorState(rules(), CoordinatorSnapshot(), term=2, epoch="f" * 32, now=1.0)
     turn(fresh, a, 1.0)
     turn(fresh, a, 1.1)
     assert fresh.book.settled == 3

@@ -5,12 +5,12 @@ import math
 import pytest
 
 from model_opt.autotuner.constraints import Constraints
+from model_opt.autotuner.figures import Figure, duration, faster, figure_text, interval_text, lost, smaller
 from model_opt.autotuner.pace import Pace
-from model_opt.autotuner.result import GIVEN, Figure, Observed
 from model_opt.autotuner.tally import Tally, of_tried
-from model_opt.autotuner.wording import duration, faster, figure_text, interval_text, lost, smaller
 from model_opt.errors import InvalidInput
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import GIVEN, Trial
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_an_interval_over_a_factor_of_four_is_called_too_uncertain():
     assert interval_text(Figure(value=0.29, low=0.25, high=0.5), "more") == "4.00x … 2.00x more"
 
 
-def seen(option: str, purpose: str = "explore", failure: str | None = None) -> Observed:
+def seen(option: str, purpose: str = "explore", failure: str | None = None) -> Trial:
     plan = Plan((Choice(decision="prune", option=option),) if option else ())
     metrics = {} if failure else {"log_speedup": math.log(2)}
-    return Observed(plan=plan, purpose=purpose, at_s=1.0, metrics=metrics, failure=failure)
+    return Trial(plan=plan, purpose=purpose, at_s=1.0, metrics=metrics, failure=failure)
 
 
 def test_plans_are_counted_by_what_became_of_them():

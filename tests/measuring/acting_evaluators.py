@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_opt.measuring.timing_lock import TimingLock
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.evaluator import Measurement, Phase, Purpose
 from model_opt.search.plan import Choice, Plan
 

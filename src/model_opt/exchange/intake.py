@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_opt.errors import StoreConflict, WireError
+from model_opt.exchange.outgoing import Outgoing
 from model_opt.federation import trust
-from model_opt.federation.admission import Decision, Gate, Verdict
-from model_opt.federation.last_heard import hear
+from model_opt.federation.admission import Admission, AdmissionVerdict, Gate
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Revocation
 from model_opt.federation.identity import Identity
-from model_opt.federation.ledger import Gap, identity_of, ledger_of
-from model_opt.federation.row import RowKey
-from model_opt.federation.encoded_record import Sealed
-from model_opt.federation.signing import equivocates, verify
-from model_opt.federation.wire import Limits, read_head
 from model_opt.federation.known import InspectableStore
-from model_opt.federation.exchange.outgoing import Outgoing
+from model_opt.federation.last_heard import note_heard
+from model_opt.federation.record_index import Gap, identity_of, record_index
+from model_opt.federation.row import RowKey
+from model_opt.federation.signing import equivocates, verify
+from model_opt.federation.wire import WireLimits, read_head
 
 _BATCH_BYTES = 8 * 2**20
 
@@ -62,12 +62,12 @@ class Intake:
         *,
         folder: Path | None = None,
         dry_run: bool = False,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: WireLimits = WireLimits(),  # noqa: B008 - frozen
     ) -> None:
         """Reads the heads of all that `store` has. `folder` is the identity's, where trust is kept too."""
         self._store, self._identity, self._folder, self._dry_run = store, identity, folder, dry_run
         self._limits = limits
-        self.ledger = ledger_of(data for _, data in store.envelopes())
+        self.ledger = record_index(data for _, data in store.envelopes())
         local = {stream[2] for stream in self.ledger.links if stream[1] == identity.origin}
         self._echoes = Outgoing(identity, store.federation, folder).heard_of(local)
         self._sequences: dict[RowKey, int] = {}
@@ -82,9 +82,9 @@ class Intake:
         for data in records:
             verdict = self._gate.judge(data, self.ledger)
             self._note(verdict)
-            if verdict.decision is not Decision.NEW or verdict.sealed is None:
+            if verdict.decision is not Admission.NEW or verdict.encoded is None:
                 continue
-            self._count_rows(verdict.sealed)
+            self._count_rows(verdict.encoded)
             self.ledger.add(data, self._limits)
             batch.append(data)
             size += len(data)
@@ -97,9 +97,9 @@ class Intake:
         """What was done so far."""
         tally = self._tally
         return Taken(
-            new=tally.counts[Decision.NEW],
-            known=tally.counts[Decision.KNOWN],
-            own=tally.counts[Decision.OWN],
+            new=tally.counts[Admission.NEW],
+            known=tally.counts[Admission.KNOWN],
+            own=tally.counts[Admission.OWN],
             rows_added=tally.rows["added"],
             rows_updated=tally.rows["updated"],
             origins=tuple(sorted(tally.origins)),
@@ -129,19 +129,19 @@ class Intake:
             limits=self._limits,
         )
 
-    def _note(self, verdict: Verdict) -> None:
+    def _note(self, verdict: AdmissionVerdict) -> None:
         tally = self._tally
         tally.counts[verdict.decision] += 1
-        if verdict.decision is Decision.NEW:
+        if verdict.decision is Admission.NEW:
             tally.origins.add(verdict.origin)
-            if verdict.sealed and not isinstance(verdict.sealed.record, Envelope):
-                tally.withdrawals.append(_withdrawal(verdict.sealed))
-        elif verdict.decision in (Decision.REFUSED, Decision.CONTRADICTS):
+            if verdict.encoded and not isinstance(verdict.encoded.record, Envelope):
+                tally.withdrawals.append(_withdrawal(verdict.encoded))
+        elif verdict.decision in (Admission.REFUSED, Admission.CONTRADICTS):
             tally.refused[verdict.reason] += 1
             if verdict.quarantine or proves(self._store, verdict, self._gate):
                 self._quarantine(verdict)
 
-    def _quarantine(self, verdict: Verdict) -> None:
+    def _quarantine(self, verdict: AdmissionVerdict) -> None:
         if verdict.origin == self._identity.origin:
             self._tally.refused["your own key has told two stories: model-opt identity revoke"] += 1
             return
@@ -150,8 +150,8 @@ class Intake:
             trust.quarantine(verdict.origin, verdict.reason, folder=self._folder)
         self._gate = self._make_gate()
 
-    def _count_rows(self, sealed: Sealed) -> None:
-        for envelope in sealed.envelopes:
+    def _count_rows(self, encoded: EncodedRecord) -> None:
+        for envelope in encoded.envelopes:
             if envelope.signature.key not in self._read:
                 self._read.add(envelope.signature.key)
                 known = self._store.rows([envelope.signature.key])
@@ -172,30 +172,30 @@ class Intake:
                 self._append_one(data)
         heads = [read_head(data, self._limits) for data in batch]
         told = {(head.origin, str(head.fields["epoch"])) for head in heads if head.kind == "envelope"}
-        hear(told, folder=self._folder)
+        note_heard(told, folder=self._folder)
 
     def _append_one(self, data: bytes) -> None:
         """Somebody else has written meanwhile: what they contradict is refused, the rest is taken."""
         try:
             self._store.append(data)
         except StoreConflict as error:
-            self._tally.counts[Decision.NEW] -= 1
+            self._tally.counts[Admission.NEW] -= 1
             self._tally.refused[str(error)] += 1
 
 
-def proves(store: InspectableStore, verdict: Verdict, gate: Gate) -> bool:
+def proves(store: InspectableStore, verdict: AdmissionVerdict, gate: Gate) -> bool:
     """Whether a contradiction proves that its origin tells two stories: then both are signed by it."""
-    if verdict.decision is not Decision.CONTRADICTS or verdict.sealed is None:
+    if verdict.decision is not Admission.CONTRADICTS or verdict.encoded is None:
         return False
     data = next((d for _, d in store.envelopes() if identity_of(read_head(d)) == verdict.other), None)
     try:
-        return data is not None and equivocates(verify(data, gate.trusted, limits=gate.limits), verdict.sealed)
+        return data is not None and equivocates(verify(data, gate.trusted, limits=gate.limits), verdict.encoded)
     except WireError:
         return False
 
 
-def _withdrawal(sealed: Sealed) -> str:
-    record = sealed.record
+def _withdrawal(encoded: EncodedRecord) -> str:
+    record = encoded.record
     if isinstance(record, Revocation):
         what = "everything" if record.everything else f"{len(record.epochs)} epochs"
         return f"{what} of {record.origin}: {record.reason}"

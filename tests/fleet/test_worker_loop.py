@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from made_up import OBJECTIVE, SPACE, Sleeping
 
-from model_opt.fleet.coordinator_state import CoordinatorState, Rules
-from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Reply, Snapshot
-from model_opt.fleet.proposer import Proposals, Search, TreeProposer
 from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.messages import CoordinatorSnapshot, Reply
+from model_opt.fleet.proposer import Proposals, Search, TreeProposer
 from model_opt.fleet.time_left import TimeLeft
 from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
@@ -36,7 +36,7 @@ def loop(name: str, link: object, *, seconds: float = 0.0, life: str = "1", sear
         link,  # type: ignore[arg-type]
         measure,
         lambda budget: TreeProposer(name, search, budget, {}),
-        beat_s=0.2,
+        heartbeat_s=0.2,
     )
 
 
@@ -53,7 +53,7 @@ def run_all(loops: list[WorkerLoop]) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 8])
 def test_workers_settle_the_budget_and_repeat_nothing(tmp_path: Path, workers: int) -> None:
-    service = CoordinatorService.at(tmp_path, Rules(budget=60, objective=OBJECTIVE))
+    service = CoordinatorService.at(tmp_path, FleetRules(budget=60, objective=OBJECTIVE))
     assert set(run_all([loop(f"w{i}", service) for i in range(workers)])) == {"budget"}
     outcomes = [outcome for _, outcome in service.outcomes()]
     assert len(outcomes) == 60
@@ -69,7 +69,7 @@ def test_where_no_plan_holds_the_limit_what_is_left_explores(tmp_path: Path, wor
     """Nobody but the answer is worth another measurement then."""
     impossible = Objective(metric="latency_ms", limits=(Limit(metric="accuracy_drop", bound=-1.0),))
     search = Search(space=SPACE, objective=impossible, noise={"latency_ms": 1.0})
-    service = CoordinatorService.at(tmp_path, Rules(budget=24, objective=impossible))
+    service = CoordinatorService.at(tmp_path, FleetRules(budget=24, objective=impossible))
     assert set(run_all([loop(f"w{i}", service, seconds=0.05, search=search) for i in range(workers)])) == {"budget"}
     assert service.status()["settled"] == 24
     service.close()
@@ -80,12 +80,12 @@ def test_leaders_are_measured_again_where_a_worker_has_a_few_plans() -> None:
     search = Search(space=SPACE, objective=OBJECTIVE, noise={"latency_ms": 1.0})
     evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 24, {})
     for _ in range(19):
-        plan, purpose = proposer.propose(1, flying=[], roster={"w0": 1.0}, budget=24)[0]
+        plan, purpose = proposer.propose(1, pending=[], roster={"w0": 1.0}, budget=24)[0]
         proposer.tell(evaluator.measure(plan, purpose, lambda phase: None))
-    flying = [plan for plan, _ in proposer.propose(2, flying=[], roster={"w0": 1.0}, budget=24)]
+    pending = [plan for plan, _ in proposer.propose(2, pending=[], roster={"w0": 1.0}, budget=24)]
     for workers, expected, until in ((1, Purpose.VERIFY, 21), (6, Purpose.VERIFY, 21), (7, Purpose.EXPLORE, 24)):
         roster = {f"w{i}": 1.0 for i in range(workers)}
-        proposals = proposer.propose(3, flying=flying, roster=roster, budget=24)
+        proposals = proposer.propose(3, pending=pending, roster=roster, budget=24)
         assert {purpose for _, purpose in proposals} == {expected}
         assert proposer.explores_until == until
 
@@ -98,7 +98,7 @@ def test_where_nothing_is_left_to_explore_leaders_are_measured_again_however_man
     roster = {f"w{i}": 1.0 for i in range(16)}
     purposes = []
     for _ in range(24):
-        plan, purpose = proposer.propose(1, flying=[], roster=roster, budget=40)[0]
+        plan, purpose = proposer.propose(1, pending=[], roster=roster, budget=40)[0]
         proposer.tell(evaluator.measure(plan, purpose, lambda phase: None))
         purposes.append(purpose)
     assert purposes == [Purpose.EXPLORE] * 20 + [Purpose.VERIFY] * 4
@@ -108,8 +108,8 @@ def test_leaders_are_measured_again_before_the_time_is_up() -> None:
     """A plan a second and 30 seconds, of a budget that would last for hours."""
     search = Search(space=SPACE, objective=OBJECTIVE, noise={"latency_ms": 1.0})
     evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 10_000, {})
-    rules = Rules(budget=10_000, objective=OBJECTIVE, deadline_s=30.0, lease_s=60.0)
-    coordinator = CoordinatorState(rules, Snapshot(), term=1, epoch="e" * 32, now=0.0)
+    rules = FleetRules(budget=10_000, objective=OBJECTIVE, deadline_s=30.0, lease_s=60.0)
+    coordinator = CoordinatorState(rules, CoordinatorSnapshot(), term=1, epoch="e" * 32, now=0.0)
     worker = WorkerState(Holder(worker="w0", incarnation="1"), "c")
 
     def turn(now: float, proposals: Proposals, wanted: int) -> Reply:
@@ -123,7 +123,7 @@ def test_leaders_are_measured_again_before_the_time_is_up() -> None:
         reply = turn(float(second), [], 0)
         for outcome in reply.news:
             proposer.tell(outcome)
-        turn(float(second), proposer.propose(1, flying=[], roster=reply.roster, budget=reply.budget), 1)
+        turn(float(second), proposer.propose(1, pending=[], roster=reply.roster, budget=reply.budget), 1)
         grant = worker.start()
         assert grant is not None
         purposes.append(grant.purpose)
@@ -145,7 +145,7 @@ def test_no_plan_is_begun_that_would_not_end_in_time(tmp_path: Path, workers: in
         time.sleep(10.0 if plan.option("compiled") else 0.05)
         return Measurement(plan=plan, samples={"latency_ms": (1.0,), "accuracy_drop": (0.0,)})
 
-    rules = Rules(budget=10_000, objective=OBJECTIVE, deadline_s=time.time() + 6.0)
+    rules = FleetRules(budget=10_000, objective=OBJECTIVE, deadline_s=time.time() + 6.0)
     service = CoordinatorService.at(tmp_path, rules)
     loops = [
         WorkerLoop(
@@ -154,7 +154,7 @@ def test_no_plan_is_begun_that_would_not_end_in_time(tmp_path: Path, workers: in
             measure,
             lambda budget, name=name: TreeProposer(name, search, budget, {}),
             left=TimeLeft(search.expected),
-            beat_s=0.2,
+            heartbeat_s=0.2,
         )
         for name in [f"w{i}" for i in range(workers)]
     ]
@@ -165,7 +165,7 @@ def test_no_plan_is_begun_that_would_not_end_in_time(tmp_path: Path, workers: in
 
 
 def test_one_worker_leaves_and_another_goes_on(tmp_path: Path) -> None:
-    service = CoordinatorService.at(tmp_path, Rules(budget=30, objective=OBJECTIVE))
+    service = CoordinatorService.at(tmp_path, FleetRules(budget=30, objective=OBJECTIVE))
     first = loop("a", service, seconds=0.02)
     threading.Timer(0.3, first.leave).start()
     assert first.run() == "left"
@@ -176,7 +176,7 @@ def test_one_worker_leaves_and_another_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_coordinator_that_comes_back_has_forgotten_nothing(tmp_path: Path) -> None:
-    rules = Rules(budget=40, objective=OBJECTIVE)
+    rules = FleetRules(budget=40, objective=OBJECTIVE)
 
     class Moving:
         """A link to whoever is the coordinator now."""
@@ -187,8 +187,8 @@ def test_a_coordinator_that_comes_back_has_forgotten_nothing(tmp_path: Path) -> 
         def ask(self, ask):
             return self.service.ask(ask)
 
-        def beat(self, holder, held) -> None:
-            self.service.beat(holder, held)
+        def heartbeat(self, holder, held) -> None:
+            self.service.heartbeat(holder, held)
 
     link = Moving()
     old = link.service
@@ -211,7 +211,7 @@ def test_a_space_that_runs_out_ends_the_search(tmp_path: Path) -> None:
     from model_opt.search.space import Decision, SearchSpace
 
     small = Search(space=SearchSpace([Decision("a", "012"), Decision("b", "01")]), objective=OBJECTIVE)
-    service = CoordinatorService.at(tmp_path, Rules(budget=60, objective=OBJECTIVE))
+    service = CoordinatorService.at(tmp_path, FleetRules(budget=60, objective=OBJECTIVE))
     evaluator = Sleeping(0.0)
     worker = WorkerLoop(
         WorkerState(Holder(worker="a", incarnation="1"), "c"),

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from model_opt.errors import InvalidInput
 from model_opt.federation.envelope import FIRST, Snapshot, check_hex, check_sequence
-from model_opt.federation.join import Link, Policy, StreamKey
-from model_opt.federation.wire import Head, Limits, decode_record, encode, read_head
+from model_opt.federation.join import ChainLink, Policy, StreamKey
+from model_opt.federation.wire import Head, WireLimits, decode_record, encode, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Reached(NamedTuple):
 
 
 @dataclass
-class Ledger:
+class RecordIndex:
     """An index of records that grows with them; heads only, so that a million records fit.
 
     `digests` are by identity. `after` has, by (origin, epoch, digest of the predecessor), the identity that follows.
@@ -36,12 +36,12 @@ class Ledger:
 
     digests: dict[str, str] = field(default_factory=dict)
     after: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    links: dict[StreamKey, dict[int, Link]] = field(default_factory=dict)
+    links: dict[StreamKey, dict[int, ChainLink]] = field(default_factory=dict)
     reached: dict[StreamKey, Reached] = field(default_factory=dict)
     laws: set[str] = field(default_factory=set)
     policy: Policy = field(default_factory=Policy)
 
-    def add(self, data: bytes, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def add(self, data: bytes, limits: WireLimits = WireLimits()) -> None:  # noqa: B008 - frozen
         """Notes a record that is kept. Raises `WireError`."""
         head = read_head(data, limits)
         self.digests[identity_of(head)] = head.digest
@@ -90,28 +90,28 @@ class Ledger:
         ]
 
 
-def ledger_of(records: Iterable[bytes], limits: Limits = Limits()) -> Ledger:  # noqa: B008 - frozen
+def record_index(records: Iterable[bytes], limits: WireLimits = WireLimits()) -> RecordIndex:  # noqa: B008 - frozen
     """The ledger of `records`. Raises `WireError`."""
-    made = Ledger()
+    made = RecordIndex()
     for data in records:
         made.add(data, limits)
     return made
 
 
 def identity_of(head: Head) -> str:
-    """`Sealed.identity` of the record with this head. Raises `InvalidInput` where an envelope has no place."""
+    """`EncodedRecord.identity` of the record with this head. Raises `InvalidInput` where an envelope has no place."""
     if head.kind != "envelope":
         return f"{head.kind}|{head.origin}|{head.digest}"
     epoch, sequence = check_hex("epoch", head.fields.get("epoch"), 32), head.fields.get("sequence")
     return f"envelope|{head.origin}|{epoch}|{check_sequence('sequence', sequence):016d}"
 
 
-def link_of(head: Head) -> Link:
+def link_of(head: Head) -> ChainLink:
     """An envelope's place in its chain. Raises `InvalidInput` where it has none."""
     previous = head.fields.get("previous")
     if not isinstance(previous, bytes):
         raise InvalidInput("the hash of the envelope before is no binary")
-    return Link(
+    return ChainLink(
         stream=(head.federation, head.origin, check_hex("epoch", head.fields.get("epoch"), 32)),
         sequence=check_sequence("sequence", head.fields.get("sequence")),
         previous=previous.hex(),

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.exchange.bundle import read_bundle, write_bundle
+from model_opt.exchange.bundle import read_bundle, write_bundle
+from model_opt.exchange.intake import Intake, Taken
+from model_opt.exchange.outgoing import Outgoing
 from model_opt.federation.envelope import Envelope, Revocation
+from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, deployment_identity
-from model_opt.federation.export_policy import Rules
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.signing import is_signed, sign
 from model_opt.federation.wire import read_head
-from model_opt.federation.exchange.intake import Intake, Taken
-from model_opt.federation.known import InspectableStore
-from model_opt.federation.exchange.outgoing import Outgoing
 
 START = "0.0"
 _CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})")
@@ -36,7 +36,7 @@ class Exported:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preview:
+class ExportPreview:
     """Every field that an export would write: each new envelope whole, and the number of records told before."""
 
     envelopes: tuple[Mapping[str, Any], ...]
@@ -50,7 +50,7 @@ def export_bundle(
     path: Path,
     *,
     since: str = START,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: ExportPolicy = ExportPolicy(),  # noqa: B008 - frozen
     folder: Path | None = None,
 ) -> Exported:
     """Writes to a bundle what this deployment tells of `store`, and what others have signed.
@@ -76,16 +76,16 @@ def preview(
     store: InspectableStore,
     *,
     since: str = START,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: ExportPolicy = ExportPolicy(),  # noqa: B008 - frozen
     folder: Path | None = None,
-) -> Preview:
+) -> ExportPreview:
     """What `export_bundle` would write; nothing is written."""
     identity = deployment_identity(folder)
     outgoing = Outgoing(identity, store.federation, folder)
     said = outgoing.say(store, rules, dry_run=True)
     shared = Shared(store, outgoing, identity, since)
     relayed = Counter(head.origin for head in map(read_head, shared) if head.origin != identity.origin)
-    return Preview(
+    return ExportPreview(
         envelopes=tuple(fields(envelope) for envelope in said.envelopes),
         told_before=shared.told,
         relayed=dict(relayed),
