@@ -2,7 +2,7 @@
 
 python benchmarks/checks.py [--quick] [--json]
 
-Every network is compiled in every runtime here, in float32 and int8, with the checks of `evaluation/checks.py` timed
+Every network is compiled in every runtime here, in float32 and int8, with the checks of `runtimes/checks.py` timed
 apart: other batches, another order, turned flags, a second call and two threads, against torch. --quick takes the
 networks of a second.
 """
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from model_opt.autotuner.sources import load_source
 from model_opt.compression.evaluation.apply import apply_plan
-from model_opt.compression.runtimes import runtime
-from model_opt.compression.techniques import precision
+from model_opt.compression.runtimes import precision, runtime
 from model_opt.errors import MeasurementFailed, TechniqueError
 
 NETWORKS = ("digits", "torchvision:mobilenet_v3_small", "torchvision:resnet18", "timm:vit_tiny_patch16_224")

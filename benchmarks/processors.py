@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from digits import make_network, read_digits, train
 
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.evaluation.apply import apply_plan
-from model_opt.compression.evaluation.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.openvino import OpenVinoModule, compiled_for

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import ray
-from made_up import OBJECTIVE, SPACE, Sleeping
 
+from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.actors.cluster import living_workers
 from model_opt.errors import FleetError, InvalidInput

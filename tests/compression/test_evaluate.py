@@ -18,9 +18,9 @@ from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
 from model_opt.compression.evaluation.losses import expected_changes
 from model_opt.compression.evaluation.timing import Paired, time_pair
 from model_opt.compression.machine import inspect
+from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model
 from model_opt.compression.signature import sign_model
-from model_opt.compression.size import size_bytes
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import Technique, techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName

@@ -7,7 +7,7 @@ import torch
 from compression_made import material, plan
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.closeness import signal_to_noise_db
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, by_row, call, constants, join, rows, shared
 from model_opt.compression.interface import answers, look, output_names
 from model_opt.compression.runtimes import runtime

@@ -9,15 +9,14 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.closeness import signal_to_noise_db
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
-from model_opt.compression.runtimes import runtime
-from model_opt.compression.size import size_bytes
-from model_opt.compression.techniques import precision, static_int8
+from model_opt.compression.runtimes import precision, runtime, static_int8
+from model_opt.compression.runtimes.precision import PRECISIONS, able, forbidden, precisions
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.runtimes.static_int8 import quantised_engine, repair_relu6, to_static_int8
 from model_opt.compression.techniques.packed_linear import available
-from model_opt.compression.techniques.precision import PRECISIONS, able, forbidden, precisions
-from model_opt.compression.techniques.static_int8 import quantised_engine, repair_relu6, to_static_int8
 from model_opt.errors import InvalidInput, TechniqueDidNothing, UnknownName
 from model_opt.search.model_signature import Family
 from model_opt.search.space import Decision, SearchSpace

@@ -4,7 +4,7 @@ from architectures import DiT, ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import accuracy, applied, material, noisy_norms, state, survives, trained, unchanged
 from torch import nn
 
-from model_opt.compression.evaluation.flops import cost
+from model_opt.compression.cost import cost
 from model_opt.compression.inputs import call
 from model_opt.compression.stages import stages
 from model_opt.compression.techniques.heads import heads_of, prune_heads

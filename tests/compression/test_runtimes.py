@@ -10,16 +10,16 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.checks import checked
-from model_opt.compression.evaluation.closeness import signal_to_noise_db
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes import aot_inductor, openvino, runtime
+from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.openvino import to_openvino
 from model_opt.compression.runtimes.runtime import runtimes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
-from model_opt.compression.size import size_bytes
+from model_opt.compression.runtimes.size import size_bytes
 from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
 from model_opt.search.model_signature import Family
 
@@ -55,7 +55,7 @@ def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, 
     given = copy.deepcopy(model)
     chosen = plan(precision=precision, runtime=name)
     if name == "torch_compile" and precision != "fp32":
-        from model_opt.compression.techniques import precision as precisions
+        from model_opt.compression.runtimes import precision as precisions
 
         given = precisions.apply(given, precision, None, chosen, material(model, x, family))
     made = runtime.apply(given, name, None, chosen, material(model, x, family))

@@ -15,10 +15,9 @@ from compression_made import cnn, material, plan, vit
 from torch import nn
 
 from model_opt.compression.exports import export_model
-from model_opt.compression.runtimes import runtime
+from model_opt.compression.runtimes import precision, runtime
+from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model, read_recipe, save_model
-from model_opt.compression.size import size_bytes
-from model_opt.compression.techniques import precision
 from model_opt.errors import InvalidInput, TechniqueError, UnknownName
 
 SCRIPT = """

@@ -3,7 +3,7 @@ import torch
 from architectures import ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import applied, material, state, survives, unchanged
 
-from model_opt.compression.evaluation.flops import cost
+from model_opt.compression.cost import cost
 from model_opt.compression.inputs import call
 from model_opt.compression.technique import HANDLERS
 from model_opt.compression.techniques.token_merging import merge, merge_at_most

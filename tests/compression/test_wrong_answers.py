@@ -11,10 +11,9 @@ from compression_made import material
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.accuracy import DataJudge
-from model_opt.compression.evaluation.checks import checked
-from model_opt.compression.runtimes import runtime
+from model_opt.compression.runtimes import precision, runtime
+from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.technique import Material
-from model_opt.compression.techniques import precision
 from model_opt.errors import MeasurementFailed
 from model_opt.search.model_signature import Family
 

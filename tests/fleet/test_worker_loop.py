@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_up import OBJECTIVE, SPACE, Sleeping
 
+from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.leases import Holder

@@ -24,7 +24,7 @@ from model_opt.compression.inputs import (
 )
 from model_opt.compression.interface import look
 from model_opt.compression.machine import usable_processors
-from model_opt.compression.size import size_bytes
+from model_opt.compression.runtimes.size import size_bytes
 from model_opt.errors import InvalidInput, UnknownName
 
 NOISE_ROWS = 64

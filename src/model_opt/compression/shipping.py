@@ -25,7 +25,7 @@ from torch import nn
 
 from model_opt.atomic_files import write_atomically
 from model_opt.compression.quiet import quiet
-from model_opt.compression.techniques.static_int8 import quantised_engine
+from model_opt.compression.runtimes.static_int8 import quantised_engine
 from model_opt.compression.users_modules import users_modules_by_value
 from model_opt.errors import InvalidInput
 

@@ -5,18 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
-from model_opt.compression.runtimes import runtime  # noqa: F401  (registers its technique, as those below do)
+from model_opt.compression.runtimes import precision, runtime  # noqa: F401  (each registers its technique)
+from model_opt.compression.runtimes.precision import forbidden
 from model_opt.compression.stages import SAME, stages, weighted_layers
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of
-from model_opt.compression.techniques import (  # noqa: F401
-    clean,
-    distil,
-    low_rank,
-    precision,
-    prune,
-    token_merging,
-)
-from model_opt.compression.techniques.precision import forbidden
+from model_opt.compression.techniques import clean, distil, low_rank, prune, token_merging  # noqa: F401
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Choice

@@ -23,9 +23,9 @@ from model_opt.compression.evaluation.timing import Paired, time_pair, warm_up
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.interface import INTERFACE, Interface, interface_of
 from model_opt.compression.machine import inspect, libraries
+from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model, save_model
 from model_opt.compression.signature import sign_model
-from model_opt.compression.size import size_bytes
 from model_opt.compression.technique import Material
 from model_opt.search.context import Context
 from model_opt.search.evaluator import PART_NOTE, Measurement, Phase, Purpose

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.closeness import signal_to_noise_db
+from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Layout

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from model_opt.compression.evaluation.checks import checked
 from model_opt.compression.runtimes.aot_inductor import CompiledModule, to_aot, to_compiled
+from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.onnx_runtime import to_onnxruntime
 from model_opt.compression.runtimes.openvino import to_openvino
+from model_opt.compression.runtimes.precision import DECISION, ONNX, PRECISIONS, RUNTIME
 from model_opt.compression.runtimes.runtime_module import BF16_DB, EXACT_DB, INT8_DB
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.packed_linear import available, to_packed
-from model_opt.compression.techniques.precision import DECISION, ONNX, PRECISIONS, RUNTIME
 from model_opt.errors import TechniqueError, UnknownName
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan

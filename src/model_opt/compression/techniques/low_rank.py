@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.flops import cost, require_cheaper
+from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, batch_size, call, output
 from model_opt.compression.statistics import (
     Solvable,

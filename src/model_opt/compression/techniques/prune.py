@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.flops import cost, require_cheaper
+from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, call, shapes, tensors
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.compression.statistics import few, stage_filter

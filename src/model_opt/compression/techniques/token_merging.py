@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from model_opt.compression.evaluation.flops import cost, require_cheaper
+from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.statistics import few, fingerprint, hooked, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.evaluation.checks import checked
 from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
+from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.runtime_module import BF16_DB, INT8_DB
-from model_opt.compression.size import size_bytes
-from model_opt.compression.technique import Handler, Machine, Material, Technique, register
-from model_opt.compression.techniques.attention import leave_fast_path
-from model_opt.compression.techniques.static_int8 import (
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.runtimes.static_int8 import (
     FIRST_ENGINE,
     engine_here,
     quantised_engine,
     required_engine,
     to_static_int8,
 )
+from model_opt.compression.technique import Handler, Machine, Material, Technique, register
+from model_opt.compression.techniques.attention import leave_fast_path
 from model_opt.errors import MissingDependency, TechniqueDidNothing, TechniqueError, UnknownName
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan

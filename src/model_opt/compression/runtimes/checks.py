@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.closeness import noise, ruined, signal_to_noise_db
+from model_opt.compression.closeness import noise, ruined, signal_to_noise_db
 from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
 from model_opt.compression.runtimes.exporting import once
