@@ -1,10 +1,9 @@
-"""How much what others have measured counts here: noise, age, and hardware."""
+"""How much what others have measured counts here: age and hardware."""
 
 import math
 from collections.abc import Mapping
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.moments import Moments
 from model_opt.search.context import Context
 
 EXACT_METRICS = frozenset({"log_size_ratio"})
@@ -13,24 +12,6 @@ LOCAL_METRICS = frozenset({"latency_ms", "peak_memory_bytes"})
 """Absolute, so that another context's say nothing."""
 SAME_FAMILY = 0.3
 """What a ratio of the same device class counts where libraries, threads or batch differ."""
-
-
-def timing_floor(baseline: Moments, *, least: float = 1e-6) -> float:
-    """The variance of one log speed-up, from repeats of the baseline's time; `least` where they show less.
-
-    A ratio has the noise of both times: twice the squared coefficient of variation.
-    """
-    if baseline.mean <= 0:
-        raise InvalidInput(f"a baseline takes time; its mean is {baseline.mean}")
-    return max(2 * baseline.variance / baseline.mean**2, least)
-
-
-def accuracy_floor(accuracy: float, examples: int) -> float:
-    """p(1 − p)/N, the variance of an accuracy on `examples`, with one success and one failure added: never zero."""
-    if not 0 <= accuracy <= 1 or examples < 1:
-        raise InvalidInput(f"accuracy {accuracy} on {examples} examples: use 0 to 1, and at least one")
-    share = (accuracy * examples + 1) / (examples + 2)
-    return share * (1 - share) / examples
 
 
 def freshness(age_s: float, half_life_s: float) -> float:

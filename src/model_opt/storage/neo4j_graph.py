@@ -266,13 +266,6 @@ class Neo4jBackend(BaseStore):
         found = self._read(cypher.COUNT_ALL, federation=self.federation)[0]
         return Counts(**{name: found[name] for name in ("records", "rows", "signatures", "contexts", "origins")})
 
-    def fold_statistics(self, signature: str) -> int:
-        """Writes onto the tree's edges what is measured below them; marked `derived`, for people. Returns the edges.
-
-        `plans` and `samples` count; each `<metric>_mean` is the mean of the plans' means.
-        """
-        return int(self._run(cypher.FOLD, signature=self._key(signature))[0]["edges"])
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
