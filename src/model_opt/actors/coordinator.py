@@ -64,7 +64,7 @@ class Coordinator:
             file.write(chunk)
             file.truncate()
 
-    def seal(self, manifest: Manifest, request: Submission) -> None:
+    def complete(self, manifest: Manifest, request: Submission) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:
             submission.complete(self._folder, manifest, request)

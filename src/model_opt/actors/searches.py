@@ -111,7 +111,7 @@ def submit(
         if not answer(coordinator.is_open.remote()):
             for number, chunk in enumerate(chunks(path)):
                 answer(coordinator.receive.remote(number, chunk))
-            answer(coordinator.seal.remote(manifest, request))
+            answer(coordinator.complete.remote(manifest, request))
 
 
 def watch(name: str, *, address: str | None = None, on_progress: Progress | None = None) -> FleetResult:
@@ -258,10 +258,10 @@ def kept_searches(*, address: str | None = None, state: str | None = None) -> li
 
 
 def _folders(state: str | None) -> list[str]:
-    from model_opt.fleet.submission import sealed, state_root
+    from model_opt.fleet.submission import is_complete, state_root
 
     root = state_root(state)
-    return [folder.name for folder in root.iterdir() if sealed(folder)] if root.is_dir() else []
+    return [folder.name for folder in root.iterdir() if is_complete(folder)] if root.is_dir() else []
 
 
 def _start(name: str, state: str | None) -> Any:

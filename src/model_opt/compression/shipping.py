@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import json
 import os
+import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,15 @@ from model_opt.compression.users_modules import users_modules_by_value
 from model_opt.errors import InvalidInput
 
 MAGIC = b"model_opt\n"
+_MOVED = {
+    f"model_opt.compression.{name}": f"model_opt.compression.{package}.{name}"
+    for package, names in {
+        "techniques": "attention clean distil heads low_rank packed_linear prune refit token_merging",
+        "runtimes": "aot_inductor exporting onnx_runtime openvino precision runtime runtime_module static_int8",
+    }.items()
+    for name in names.split()
+}
+"""Where the modules are now whose classes files of version 0.1 name."""
 FORMAT = 3
 LARGEST_HEADER = 16 * 2**20
 
@@ -63,7 +73,8 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     header, body = _read(Path(path))
     try:
         with quantised_engine(), quiet():
-            model = torch.load(io.BytesIO(body), map_location="cpu" if _no_gpu() else None, weights_only=False)
+            where = "cpu" if _no_gpu() else None
+            model = torch.load(io.BytesIO(body), map_location=where, pickle_module=_Reading, weights_only=False)
     except ImportError as error:
         raise InvalidInput(f"{path} needs a package that is not installed here: {error}") from error
     except Exception as error:
@@ -114,6 +125,19 @@ def _pickled(model: nn.Module) -> bytes:
         except Exception as error:
             raise InvalidInput(f"this model cannot be pickled: {str(error)[:300]}") from error
     return buffer.getvalue()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes where they are now."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        return super().find_class(_MOVED.get(module_name, module_name), global_name)
+
+
+class _Reading:
+    """As much of the module `pickle` as `torch.load` asks for."""
+
+    Unpickler = _Unpickler
 
 
 def _no_gpu() -> bool:

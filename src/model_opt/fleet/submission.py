@@ -118,8 +118,14 @@ def is_complete(folder: Path) -> bool:
 
 
 def read(folder: Path) -> tuple[Manifest, Submission]:
-    """What `complete` wrote."""
-    request = pickle.loads((folder / REQUEST).read_bytes())
+    """What `complete` wrote. Raises `FleetError` where another version wrote it."""
+    try:
+        request = pickle.loads((folder / REQUEST).read_bytes())
+    except (ImportError, AttributeError, pickle.UnpicklingError, EOFError) as error:
+        raise FleetError(
+            f"the search in {folder} was begun by another version of model_opt ({error}): end it with that version, or "
+            "submit it anew under another name"
+        ) from error
     if not isinstance(request, Submission):
         raise FleetError(f"{folder / REQUEST} is not a search")
     return Manifest(**json.loads((folder / MANIFEST).read_text())), request
