@@ -65,12 +65,46 @@ def run_search(
     sharing: Sharing | None = None,
     on_progress: Progress | None = None,
 ) -> FleetResult:
-    """Searches on the cluster at `address`, or on this machine as a local cluster, and waits for the end.
+    """Searches on a cluster, and waits for the end.
 
-    `state` is the folder of the head node that searches are kept in. `timeout_s` covers everything; `grace_s`,
-    `patience`, `whole_only` and `gather` are those of `FleetRules`. A search of this name that is there already goes on
-    (its own submission holds).
-    Raises `InvalidInput`, `FleetError`.
+    Parameters
+    ----------
+    factory
+        Makes the evaluator in each measuring process; it is pickled.
+    search
+        The space, the objective and what is known beforehand.
+    name
+        The search's; one of this name that is there already goes on (its own submission holds).
+    simulations
+        How many trials the search may settle.
+    address
+        The cluster's, or None for a local cluster on this machine.
+    state
+        The folder of the head node that searches are kept in; None for the user's own there.
+    timeout_s
+        The time for everything, in seconds; None for no limit.
+    grace_s, patience, whole_only, gather
+        Those of `FleetRules`.
+    placement
+        How many workers there are, and what each of them needs.
+    deadlines
+        How long each phase of a measurement may take.
+    sharing
+        Where what was measured is kept.
+    on_progress
+        Is told the coordinator's status as it changes.
+
+    Returns
+    -------
+    FleetResult
+        The recommendation, and who settled what, when.
+
+    Raises
+    ------
+    InvalidInput
+        For what cannot be used.
+    FleetError
+        Where the cluster cannot be reached, or no worker can measure the baseline.
     """
     rules = FleetRules(
         budget=simulations,
@@ -100,7 +134,22 @@ def submit(
     address: str | None = None,
     state: str | None = None,
 ) -> None:
-    """Hands a search to the cluster; when this returns it needs this process no more (on a real cluster)."""
+    """Hands a search to the cluster; when this returns it needs this process no more (on a real cluster).
+
+    Parameters
+    ----------
+    factory
+        Makes the evaluator in each measuring process; it is pickled.
+    request
+        All else that the search is made of.
+    name, address, state
+        As for `run_search`.
+
+    Raises
+    ------
+    InvalidInput, FleetError
+        As `run_search` does.
+    """
     check_name("search", name)
     if request.rules.budget < 1:
         raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")

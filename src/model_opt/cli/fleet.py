@@ -44,7 +44,7 @@ def search(
 
     wanted = {"max_accuracy_drop": max_accuracy_drop}
     Constraints.read(wanted)
-    wanted = _workers(workers)
+    many = _workers(workers)
     with progress(as_json, timeout) as shown:
         source = loaded(model, shown)
         from model_opt.autotuner import IntelligentOptimizer
@@ -61,7 +61,7 @@ def search(
             exclude=exclude or [],
             output=output,
             ray_address=address or LOCAL,
-            workers=wanted,
+            workers=many,
             name=name,
             state=state,
             patience=patience,

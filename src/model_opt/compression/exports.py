@@ -19,11 +19,28 @@ FORMATS = ("torch", "onnx", "openvino")
 
 
 def export_model(model: nn.Module, path: str | os.PathLike[str], format: str, example: Inputs) -> None:
-    """Writes `model` for others to run: "torch" (torch.export; TorchScript for static int8), "onnx" or "openvino".
+    """Writes `model` for others to run; of a compiled model that keeps the original as its fallback, the compiled one.
 
-    OpenVINO writes two files, `path` with the suffixes .xml and .bin. Raises `UnknownName` for another format,
-    `TechniqueError` where this model cannot be written so (a runtime's file has one format of its own).
-    Of a compiled model that keeps the original as its fallback the compiled one is written.
+    Parameters
+    ----------
+    model
+        Any module, or what a runtime runs.
+    path
+        The file. OpenVINO writes two, `path` with the suffixes .xml and .bin.
+    format
+        "torch" (torch.export; TorchScript for static int8), "onnx" or "openvino". A runtime's model has one format of
+        its own.
+    example
+        One input; its batch may vary afterwards where the model allows it.
+
+    Raises
+    ------
+    UnknownName
+        For another format.
+    TechniqueError
+        Where this model cannot be written so.
+    InvalidInput
+        Where the file cannot be written; what was there before is then still there.
     """
     if format not in FORMATS:
         raise UnknownName("export format", format, FORMATS)

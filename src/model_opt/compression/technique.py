@@ -105,10 +105,25 @@ OWN: dict[str, tuple[Handler, str]] = {}
 
 
 def register(handler: Handler, *, before: str | None = None) -> Handler:
-    """Makes `handler` known; raises `UnknownName` for a decision that `ORDER` does not place, or one named twice.
+    """Makes `handler` known; it is taken along to measuring processes.
 
-    A technique of your own names the decision that it is applied `before`; "precision" is right for what changes the
-    model's structure or weights. It is taken along to measuring processes.
+    Parameters
+    ----------
+    handler
+        What a decision does to a model.
+    before
+        The decision that a technique of your own is applied before; "precision" is right for what changes the model's
+        structure or weights.
+
+    Returns
+    -------
+    Handler
+        The same.
+
+    Raises
+    ------
+    UnknownName
+        For a decision that `ORDER` does not place, or one named twice.
     """
     if before is not None and handler.decision not in ORDER:
         if before not in ORDER:

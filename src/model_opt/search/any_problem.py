@@ -104,13 +104,46 @@ def search(
     tree_nodes: int = NODES,
     on_observation: Callable[[Observation], None] | None = None,
 ) -> SearchResult:
-    """Searches `space` for the plan with the smallest (largest) metric within `constraints`, by `budget` evaluations.
+    """Searches `space` for the plan with the smallest (largest) metric within `constraints`.
 
-    `constraints` are upper limits, `(">=", x)` lower ones. `noise` is the variance of one observation per metric (None:
-    unknown); by default metrics are exact, and no plan is evaluated twice. `first` are plans to try first, `prior`
-    weighs (decision, option) pairs, `tree_nodes` bounds the memory of the tree. An evaluation that raises, or returns a
-    value that is not finite, settles its plan as failed. Raises `InvalidInput` or `UnknownName` for what cannot be,
-    also where each of the first five evaluations lacks the same metric that is asked for.
+    Parameters
+    ----------
+    space
+        The decisions with their options, and what is not allowed together.
+    evaluate
+        Measures a plan, given as every decision's option by name. It returns the metrics by name, or yields them as
+        they come, cheap ones first. Where it raises, or a value is not finite, the plan has failed.
+    budget
+        How many evaluations there may be.
+    minimize, maximize
+        The one metric that is made small, or large.
+    constraints
+        Upper limits of metrics by name, `(">=", x)` for lower ones.
+    seed
+        Of the search.
+    noise
+        The variance of one observation by metric, None where it is unknown. By default metrics are exact, and no plan
+        is evaluated twice.
+    first
+        Plans that are tried first.
+    prior
+        Weights of (decision, option) pairs.
+    evidence
+        What is known of plans from elsewhere.
+    tree_nodes
+        The most nodes of the tree: its memory.
+    on_observation
+        Is told every evaluation.
+
+    Returns
+    -------
+    SearchResult
+        The recommended plan, every observation, and the plans that none beats.
+
+    Raises
+    ------
+    InvalidInput, UnknownName
+        For what cannot be; also where each of the first five evaluations lacks the same metric that is asked for.
     """
     objective = make_objective(minimize, maximize, constraints or {})
     searcher = Searcher(

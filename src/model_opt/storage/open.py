@@ -20,10 +20,20 @@ def default_store_path() -> Path:
 def open_store(store: str | Path | KnowledgeStore, federation: str = "local") -> KnowledgeStore:
     """The store that a URL or path names; a store is handed back as it is. Nothing is connected yet.
 
-    `sqlite:///relative.db` or `sqlite:////absolute.db`, `neo4j://user:password@host:7687/database` (also `bolt`, and
-    with `+s` for TLS), `redis://…` and `rediss://…`, `mongodb://…` and `mongodb+srv://…`, and paths that end in
-    `.json`, `.db` or `.sqlite`. Any of them takes `?federation=NAME`, and `?chroma=` with a folder or the URL of a
-    Chroma server for the index of signatures. Other options go to the driver. Raises `UnknownName` for another scheme.
+    Parameters
+    ----------
+    store
+        `sqlite:///relative.db` or `sqlite:////absolute.db`, `neo4j://user:password@host:7687/database` (also `bolt`,
+        and with `+s` for TLS), `redis://…` and `rediss://…`, `mongodb://…` and `mongodb+srv://…`, or a path that ends
+        in `.json`, `.db` or `.sqlite`. A URL takes `?federation=NAME`, and `?chroma=` with a folder or the URL of a
+        Chroma server for the index of model signatures; its other options go to the driver.
+    federation
+        The name under which knowledge is shared, where a URL says none.
+
+    Raises
+    ------
+    InvalidInput, UnknownName
+        For an address that cannot be read, or another scheme.
     """
     if not isinstance(store, str | Path):
         return store
