@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import CONTEXT, OBJECTIVE, SPACE, metrics
 
+from made_up import CONTEXT, OBJECTIVE, SPACE, metrics
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.fleet import submission
 from model_opt.fleet.coordinator_service import CoordinatorService

@@ -13,9 +13,10 @@ from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics
 from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.errors import FleetError
-from model_opt.federation.recall import SHARED_METRICS, WHOLE_ONLY, deployment_origin
+from model_opt.federation.recall import KEPT, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
+from model_opt.metrics import named
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 from model_opt.search.trial import GIVEN, Trial
@@ -69,7 +70,7 @@ class FleetEngine:
                 timeout_s=_seconds_left(problem.explore_until),
                 grace_s=problem.grace_s,
                 patience=cluster.patience,
-                whole_only=WHOLE_ONLY,
+                whole_only=frozenset(named(lambda metric: metric.whole_only)),
                 gather=cluster.workers or 0,
                 placement=Placement(workers=cluster.workers),
                 sharing=sharing,
@@ -99,7 +100,7 @@ class FleetEngine:
         store = self._cluster.store
         if store is None or (address is not None and is_local(store) and not searches.on_head(address)):
             return None
-        return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=SHARED_METRICS)
+        return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=KEPT)
 
     def _await_flush(self, found: FleetResult, address: str | None, problem: Problem) -> None:
         """The coordinator writes behind the search: what it has not written yet is waited for, and said."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_opt.metrics import plain
 from model_opt.search.evaluator import Purpose, Reason
 from model_opt.search.trial import GIVEN, Trial
 
-_RATIOS = {"log_speedup": "speedup", "log_size_ratio": "compression_ratio"}
 REFUSED = frozenset({Reason.ILLEGAL, Reason.WRONG_OUTPUT})
 """Plans that cannot be used here: a technique does not apply, or the outputs are wrong."""
 
@@ -72,11 +72,7 @@ def of_tried(importance: Mapping[str, float], observed: Iterable[Trial]) -> dict
 
 def scalars(observed: Trial) -> dict[str, float]:
     """The finite metrics of a plan by the names that people use, and `failed`: 1 where it could not be measured."""
-    named = {_RATIOS.get(name, name): _plain(name, value) for name, value in observed.metrics.items()}
-    return {name: value for name, value in named.items() if math.isfinite(value)} | {
+    shown = dict(plain(name, value) for name, value in observed.metrics.items())
+    return {name: value for name, value in shown.items() if math.isfinite(value)} | {
         "failed": float(observed.failure is not None)
     }
-
-
-def _plain(name: str, value: float) -> float:
-    return math.exp(value) if name in _RATIOS else value

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from model_opt.metrics import METRICS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -131,20 +133,17 @@ def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None
         table.add_column(heading, justify="right" if heading != "plan" else "left", overflow="fold")
     for plan in plans:
         both = (plan["there"], plan["here"])
-        faster, smaller = (" → ".join(_ratio(side.get(name), less) for side in both) for name, less in _RATIOS.items())
+        faster, smaller = (
+            " → ".join(_ratio(side, name) for side in both) for name in ("log_speedup", "log_size_ratio")
+        )
         drops = " → ".join("?" if "accuracy_drop" not in side else lost(side["accuracy_drop"]) for side in both)
         chosen = ", ".join(f"{name}={option}" for name, option in plan["plan"].items())
         table.add_row(str(plan["measured_at"]), faster, smaller, drops, Text(chosen))
     console.print(table)
 
 
-_RATIOS = {"log_speedup": "slower", "log_size_ratio": "larger"}
-"""Metric → what it is called where it is less than one."""
-
-
-def _ratio(log_ratio: float | None, less: str) -> str:
-    import math
-
+def _ratio(side: Mapping[str, float], name: str) -> str:
     from model_opt.autotuner.figures import versus
 
-    return "?" if log_ratio is None else versus(math.exp(log_ratio), less)
+    metric = METRICS[name]
+    return versus(metric.plain(side[name]), metric.less) if name in side else "?"

@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping
 
 from model_opt.errors import InvalidInput
+from model_opt.metrics import Transfer, named
 from model_opt.search.context import Context
 
-EXACT_METRICS = frozenset({"log_size_ratio"})
-"""Without noise: they are the same for everybody, or somebody is wrong."""
-LOCAL_METRICS = frozenset({"latency_ms", "peak_memory_bytes"})
-"""Absolute, so that another context's say nothing."""
+EXACT_METRICS = frozenset(named(lambda metric: metric.exact))
+LOCAL_METRICS = frozenset(named(lambda metric: metric.transfers is Transfer.NOBODY))
 SAME_FAMILY = 0.3
 """What a ratio of the same device class counts where libraries, threads or batch differ."""
 

@@ -9,11 +9,11 @@ from model_opt.errors import InvalidInput
 from model_opt.federation.fold import fold
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
+from model_opt.metrics import METRICS
 from model_opt.search.context import Context
 from model_opt.search.model_signature import OPERATORS, ModelSignature
 from model_opt.search.plan import Plan
 
-METRICS = frozenset({"log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms", "peak_memory_bytes"})
 DECISIONS = frozenset({"clean", "prune", "low_rank", "distil", "token_merging", "precision", "runtime"})
 LIBRARIES = frozenset({"torch", "torchvision", "openvino", "nncf", "onnxruntime", "torchao", "torch_tensorrt"})
 _STAGE = re.compile(r"stage\d{1,3}")
@@ -26,7 +26,7 @@ class ExportPolicy:
     """The lists of what may leave. `least_plans` is how many plans of an architecture must have been measured before
     any of them leaves, `least_samples` how many samples a metric of a row must have."""
 
-    metrics: frozenset[str] = METRICS
+    metrics: frozenset[str] = frozenset(METRICS)
     decisions: frozenset[str] = DECISIONS
     libraries: frozenset[str] = LIBRARIES
     least_plans: int = 3

@@ -1,19 +1,10 @@
 """What a metric can be at all. A claim beyond it is no measurement, whoever signed it."""
 
-import math
-
 import numpy as np
 
 from model_opt.federation.envelope import Envelope
+from model_opt.metrics import METRICS
 
-RANGES = {
-    "log_size_ratio": (-math.log(1e4), math.log(1e6)),
-    "log_speedup": (-math.log(1e4), math.log(1e6)),
-    "accuracy_drop": (-1.0, 1e3),
-    "latency_ms": (1e-6, 1e9),
-    "peak_memory_bytes": (0.0, 2.0**60),
-}
-"""Least and most of a sample. `accuracy_drop` is a relative error, without limit, where the model is no classifier."""
 LARGEST = 1e60
 """No metric at all is larger, known here or not."""
 
@@ -21,7 +12,8 @@ LARGEST = 1e60
 def out_of_range(envelope: Envelope) -> str | None:
     """What `envelope` claims that cannot have been measured, or None."""
     for name, columns in envelope.block.metrics.items():
-        least, most = RANGES.get(name, (-LARGEST, LARGEST))
+        metric = METRICS.get(name)
+        least, most = (metric.least, metric.most) if metric else (-LARGEST, LARGEST)
         moments = columns.moments
         if float(moments.min.min()) < least or float(moments.max.max()) > most:
             return f"{name[:80]!r} outside {least:g} to {most:g}"

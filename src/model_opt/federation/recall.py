@@ -19,6 +19,7 @@ from model_opt.federation.store import Inspection, KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import shares
 from model_opt.federation.weighting import Merged, merge_origins
+from model_opt.metrics import METRICS, Transfer, named
 from model_opt.search.context import Context
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Measurement
@@ -29,11 +30,10 @@ from model_opt.search.searcher import Evidence
 from model_opt.search.sources import leave_one_out
 from model_opt.search.space import SearchSpace
 
-SHARED_METRICS = ("log_size_ratio", "log_speedup", "accuracy_drop", "latency_ms")
-WHOLE_ONLY = frozenset({"accuracy_drop"})
-"""What is not remembered of a partial measurement: it was told from a part of the data."""
-RATIOS = ("log_size_ratio", "log_speedup", "accuracy_drop")
-"""What may transfer to another model or context: never an absolute latency."""
+KEPT = named(lambda metric: metric.kept)
+"""What rows of knowledge have."""
+TRANSFERRED = named(lambda metric: metric.transfers is not Transfer.NOBODY)
+"""What may say something of another model or context: never an absolute latency."""
 
 NEIGHBOURS = 5
 LEAST_SIMILARITY = 0.8
@@ -47,8 +47,6 @@ LEFT_OUT = 80
 """How many plans are left out, each in turn, to see how well the surrogate does without them."""
 FORETOLD, ENOUGH = 0.3, 12
 """Of `ENOUGH` plans or more each must be foretold by the others: this share of the variance of their figures."""
-FLOOR: Mapping[str, float] = {"log_size_ratio": 1e-6, "log_speedup": 0.05**2, "accuracy_drop": 0.002**2}
-"""The variance of one sample: preparations of one plan differ, whatever repeats within one process show."""
 LEAST_UNLIKE, UNLIKE, ELSEWHERE = 0.05, 2.0, 0.2
 """How unlike a source is expected to be: at least, per unit of 1 - similarity, and added in another context."""
 
@@ -150,7 +148,7 @@ def recalled_from(
     best: list[Plan] = []
     taken: set[tuple[str, Plan]] = set()
     here = {context.key, *_same(context, contexts)}
-    alike = {metric: similarities(context, contexts, metric) | dict.fromkeys(here, 1.0) for metric in RATIOS}
+    alike = {metric: similarities(context, contexts, metric) | dict.fromkeys(here, 1.0) for metric in TRANSFERRED}
     for one in near:
         rows = [row for row in one.rows if space.fits(row.plan)]
         merged = _merged(rows, alike, trust, heard)
@@ -158,7 +156,7 @@ def recalled_from(
             continue
         by_key = {row.plan.key: row.plan for row in rows}
         errors = {metric: _error(table, by_key, space) for metric, table in merged.items()}
-        sound = all(_sound(merged[m], errors[m], FLOOR[m]) for m in objective.metrics if m in merged)
+        sound = all(_sound(merged[m], errors[m], METRICS[m].floor) for m in objective.metrics if m in merged)
         source = _source(one, rows, merged, errors, here, sound=sound)
         sources.append(source)
         if not sound:
@@ -186,7 +184,7 @@ def _merged(
     """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
     every context, by metric."""
     told = partial(merge_origins, rows, trust=trust, last_heard=heard, now=time.time())
-    made = {metric: told(metric=metric, floor=FLOOR[metric], similarity=alike[metric]) for metric in alike}
+    made = {metric: told(metric=metric, floor=METRICS[metric].floor, similarity=alike[metric]) for metric in alike}
     return {metric: merged for metric, merged in made.items() if len(merged)}
 
 
@@ -252,7 +250,7 @@ def _source(
         samples={origin: samples[origin] for origin in sorted(weight)},
         shares={origin: weight[origin] / total for origin in sorted(weight)},
         confidence={
-            metric: float(np.mean(table.confidence(max(errors[metric], FLOOR[metric]))))
+            metric: float(np.mean(table.confidence(max(errors[metric], METRICS[metric].floor))))
             for metric, table in merged.items()
         },
         outliers=tuple(sorted({name for table in merged.values() for names in table.outliers for name in names})),
@@ -282,7 +280,7 @@ def _evidence(
         for subject, mean, variance, agreed in figures:
             plan = by_key[subject.plan]
             if agreed and plan in chosen:
-                told = max(variance, FLOOR[metric])
+                told = max(variance, METRICS[metric].floor)
                 yield Evidence(
                     plan=plan, metric=metric, mean=mean, variance=told, source=source.signature, unlike=source.unlike
                 )
@@ -306,9 +304,9 @@ class Recorder:
 
     def add(self, measurement: Measurement) -> None:
         """Adds a measured plan; what was told from a part of the data only does not count as its accuracy."""
-        for metric in SHARED_METRICS:
+        for metric in KEPT:
             values = measurement.samples.get(metric, ())
-            whole = metric not in WHOLE_ONLY or not measurement.partial
+            whole = not METRICS[metric].whole_only or not measurement.partial
             if whole and metric not in measurement.disturbed:
                 self._samples[measurement.plan][metric] += [v for v in values if math.isfinite(v)]
 

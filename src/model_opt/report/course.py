@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from model_opt.metrics import METRICS
 from model_opt.report.chart import ACCENT, BAD, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 from model_opt.search.trial import Trial
@@ -10,7 +11,7 @@ from model_opt.search.trial import Trial
 
 def rewards(view: View) -> Chart:
     """What was measured when, and the best that keeps the constraints so far."""
-    what = "times faster" if view.objective == "log_speedup" else view.objective
+    what = METRICS["log_speedup"].label if view.objective == "log_speedup" else view.objective
     about = (
         f"Each plan when it was settled ({what}). Filled circles keep every constraint, open ones do not, crosses at "
         "the foot failed. The line is the best so far that keeps them."

@@ -20,6 +20,7 @@ from model_opt.fleet import submission
 from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.fleet.journal import look
 from model_opt.fleet.messages import Kept
+from model_opt.metrics import plain
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.replay import replay
@@ -72,7 +73,7 @@ class View:
         value = seen.metrics.get(self.objective)
         if value is None or not math.isfinite(value):
             return None
-        return math.exp(value) if self.objective in ("log_speedup", "log_size_ratio") else value
+        return plain(self.objective, value)[1]
 
     def feasible(self, seen: Trial) -> bool:
         """Whether the measured means keep every constraint."""
