@@ -14,10 +14,10 @@ from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
-from model_opt.compression.runtimes import aot_inductor, openvino, runtime
+from model_opt.compression.runtimes import aot_inductor, openvino, runtime_decision
 from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.openvino import to_openvino
-from model_opt.compression.runtimes.runtime import runtimes
+from model_opt.compression.runtimes.runtime_decision import runtimes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
@@ -58,7 +58,7 @@ def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, 
         from model_opt.compression.runtimes import precision as precisions
 
         given = precisions.apply(given, precision, None, chosen, material(model, x, family))
-    made = runtime.apply(given, name, None, chosen, material(model, x, family))
+    made = runtime_decision.apply(given, name, None, chosen, material(model, x, family))
     with torch.no_grad():
         wanted, got = model(x), made(x)
         kept = got.clone()
@@ -162,7 +162,9 @@ def test_mappings_go_in_and_structures_come_out(name: str) -> None:
     pytest.importorskip(name)
     model = Pair().eval()
     x = {"mask": torch.ones(4, 6), "ids": torch.randint(0, 50, (4, 6))}
-    made = runtime.apply(copy.deepcopy(model), name, None, plan(runtime=name), material(model, x, Family.OTHER))
+    made = runtime_decision.apply(
+        copy.deepcopy(model), name, None, plan(runtime=name), material(model, x, Family.OTHER)
+    )
     got, wanted = call(made, x), call(model, x)
     assert torch.allclose(got["hidden"], wanted["hidden"], atol=1e-4)
     assert got["pooled"][1] is None
@@ -196,7 +198,7 @@ def test_what_a_runtime_cannot_run_is_an_error() -> None:
     model, x, family = cnn()
     chosen = plan(precision="bf16", runtime="onnxruntime")
     with pytest.raises(TechniqueError, match="does not run bf16"):
-        runtime.apply(model, "onnxruntime", None, chosen, material(model, x, family))
+        runtime_decision.apply(model, "onnxruntime", None, chosen, material(model, x, family))
 
 
 def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,4 +212,4 @@ def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatc
     assert not {"openvino", "onnxruntime", "aot_inductor"} & set(runtimes(model, given.signature, bare))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependency, match=r"model_opt\[cpu\]"):
-        runtime.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)
+        runtime_decision.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)

@@ -21,7 +21,7 @@ from model_opt.compression.exports import export_model
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.machine import inspect
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtimes import openvino, runtime
+from model_opt.compression.runtimes import openvino, runtime_decision
 from model_opt.compression.runtimes.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model, save_model
@@ -35,7 +35,7 @@ def in_runtime(model: nn.Module, x: Inputs, name: str, precision: str = "fp32") 
     if name != "aot_inductor":
         pytest.importorskip(name)
     chosen = plan(precision=precision, runtime=name)
-    made = runtime.apply(copy.deepcopy(model), name, None, chosen, material(model, x, Family.OTHER))
+    made = runtime_decision.apply(copy.deepcopy(model), name, None, chosen, material(model, x, Family.OTHER))
     assert isinstance(made, RuntimeModule)
     return made
 
@@ -306,7 +306,7 @@ def test_int8_is_right_for_few_rows(
     model, x = make().eval(), torch.randn(64, *shape)
     given = material(model, x[:rows], family)
     chosen = plan(precision="int8_static", runtime="openvino")
-    made = runtime.apply(copy.deepcopy(model), "openvino", None, chosen, given)
+    made = runtime_decision.apply(copy.deepcopy(model), "openvino", None, chosen, given)
     with torch.no_grad():
         for count in (1, 2, 7, 8, 9, 31, 32):
             assert signal_to_noise_db(model(x[:count]), made(x[:count])) > 15

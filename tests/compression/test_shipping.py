@@ -15,7 +15,7 @@ from compression_made import cnn, material, plan, vit
 from torch import nn
 
 from model_opt.compression.exports import export_model
-from model_opt.compression.runtimes import precision, runtime
+from model_opt.compression.runtimes import precision, runtime_decision
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model, read_recipe, save_model
 from model_opt.errors import InvalidInput, TechniqueError, UnknownName
@@ -62,7 +62,7 @@ def made_models(folder: Path) -> dict[str, tuple[nn.Module, torch.Tensor]]:
         if "runtime" in options:
             if options["runtime"] != "packed" and importlib.util.find_spec(options["runtime"]) is None:
                 continue
-            model = runtime.apply(copy.deepcopy(model), options["runtime"], None, chosen, given)
+            model = runtime_decision.apply(copy.deepcopy(model), options["runtime"], None, chosen, given)
         elif "precision" in options:
             model = precision.apply(copy.deepcopy(model), options["precision"], None, chosen, given)
         found[f"{make.__name__} {chosen}"] = model, x
@@ -180,7 +180,7 @@ def test_exports_are_what_they_say(tmp_path: Path) -> None:
     export_model(model, tmp_path / "m.xml", "openvino", x)
     compiled = openvino.Core().compile_model(str(tmp_path / "m.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert torch.allclose(torch.from_numpy(compiled(x.numpy())[0]), model(x), atol=1e-4)
-    made = runtime.apply(
+    made = runtime_decision.apply(
         copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), material(model, x, family)
     )
     export_model(made, tmp_path / "r.onnx", "onnx", x)

@@ -11,8 +11,9 @@ from compression_made import material
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.accuracy import DataJudge
-from model_opt.compression.runtimes import precision, runtime
+from model_opt.compression.runtimes import precision
 from model_opt.compression.runtimes.checks import checked
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed
 from model_opt.search.model_signature import Family
@@ -174,7 +175,7 @@ def made_in(name: str, kind: str) -> tuple[nn.Module, nn.Module, Material]:
     if name == "torch":
         return model, precision.APPLY[kind](copy.deepcopy(model), given), given
     pytest.importorskip(name)
-    return model, runtime.MAKE[name](copy.deepcopy(model), kind, given), given
+    return model, RUNTIMES[name].make(copy.deepcopy(model), kind, given), given
 
 
 @pytest.mark.parametrize(

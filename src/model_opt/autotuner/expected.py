@@ -2,12 +2,19 @@
 
 from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S
 from model_opt.compression.evaluation.timing import TURNS
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.search.cost import ExpectedSeconds, Picked
 from model_opt.search.evaluator import Purpose
 from model_opt.search.model_signature import ModelSignature
 
 _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""
+
+
+def _picked(runtime: str, precision: str) -> tuple[tuple[str, str], ...]:
+    """The options of a plan under `runtime`, in `precision` where that is named."""
+    return (("runtime", runtime), *([("precision", precision)] if precision else []))
+
 
 _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("clean", "fused"),): (0.3, 0.01, 10),
@@ -22,22 +29,12 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("distil", "finetune"),): (1.0, 0.0, 2000),
     (("precision", "int8_static"),): (1.5, 0.1, 40),
     (("precision", "int8_torchao"),): (1.0, 0.05, 10),
-    (("runtime", "openvino"),): (2.0, 0.1, 10),
-    (("runtime", "openvino"), ("precision", "int8_static")): (3.0, 0.4, 60),
-    (("runtime", "onnxruntime"),): (2.5, 0.2, 10),
-    (("runtime", "onnxruntime"), ("precision", "int8_static")): (1.0, 0.2, 30),
-    (("runtime", "aot_inductor"),): (45.0, 0.5, 10),
-    (("runtime", "aot_inductor"), ("precision", "int8_static")): (15.0, 0.5, 30),
-    (("runtime", "torch_compile"),): (30.0, 0.5, 10),
-    (("runtime", "tensorrt"),): (30.0, 1.0, 10),
+    **{_picked(name, precision): s for name, one in RUNTIMES.items() for precision, s in one.seconds.items()},
 }
 """Options that a plan has → seconds that it then takes longer: for itself, a million parameters, and a call of the
 original (for distillation about ten a step: forwards and back, of more rows)."""
 _ONCE: dict[tuple[tuple[str, str], ...], float] = {
-    (("runtime", "openvino"),): 3.5,
-    (("runtime", "openvino"), ("precision", "int8_static")): 4.0,
-    (("runtime", "onnxruntime"),): 4.0,
-    (("runtime", "aot_inductor"),): 5.0,
+    **{_picked(name, precision): s for name, one in RUNTIMES.items() for precision, s in one.once_s.items()},
     (("prune", "0.25"),): 1.5,
     (("prune", "0.5"),): 1.5,
     (("prune", "0.7"),): 1.5,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from model_opt.compression.machine import Machine
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.model_signature import Family
 from model_opt.search.plan import Plan
@@ -16,17 +17,19 @@ Template = Mapping[str, Sequence[str]]
 """Decision → the options wanted, best first; the first that is there is taken, none leaves the decision alone."""
 
 INT8 = ("int8_static", "int8_torchao", "int8_dynamic")
-FAST = ("openvino", "onnxruntime", "aot_inductor")
+FAST = tuple(name for name, runtime in RUNTIMES.items() if runtime.quantises_itself)
+SECOND = (*FAST[1:2], *FAST[:1], *FAST[2:])
+"""Runtimes by what they gain; and with the second of them first."""
 
 _CNN: Sequence[Template] = (
     {"clean": ["fused"], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MILD], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "precision": ["bf16"], "runtime": FAST},
-    {"clean": ["fused"], "precision": INT8, "runtime": ("onnxruntime", "openvino", "aot_inductor")},
+    {"clean": ["fused"], "precision": INT8, "runtime": SECOND},
     {"clean": ["fused"], "precision": INT8},
     {"clean": ["fused"], "prune": [STRONG], "precision": INT8, "runtime": FAST},
     {"clean": ["fused"], "prune": [MOST], "precision": INT8, "runtime": FAST},
-    {"clean": ["fused"], "runtime": ("onnxruntime", "openvino", "aot_inductor")},
+    {"clean": ["fused"], "runtime": SECOND},
     {"clean": ["fused"], "precision": ["bf16"], "runtime": ["aot_inductor"]},
 )
 _VIT: Sequence[Template] = (
@@ -59,10 +62,7 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("precision", "int8_static"): 4.0,
     ("precision", "bf16"): 2.0,
     ("precision", "int8_dynamic"): 2.0,
-    ("runtime", "openvino"): 4.0,
-    ("runtime", "onnxruntime"): 2.0,
-    ("runtime", "aot_inductor"): 1.0,
-    ("runtime", "torch_compile"): 0.3,
+    **{("runtime", name): runtime.weight for name, runtime in RUNTIMES.items()},
     ("prune", "0"): 3.0,
     ("prune", "0.7"): 0.5,
     ("low_rank", "0"): 6.0,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model_opt.compression.machine import inspect
+from model_opt.compression.machine import extras, inspect, packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,20 +16,16 @@ class Check:
     advice: str = ""
 
 
-PACKAGES = (
-    ("openvino", "cpu", "the OpenVINO runtime, often the fastest on a CPU"),
-    ("nncf", "cpu", "int8 for OpenVINO"),
-    ("onnxruntime", "cpu", "the ONNX Runtime"),
-    ("torchao", "torchao", "int8 and int4 of torchao, PT2E int8 for AOTInductor"),
-    ("timm", "timm", "timm's models"),
-    ("tomesd", "diffusion", "token merging for diffusion U-Nets"),
-    ("redis", "redis", "knowledge in Redis"),
-    ("pymongo", "mongodb", "knowledge in MongoDB"),
-    ("matplotlib", "report", "pictures"),
-    ("plotly", "report", "model-opt report"),
-    ("fastapi", "ui", "model-opt ui"),
-)
-"""Optional packages: name, the extra that brings it, what it is good for."""
+GOOD_FOR = {
+    "timm": "timm's models",
+    "tomesd": "token merging for diffusion U-Nets",
+    "redis": "knowledge in Redis",
+    "pymongo": "knowledge in MongoDB",
+    "matplotlib": "pictures",
+    "plotly": "model-opt report",
+    "fastapi": "model-opt ui, and a hub",
+}
+"""What optional packages are good for, beside those of runtimes."""
 
 BF16 = ("half the bytes, and faster", "half the bytes all the same, not faster")
 INT8_DOT = ("int8 gains most", "int8 is tried all the same, with ranges that are right without them")
@@ -59,10 +55,14 @@ def _compiler(there: bool, advice: str) -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    from importlib.metadata import PackageNotFoundError, version
+    from model_opt.compression.runtimes.declared import RUNTIMES
 
-    for name, extra, good_for in PACKAGES:
-        try:
-            yield Check(what=name, there=True, found=f"{version(name)}: {good_for}")
-        except PackageNotFoundError:
-            yield Check(what=name, there=False, found=good_for, advice=f"pip install 'model_opt[{extra}]'")
+    declared = [{**runtime.packages, **runtime.more} for runtime in RUNTIMES.values()]
+    good_for = {name: what for each in declared for name, what in each.items() if what} | GOOD_FOR
+    versions, brought_by = packages(), extras()
+    for name, what in good_for.items():
+        if name in versions:
+            yield Check(what=name, there=True, found=f"{versions[name]}: {what}")
+        else:
+            advice = f"pip install 'model_opt[{brought_by[name]}]'" if name in brought_by else f"pip install {name}"
+            yield Check(what=name, there=False, found=what, advice=advice)

@@ -5,7 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
-from model_opt.compression.runtimes import precision, runtime  # noqa: F401  (each registers its technique)
+from model_opt.compression.runtimes import (
+    runtime_decision,  # noqa: F401  (each registers its technique)
+)
 from model_opt.compression.runtimes.precision import forbidden
 from model_opt.compression.stages import SAME, stages, weighted_layers
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of

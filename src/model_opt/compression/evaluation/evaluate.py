@@ -22,7 +22,8 @@ from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noi
 from model_opt.compression.evaluation.timing import Paired, time_pair, warm_up
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.interface import INTERFACE, Interface, interface_of
-from model_opt.compression.machine import inspect, libraries
+from model_opt.compression.machine import inspect
+from model_opt.compression.runtimes.declared import libraries
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.shipping import load_model, save_model
 from model_opt.compression.signature import sign_model

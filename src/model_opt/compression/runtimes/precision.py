@@ -6,7 +6,6 @@ from the plan.
 
 import copy
 import io
-import platform
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -18,11 +17,11 @@ from torch.utils import _pytree as pytree
 from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes.checks import checked
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.compression.runtimes.runtime_module import BF16_DB, INT8_DB
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.runtimes.static_int8 import (
     FIRST_ENGINE,
-    engine_here,
     quantised_engine,
     required_engine,
     to_static_int8,
@@ -36,20 +35,6 @@ from model_opt.search.space import Forbid
 
 DECISION, RUNTIME = "precision", "runtime"
 
-PRECISIONS: Mapping[str, frozenset[str]] = {
-    "torch": frozenset({"fp32", "bf16", "int8_static", "int8_dynamic", "int8_torchao", "int4", "fp8"}),
-    "packed": frozenset({"fp32"}),
-    "torch_compile": frozenset({"fp32", "bf16", "int8_torchao", "int4", "fp8"}),
-    "aot_inductor": frozenset({"fp32", "bf16", "int8_static"}),
-    "openvino": frozenset({"fp32", "bf16", "int8_static"}),
-    "onnxruntime": frozenset({"fp32", "int8_static"}),
-    "tensorrt": frozenset({"fp32", "bf16"}),
-}
-"""Runtime → the precisions that it can run."""
-
-QUANTISE_THEMSELVES = frozenset({"openvino", "onnxruntime", "aot_inductor", "tensorrt"})
-
-
 COUNTS_AS = {
     "bf16": Technique.BF16,
     "int8_static": Technique.INT8,
@@ -60,30 +45,8 @@ COUNTS_AS = {
 }
 
 
-ONNX = frozenset({"onnxruntime", "onnx", "onnxscript"})
-"""The packages that ONNX Runtime needs."""
-
-NEEDS: Mapping[tuple[str, str], Callable[[Machine], bool]] = {
-    ("torch", "int8_static"): lambda machine: engine_here() is not None,
-    ("torch", "int8_dynamic"): lambda machine: engine_here() is not None,
-    ("torch", "int8_torchao"): lambda machine: machine.device != "cpu",
-    ("openvino", "int8_static"): lambda machine: {"openvino", "nncf"} <= set(machine.packages),
-    ("onnxruntime", "int8_static"): lambda machine: set(machine.packages) >= ONNX,
-    ("aot_inductor", "int8_static"): lambda machine: machine.compiler and "torchao" in machine.packages and on_x86(),
-}
-"""(runtime, precision) → whether it can be had on a machine; no instruction set is asked for, measuring decides."""
-
 LEAST_SHARE = 0.04
 """Dynamic int8 takes three quarters of the linear layers' bytes: below this share of the model's it shrinks nothing."""
-
-
-def able(runtime: str, machine: Machine) -> frozenset[str]:
-    """The precisions that `runtime` can run on `machine`."""
-    return frozenset(p for p in PRECISIONS[runtime] if NEEDS.get((runtime, p), _always)(machine))
-
-
-def _always(machine: Machine) -> bool:
-    return True
 
 
 def precisions(model: nn.Module, signature: ModelSignature, machine: Machine) -> list[str]:
@@ -97,11 +60,12 @@ def precisions(model: nn.Module, signature: ModelSignature, machine: Machine) ->
             *(["fp8"] if torchao and _has_fp8(machine) else []),
         ]
     convolutions = any(isinstance(module, nn.Conv2d | nn.Conv1d) for module in model.modules())
-    static = [*(["torch"] if convolutions or linears else []), *QUANTISE_THEMSELVES - {"tensorrt"}]
+    static = [runtime for runtime in RUNTIMES.values() if runtime.quantises_itself and runtime.is_there(machine)]
+    static += [RUNTIMES["torch"]] if convolutions or linears else []
     offered = {
         "bf16": True,
-        "int8_static": any("int8_static" in able(runtime, machine) for runtime in static),
-        "int8_dynamic": _linear_share(model) >= LEAST_SHARE and "int8_dynamic" in able("torch", machine),
+        "int8_static": any("int8_static" in runtime.runs(machine) for runtime in static),
+        "int8_dynamic": _linear_share(model) >= LEAST_SHARE and "int8_dynamic" in RUNTIMES["torch"].runs(machine),
     }
     return [name for name, there in offered.items() if there]
 
@@ -115,17 +79,18 @@ def _linear_share(model: nn.Module) -> float:
 def forbidden(machine: Machine) -> tuple[Forbid, ...]:
     """The illegal pairs of precision and runtime; of them, a space takes those whose options it has."""
     rules = []
-    for runtime in PRECISIONS:
-        illegal = sorted({"fp32", *COUNTS_AS} - able(runtime, machine))
+    for name, runtime in RUNTIMES.items():
+        illegal = sorted({"fp32", *COUNTS_AS} - runtime.runs(machine))
         if illegal:
-            reason = f"{runtime} does not run {' or '.join(illegal)} here"
-            rules.append(Forbid({DECISION: illegal, RUNTIME: [runtime]}, reason))
+            reason = f"{name} does not run {' or '.join(illegal)} here"
+            rules.append(Forbid({DECISION: illegal, RUNTIME: [name]}, reason))
     return tuple(rules)
 
 
 def apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
     """`model` in precision `option`, or as it is where the plan's runtime does that itself."""
-    if plan.option(RUNTIME) in QUANTISE_THEMSELVES:
+    runtime = RUNTIMES.get(plan.option(RUNTIME) or "torch")
+    if runtime is not None and runtime.quantises_itself:
         return model
     if option not in APPLY:
         raise UnknownName("precision", option, APPLY)
@@ -250,11 +215,6 @@ APPLY: Mapping[str, Callable[[nn.Module, Material], nn.Module]] = {
     "int4": _torchao("Int4WeightOnlyConfig"),
     "fp8": _torchao("Float8DynamicActivationFloat8WeightConfig"),
 }
-
-
-def on_x86() -> bool:
-    """Whether the processor is one that PT2E's X86 quantizer is made for."""
-    return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def _has_fp8(machine: Machine) -> bool:

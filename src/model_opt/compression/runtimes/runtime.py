@@ -1,92 +1,66 @@
-"""The decision "runtime": what executes the model. The result is an `nn.Module` in every case."""
+"""What there is to say of a runtime, said once: each is declared in a file of its own in `declared`.
 
-import copy
+Nothing here imports torch: `doctor` and plain lists ask, too.
+"""
+
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import nn
+from model_opt.compression.technique import Machine, Material, Technique
 
-from model_opt.compression.runtimes.aot_inductor import CompiledModule, to_aot, to_compiled
-from model_opt.compression.runtimes.checks import checked
-from model_opt.compression.runtimes.onnx_runtime import to_onnxruntime
-from model_opt.compression.runtimes.openvino import to_openvino
-from model_opt.compression.runtimes.precision import DECISION, ONNX, PRECISIONS, RUNTIME
-from model_opt.compression.runtimes.runtime_module import BF16_DB, EXACT_DB, INT8_DB
-from model_opt.compression.technique import Handler, Machine, Material, Technique, register
-from model_opt.compression.techniques.packed_linear import available, to_packed
-from model_opt.errors import TechniqueError, UnknownName
-from model_opt.search.model_signature import ModelSignature
-from model_opt.search.plan import Plan
+if TYPE_CHECKING:
+    from torch import nn
 
-COUNTS_AS = {
-    "packed": Technique.PACKED_LINEAR,
-    "torch_compile": Technique.TORCH_COMPILE,
-    "aot_inductor": Technique.AOT_INDUCTOR,
-    "openvino": Technique.OPENVINO,
-    "onnxruntime": Technique.ONNX_RUNTIME,
-    "tensorrt": Technique.TENSORRT,
-}
-
-Make = Callable[[nn.Module, str, Material], nn.Module]
-"""`(model, precision, material) -> module`."""
-
-MAKE: Mapping[str, Make] = {
-    "packed": lambda model, precision, material: to_packed(copy.deepcopy(model)),
-    "torch_compile": lambda model, precision, material: to_compiled(model, material.machine),
-    "aot_inductor": to_aot,
-    "openvino": to_openvino,
-    "onnxruntime": to_onnxruntime,
-    "tensorrt": lambda model, precision, material: CompiledModule(model, backend="torch_tensorrt"),
-}
-
-COMPILERS = frozenset({"torch_compile", "aot_inductor", "tensorrt"})
-"""Runtimes that take 15–170 s to prepare."""
-GUARDED = frozenset({"torch_compile", "tensorrt"})
-"""Of them, those that compile anew for whatever they were not compiled for: looking at other batches takes minutes."""
+Make = Callable[["nn.Module", str, Material], "nn.Module"]
+"""`(model, precision, material) -> module`; raises `TechniqueError` where it cannot be made."""
+Has = Callable[[Machine], bool]
+"""Whether a machine has what it takes."""
 
 
-def runtimes(model: nn.Module, signature: ModelSignature, machine: Machine) -> list[str]:
-    """The runtimes that are there and worth offering, without "torch"; cheap ones first."""
-    if machine.device.startswith("cuda"):
-        offered = {"torch_compile": machine.compiler, "tensorrt": "torch_tensorrt" in machine.packages}
-        return [name for name, there in offered.items() if there]
-    linears = any(type(module) is nn.Linear for module in model.modules() if _is_wide(module))
-    offered = {
-        "openvino": "openvino" in machine.packages,
-        "onnxruntime": set(machine.packages) >= ONNX,
-        "packed": linears and available(),
-        "aot_inductor": machine.compiler,
-        "torch_compile": machine.compiler,
-    }
-    return [name for name, there in offered.items() if there]
+def always(_: object) -> bool:
+    """Nothing is asked for."""
+    return True
 
 
-def _is_wide(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and min(module.in_features, module.out_features) >= 64
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What executes a model.
 
-
-def apply(model: nn.Module, option: str, stage: str | None, plan: Plan, material: Material) -> nn.Module:
-    """`model` under runtime `option`, in the plan's precision, checked against torch.
-
-    Raises `TechniqueError` where it cannot be made, `MeasurementFailed` where its outputs are wrong.
+    `packages` are needed, each with what it is good for (empty where `doctor` need not name it); `more` are good for
+    some of the `precisions`, which say what else a machine must have for them. `timed` are the packages whose version
+    a latency depends on. `suits` says whether a model has anything for it.
     """
-    if option not in MAKE:
-        raise UnknownName("runtime", option, MAKE)
-    precision = plan.option(DECISION) or "fp32"
-    if precision not in PRECISIONS[option]:
-        raise TechniqueError(f"{option} does not run {precision}; it runs {', '.join(sorted(PRECISIONS[option]))}")
-    if option in COMPILERS:
-        material.phase("compile")
-    made = MAKE[option](model, precision, material)
-    floor = {"fp32": EXACT_DB, "bf16": BF16_DB}.get(precision, INT8_DB)
-    return checked(made, model, material, floor, f"{option} in {precision}", batches=option not in GUARDED)
 
+    name: str
+    make: Make
+    technique: Technique
+    precisions: Mapping[str, Has]
+    devices: tuple[str, ...] = ("cpu",)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, str] = field(default_factory=dict)
+    timed: tuple[str, ...] = ()
+    needs: Has = always
+    suits: "Callable[[nn.Module], bool]" = always
+    quantises_itself: bool = False
+    """Whether it takes the model in float32, and makes the plan's precision of it."""
+    compiles: bool = False
+    """Whether it takes 15–170 s to prepare."""
+    recompiles: bool = False
+    """Whether it compiles anew for whatever it was not compiled for: looking at other batches takes minutes."""
+    weight: float = 1.0
+    """Its prior weight in a search; what costs minutes of preparation weighs less."""
+    seconds: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Precision ("" for any) → seconds that a plan takes longer: for itself, a million parameters, and a call of the
+    original."""
+    once_s: Mapping[str, float] = field(default_factory=dict)
+    """Precision ("" for any) → seconds more that a measuring process's first plan takes: libraries are imported."""
 
-HANDLER = register(
-    Handler(
-        decision=RUNTIME,
-        leave_alone="torch",
-        technique=COUNTS_AS.__getitem__,
-        options=runtimes,
-        apply=apply,
-    )
-)
+    def is_there(self, machine: Machine) -> bool:
+        """Whether it can be had on `machine`."""
+        kind = machine.device.partition(":")[0]
+        return kind in self.devices and set(self.packages) <= set(machine.packages) and self.needs(machine)
+
+    def runs(self, machine: Machine) -> frozenset[str]:
+        """The precisions that it can run there."""
+        return frozenset(name for name, has in self.precisions.items() if has(machine))
