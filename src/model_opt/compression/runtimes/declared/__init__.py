@@ -6,6 +6,7 @@ from importlib import import_module
 
 from model_opt.compression.machine import packages
 from model_opt.compression.runtimes.runtime import Runtime
+from model_opt.errors import UnknownName
 
 
 def _declared() -> dict[str, Runtime]:
@@ -16,6 +17,19 @@ def _declared() -> dict[str, Runtime]:
 
 RUNTIMES = _declared()
 """Name → runtime, those that are quick to prepare and gain most first; "torch" is one of them."""
+
+
+OWN: dict[str, Runtime] = {}
+"""Users' runtimes."""
+
+
+def add_runtime(runtime: Runtime) -> Runtime:
+    """Makes a runtime of your own known; it is taken along to measuring processes. Raises `UnknownName` for a name that
+    there is already."""
+    if runtime.name in RUNTIMES:
+        raise UnknownName("runtime with a name of its own:", runtime.name, ())
+    RUNTIMES[runtime.name] = OWN[runtime.name] = runtime
+    return runtime
 
 
 def libraries() -> dict[str, str]:
