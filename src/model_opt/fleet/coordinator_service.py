@@ -83,7 +83,8 @@ class CoordinatorService:
 
     def remember(self, facts: Mapping[str, object]) -> None:
         """Keeps JSON-like facts beside the search; on disk when this returns."""
-        self.facts.update(facts)
+        with self._lock:
+            self.facts = {**self.facts, **facts}  # others read the old one as it was
         self._write(Changes(facts=dict(facts)))
 
     def status(self) -> dict[str, object]:
@@ -188,7 +189,7 @@ class CoordinatorService:
 
     def _begin(self, at_least: int) -> None:
         term, epoch, kept = self._journal.begin(at_least)
-        self.facts = dict(kept.facts)
+        self.facts: Mapping[str, object] = dict(kept.facts)
         self.state = CoordinatorState(self._rules, kept, term=term, epoch=epoch, now=time.time())
 
     def _write(self, changes: Changes) -> None:

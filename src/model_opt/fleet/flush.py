@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack
 
 from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
@@ -85,18 +85,26 @@ class Flush:
         return self._service.dirty + len(self._waiting) + bool(self._outbox().get("bytes"))
 
     def _run(self) -> None:
-        with closing(open_store(self._sharing.store, federation=self._sharing.federation)) as store:
+        with ExitStack() as opened:
+            store: KnowledgeStore | None = None
             done = False
             while not done:
                 done = self._stop.wait(FLUSH_S)
                 self._since = self._since or (time.monotonic() - FLUSH_S if self.unflushed else None)
                 try:
+                    if store is None:
+                        store = open_store(self._sharing.store, federation=self._sharing.federation)
+                        opened.callback(store.close)
                     while self._send_some(store):
                         pass
                     self._since, self.error = None, None
-                except ModelOptError as error:
-                    self.error = str(error)
-                    log.warning("the knowledge store cannot be written, trying again: %s", error)
+                except Exception as error:  # whatever it is: rows that wait are sent with the next round
+                    self.error = f"{type(error).__name__}: {error}"
+                    log.warning(
+                        "the knowledge store cannot be written, trying again: %s",
+                        self.error,
+                        exc_info=not isinstance(error, ModelOptError),
+                    )
 
     def _send_some(self, store: KnowledgeStore) -> bool:
         """Sends what is in the outbox, then the next rows; whether there may be more."""

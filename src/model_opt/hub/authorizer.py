@@ -34,7 +34,7 @@ class HubRequest:
 
 
 class Authorizer:
-    """Checks requests before their bodies are read. Runs in the server's event loop: not for several threads."""
+    """Checks requests before their bodies are read. One thread works with it at a time."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Authorizer:
         self._members = Rates(limits.requests_per_s, limits.burst_s, clock)
 
     def admit(self, ask: HubRequest, federation: str) -> tuple[HostedFederation, credentials.Credentials]:
-        """Whose request this is, and the federation's hosted; raises `Refusal`, which has been logged."""
+        """Whose request this is, and the federation as it is hosted; raises `Refusal`, which has been logged."""
         try:
             return self._admit(ask, federation)
         except Refusal as refusal:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_opt.errors import MissingDependency, StoreError, WireError
@@ -65,8 +66,7 @@ def _open_routes(app: "FastAPI", service: "_Service") -> None:
 
     @app.get("/v1/nonce", **openapi.NONCE)
     async def nonce(request: Request) -> dict[str, Any]:
-        service.authorizer.stranger(ask_of(request))
-        return {"nonce": service.authorizer.nonces.issue(), "protocol": PROTOCOL}
+        return await service.nonce(request)
 
 
 def _signed_routes(app: "FastAPI", service: "_Service") -> None:
@@ -113,13 +113,16 @@ class _Service:
     def __init__(self, authorizer: Authorizer, hub_id: str) -> None:
         self.authorizer, self.hub_id = authorizer, hub_id
         self._bodies = asyncio.Semaphore(authorizer.limits.bodies)
+        self._gate = ThreadPoolExecutor(1, "model-opt-gate")
+        """The one thread that works with `authorizer` and the audit log: they read files and check signatures, which
+        the event loop does not wait for."""
 
     async def answer(self, request: "Request", call_next: "Callable[[Request], Awaitable[Response]]") -> "Response":
         """Counts the request, and hands out the nonce for the next one."""
         began = time.perf_counter()
         response = await call_next(request)
         if request.scope["path"].startswith("/v1/") and response.status_code != 429:
-            response.headers[NONCE_HEADER] = self.authorizer.nonces.issue()
+            response.headers[NONCE_HEADER] = await self._at_gate(self.authorizer.nonces.issue)
         route = request.scope.get("route")
         what = getattr(route, "name", "unknown")
         self.authorizer.counts.answered(what, response.status_code, time.perf_counter() - began)
@@ -133,10 +136,15 @@ class _Service:
             raise Refusal(503, "store", f"the store cannot be read: {type(error).__name__}") from error
         return {"status": "ok", "hub": self.hub_id, "federations": sorted(self.authorizer.federations)}
 
+    async def nonce(self, request: "Request") -> dict[str, Any]:
+        ask = ask_of(request)
+        await self._at_gate(lambda: self.authorizer.stranger(ask))
+        return {"nonce": await self._at_gate(self.authorizer.nonces.issue), "protocol": PROTOCOL}
+
     async def status(self, federation: str, request: "Request") -> dict[str, Any]:
-        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        hosted, said = await self._admitted(request, federation)
         reached = await self._at_store(hosted.reached)
-        self._log("status", federation, said)
+        await self._at_gate(lambda: self._log("status", federation, said))
         limits = self.authorizer.limits
         return {
             "hub": self.hub_id,
@@ -149,33 +157,43 @@ class _Service:
         }
 
     async def push(self, federation: str, request: "Request") -> dict[str, Any]:
-        ask = ask_of(request)
-        hosted, said = self.authorizer.admit(ask, federation)
+        hosted, said = await self._admitted(request, federation)
         async with self._bodies:
             try:
                 body = await self._body(request, said)
                 records = list(record_frames.unpack(body, self.authorizer.limits.max_record_bytes))
             except WireError as error:
                 refusal = Refusal(422, "malformed", str(error))
-                self.authorizer.refuse(ask, federation, refusal)
+                await self._refused(request, federation, refusal)
                 raise refusal from error
             except Refusal as refusal:
-                self.authorizer.refuse(ask, federation, refusal)
+                await self._refused(request, federation, refusal)
                 raise
             pushed = await self._at_store(lambda: hosted.push(records))
-        return self._told(federation, said, hosted, pushed, len(body))
+        return await self._at_gate(lambda: self._told(federation, said, hosted, pushed, len(body)))
 
     async def pull(self, federation: str, request: "Request", after: int) -> Page:
-        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        hosted, said = await self._admitted(request, federation)
         most = self.authorizer.limits.max_body_bytes
         page = await self._at_store(lambda: hosted.pull(min(max(after, 0), 2**62), most))
-        return self._handed_out("pull", federation, said, page)
+        return await self._at_gate(lambda: self._handed_out("pull", federation, said, page))
 
     async def stream(self, federation: str, origin: str, epoch: str, request: "Request", after: int) -> Page:
-        hosted, said = self.authorizer.admit(ask_of(request), federation)
+        hosted, said = await self._admitted(request, federation)
         most = self.authorizer.limits.max_body_bytes
         page = await self._at_store(lambda: hosted.stream(origin, epoch, after, most))
-        return self._handed_out("stream", federation, said, page)
+        return await self._at_gate(lambda: self._handed_out("stream", federation, said, page))
+
+    async def _at_gate(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._gate, action)
+
+    async def _admitted(self, request: "Request", federation: str) -> tuple[HostedFederation, Credentials]:
+        ask = ask_of(request)
+        return await self._at_gate(lambda: self.authorizer.admit(ask, federation))
+
+    async def _refused(self, request: "Request", federation: str, refusal: Refusal) -> None:
+        ask = ask_of(request)
+        await self._at_gate(lambda: self.authorizer.refuse(ask, federation, refusal))
 
     async def _body(self, request: "Request", said: Credentials) -> bytes:
         """The body, if it is what was signed; never more of it in memory than is allowed."""
