@@ -11,6 +11,7 @@ import pytest
     [
         ("model_opt.search, model_opt.storage", {"torch", "ray", "neo4j", "chromadb", "redis", "pymongo"}),
         ("model_opt.federation.wire, model_opt.storage.open", {"torch", "ray", "neo4j", "chromadb"}),
+        ("model_opt", {"torch", "ray", "numpy"}),
         ("model_opt.cli.main", {"torch", "ray", "neo4j", "chromadb", "openvino"}),
         ("model_opt.compression.own_techniques", {"numba", "scipy"}),
         ("model_opt.search.searcher, model_opt.cli.main", {"numba"}),

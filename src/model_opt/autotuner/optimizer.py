@@ -32,7 +32,7 @@ class IntelligentOptimizer:
     def __init__(
         self,
         knowledge_base_path: str | Path | None = None,
-        storage_backend: KnowledgeStore | str | None = None,
+        storage_backend: KnowledgeStore | str | Path | None = None,
         *,
         callbacks: Callbacks | None = None,
         device: str = "cpu",
@@ -197,6 +197,32 @@ class IntelligentOptimizer:
     def _telling(self, timeout_s: float | None) -> AbstractContextManager[Callbacks]:
         """What the user gave, or else a line a plan on standard error."""
         return LineProgress(timeout_s=timeout_s) if self._callbacks is None else nullcontext(self._callbacks)
+
+
+def optimize(
+    model: nn.Module,
+    *,
+    knowledge: str | Path | KnowledgeStore | None = None,
+    callbacks: Callbacks | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    **arguments: Any,
+) -> tuple[nn.Module, CompressionResult]:
+    """The optimised model and the result, in one call.
+
+    Parameters
+    ----------
+    model
+        Any module; it is not changed.
+    knowledge
+        A store, or the URL or path of one; without it an SQLite file in the user's data folder.
+    callbacks, device, seed
+        As for `IntelligentOptimizer`.
+    **arguments
+        Those of `IntelligentOptimizer.optimize_auto`.
+    """
+    optimizer = IntelligentOptimizer(storage_backend=knowledge, callbacks=callbacks, device=device, seed=seed)
+    return optimizer.optimize_auto(model, **arguments)
 
 
 def _check_call(method: str, n_simulations: int, timeout_seconds: float | None) -> None:
