@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any, TypeGuard
 
 from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
@@ -14,6 +15,7 @@ from model_opt.federation.moments import Moments
 from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import digest_of, encode
+from model_opt.federation.wire_rows import context_fields, context_of
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.messages import MergedRow
 from model_opt.fleet.submission import Sharing
@@ -30,26 +32,17 @@ _CONTEXT = "context/"
 
 def context_fact(context: Context) -> dict[str, object]:
     """`context` as a fact that the coordinator keeps; rows only carry its key."""
-    fields = {name: getattr(context, name) for name in ("device", "dtype", "threads", "batch")}
-    shapes = [list(shape) for shape in context.input_shapes]
-    return {f"{_CONTEXT}{context.key}": fields | {"libraries": list(context.libraries), "input_shapes": shapes}}
+    return {f"{_CONTEXT}{context.key}": context_fields(context)}
 
 
 def contexts_of(facts: Mapping[str, object]) -> dict[str, Context]:
     """The contexts among the coordinator's facts, by key."""
-    found = {}
-    for name, fields in facts.items():
-        if name.startswith(_CONTEXT) and isinstance(fields, dict):
-            context = Context(
-                device=fields["device"],
-                dtype=fields["dtype"],
-                threads=fields["threads"],
-                batch=fields["batch"],
-                libraries=tuple((library, version) for library, version in fields["libraries"]),
-                input_shapes=tuple(tuple(shape) for shape in fields["input_shapes"]),
-            )
-            found[context.key] = context
-    return found
+    found = (context_of(fields) for name, fields in facts.items() if name.startswith(_CONTEXT) and _is_list(fields))
+    return {context.key: context for context in found}
+
+
+def _is_list(fields: object) -> TypeGuard[list[Any]]:
+    return isinstance(fields, list)
 
 
 class Flush:
