@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, TypeGuard
 
 from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
@@ -37,12 +36,10 @@ def context_fact(context: Context) -> dict[str, object]:
 
 def contexts_of(facts: Mapping[str, object]) -> dict[str, Context]:
     """The contexts among the coordinator's facts, by key."""
-    found = (context_of(fields) for name, fields in facts.items() if name.startswith(_CONTEXT) and _is_list(fields))
+    found = (
+        context_of(fields) for name, fields in facts.items() if name.startswith(_CONTEXT) and isinstance(fields, list)
+    )
     return {context.key: context for context in found}
-
-
-def _is_list(fields: object) -> TypeGuard[list[Any]]:
-    return isinstance(fields, list)
 
 
 class Flush:
