@@ -87,6 +87,7 @@ class Simulation:
                 self.act(worker)
         if self.coordinator.ending is None:
             self.mischief()
+        self.coordinator.book.validate()
 
     def deliver(self, message: object) -> None:
         if isinstance(message, WorkRequest):

@@ -1,10 +1,11 @@
 """Leases: the right to measure one plan, and one unit of the budget. Pure: time is passed in, nothing is sent."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 
+from model_opt.errors import FleetError
 from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Plan
 
@@ -71,7 +72,7 @@ class LeaseBook:
         self._lease_s = lease_s
         self._prefix = prefix
         self._by_state: dict[LeaseState, dict[str, None]] = {state: {} for state in LeaseState}
-        self._flying: dict[tuple[str, str], str] = {}
+        self._pending: dict[tuple[str, str], str] = {}
         self._of_worker: dict[str, dict[str, None]] = {}
 
     def restore(self, leases: Iterable[Lease], results: Iterable[ResultKey], now: float) -> None:
@@ -107,7 +108,7 @@ class LeaseBook:
 
     def pending(self, plan: Plan, context: str) -> bool:
         """Whether a lease on this plan in this context is open."""
-        return (plan.key, context) in self._flying
+        return (plan.key, context) in self._pending
 
     def held_by(self, holder: Holder) -> list[Lease]:
         """What `holder` should be measuring."""
@@ -194,6 +195,32 @@ class LeaseBook:
             if lease.lease_id in lease_ids:
                 self._put(replace(lease, state=LeaseState.DROPPED))
 
+    def validate(self) -> None:
+        """Raises `FleetError` where the book contradicts itself. Simulated schedules ask after every step."""
+        wrong = next((what for what, holds in self._invariants() if not holds), None)
+        if wrong is not None:
+            raise FleetError(f"the lease book is wrong: {wrong}")
+
+    def _invariants(self) -> Iterator[tuple[str, bool]]:
+        """What must hold at every moment, with whether it does."""
+        leases, granted, opened = self.leases.values(), self._all(LeaseState.GRANTED), self.open()
+        yield "more is begun than the budget has", self.settled + len(opened) <= self.budget
+        states = [(lease_id, state) for state, ids in self._by_state.items() for lease_id in ids]
+        yield (
+            "states are not those of the leases",
+            sorted(states) == sorted((one.lease_id, one.state) for one in leases),
+        )
+        pending = {(lease.plan.key, lease.context): lease.lease_id for lease in opened}
+        yield "a plan is leased twice in one context", len(pending) == len(opened)
+        yield "what is pending is not what is open", self._pending == pending
+        held = {(worker, lease_id) for worker, ids in self._of_worker.items() for lease_id in ids}
+        yield (
+            "workers hold other leases than are granted",
+            held == {(one.holder.worker, one.lease_id) for one in granted},
+        )
+        settled = set(self._by_state[LeaseState.SETTLED])
+        yield "a lease is settled without a result", settled <= {lease_id for lease_id, _ in self.results}
+
     def _lapse(self, leases: Iterable[Lease]) -> list[Lease]:
         lapsed = [self._put(replace(lease, state=LeaseState.EXPIRED)) for lease in list(leases)]
         return [lease for lease in lapsed if lease.attempt >= MOST_ATTEMPTS]
@@ -209,10 +236,10 @@ class LeaseBook:
         before = self.leases.get(lease.lease_id)
         if before is not None:
             self._by_state[before.state].pop(before.lease_id, None)
-            self._flying.pop((before.plan.key, before.context), None)
+            self._pending.pop((before.plan.key, before.context), None)
             self._of_worker.get(before.holder.worker, {}).pop(before.lease_id, None)
         if lease.state in (LeaseState.GRANTED, LeaseState.EXPIRED):
-            self._flying[lease.plan.key, lease.context] = lease.lease_id
+            self._pending[lease.plan.key, lease.context] = lease.lease_id
         if lease.state is LeaseState.GRANTED:
             self._of_worker.setdefault(lease.holder.worker, {})[lease.lease_id] = None
         self._by_state[lease.state][lease.lease_id] = None
