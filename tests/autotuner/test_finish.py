@@ -8,7 +8,7 @@ from scipy import stats
 
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.figures import interval_text
-from model_opt.autotuner.finish import BUSY, _candidates, _speedup, front
+from model_opt.autotuner.finish import BUSY, _candidates, _doubts, _speedup, pareto_front
 from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
 from model_opt.compression.evaluation.fresh import Comparison
 from model_opt.search import Decision, Limit, Measurement, Objective, Plan, Searcher, SearchSpace
@@ -55,7 +55,7 @@ def test_the_original_comes_before_what_is_slower_or_breaks_a_constraint_and_is_
     found = Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")
     assert _candidates(found, wanted)[:2] == [fast, Plan()]
     without = Found(best=searcher.recommend(), observed=observed[:1] + observed[2:], searcher=searcher, ended="budget")
-    assert {point.plan for point in front(without)} == {Plan(), lossy}
+    assert {point.plan for point in pareto_front(without)} == {Plan(), lossy}
 
 
 def found_with(plan, *log_speedups, disturbed=()):
@@ -103,6 +103,14 @@ def test_where_the_search_was_disturbed_too_nothing_is_claimed():
     assert _speedup(PRUNED, found, starts(4.0, 4.2, quiet=False)).doubt == BUSY
     quiet = _speedup(PRUNED, found, starts(1.0, 1.1))
     assert (quiet.doubt, quiet.value) == ("", pytest.approx(math.exp(1.05)))
+
+
+@pytest.mark.parametrize("disturbed", [(), ("log_speedup",)])
+def test_that_nothing_beats_the_original_says_so_of_a_busy_machine(disturbed):
+    found = found_with(PRUNED, -1.0, disturbed=disturbed)
+    (said,) = _doubts(Plan(), None, found, True)
+    assert said.startswith("nothing that was measured beats the model as it is")
+    assert said.endswith("disturbed the timing of 1 of them: search again on a quiet machine") is bool(disturbed)
 
 
 def test_disturbed_starts_are_left_out_where_there_are_enough_others():

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from model_opt.autotuner.engine import Found, mean_metrics, observed_of, predicted_of
 from model_opt.autotuner.figures import Figure
-from model_opt.autotuner.finish import front
+from model_opt.autotuner.finish import pareto_front
 from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.technique import techniques_of
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
@@ -111,7 +111,7 @@ def _result(found: Found, workers: int) -> CompressionResult:
         baseline={"latency_ms": 2.0 * speed, "size_bytes": 4_200_000, "accuracy": 0.973},
         context={"device": "a made-up processor", "batch": 8, "threads": 1, "key": "0" * 32},
         signature={"family": "cnn", "key": "1" * 32},
-        pareto=front(found),
+        pareto=pareto_front(found),
         observations=found.observed,
         seconds={"search": 60.0, "total": 75.0},
         ended=found.ended,
