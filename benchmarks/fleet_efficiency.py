@@ -159,7 +159,7 @@ def on_threads(workers: int, budget: int, typical_s: float, propose: Callable[[i
             thread.start()
         for thread in threads:
             thread.join()
-        status, outcomes = service.status(), [outcome for _, outcome in service.outcomes()]
+        status, outcomes = service.status(), [trial.outcome for trial in service.trials()]
         service.close()
     return Run(workers=workers, outcomes=outcomes, span_s=status["last_settled_s"] - status["first_grant_s"])
 

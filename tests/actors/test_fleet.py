@@ -98,7 +98,7 @@ def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp
     check(result, 60)
     assert len({outcome.plan.key for outcome in result.outcomes}) == 60
     assert len(result.status["measured_by"]) == 4
-    assert len(result.predicted) == 60 and not result.predicted[0] and result.predicted[-1]
+    assert len(result.trials) == 60 and not result.trials[0].predicted and result.trials[-1].predicted
     assert seen[-1]["settled"] == 60
     assert result.context is not None
     assert result.context.device == "made up"

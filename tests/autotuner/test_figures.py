@@ -9,6 +9,7 @@ from model_opt.autotuner.figures import Figure, duration, faster, figure_text, i
 from model_opt.autotuner.pace import Pace
 from model_opt.autotuner.tally import Tally, of_tried
 from model_opt.errors import InvalidInput
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
 from model_opt.search.plan import Choice, Plan
 from model_opt.search.trial import GIVEN, Trial
 
@@ -46,8 +47,11 @@ def test_an_interval_over_a_factor_of_four_is_called_too_uncertain():
 
 def seen(option: str, purpose: str = "explore", failure: str | None = None) -> Trial:
     plan = Plan((Choice(decision="prune", option=option),) if option else ())
-    metrics = {} if failure else {"log_speedup": math.log(2)}
-    return Trial(plan=plan, purpose=purpose, at_s=1.0, metrics=metrics, failure=failure)
+    outcome: Outcome = Measurement(plan=plan, samples={"log_speedup": (math.log(2),)})
+    if failure:
+        reason, _, message = failure.partition(": ")
+        outcome = Failure(plan=plan, reason=Reason(reason), message=message)
+    return Trial(plan=plan, purpose=purpose, outcome=outcome, at_s=1.0)
 
 
 def test_plans_are_counted_by_what_became_of_them():

@@ -180,7 +180,7 @@ def test_a_lease_that_is_given_back_frees_its_unit_and_whoever_has_time_may_have
     finish(b)
     turn(coordinator, a, 0.4)
     assert turn(coordinator, b, 0.4).ending == "budget"
-    assert {outcome.plan for _, outcome in coordinator.log} == {numbered(1), numbered(2)}
+    assert {trial.plan for trial in coordinator.log} == {numbered(1), numbered(2)}
 
 
 def test_where_what_is_left_would_take_too_long_the_search_ends_by_time() -> None:
@@ -330,20 +330,18 @@ def check(simulation: Simulation) -> None:
     budget = simulation.rules.budget
     assert coordinator.book.settled == len(coordinator.log) == budget
     _, _, kept = simulation.journal.begin()
-    keys = [(k.result.lease_id, k.result.attempt) for k in kept.results]
+    keys = [(k.lease_id, k.attempt) for k in kept.results]
     assert len(set(keys)) == len(keys)
     assert simulation.acknowledged.keys() <= set(keys)
     assert sum(lease.state is LeaseState.SETTLED for lease in kept.leases) == budget
     assert sorted(k.position for k in kept.results if k.position is not None) == list(range(budget))
     made = {(lease, attempt, outcome) for lease, attempt, outcome in map(hashable, simulation.evaluated.outcomes)}
-    assert {
-        hashable((k.result.lease_id, k.result.attempt, k.result.outcome)) for k in kept.results if k.result.attempt
-    } <= made
+    assert {hashable((k.lease_id, k.attempt, k.outcome)) for k in kept.results if k.attempt} <= made
     values: dict[tuple[str, str], list[float]] = {}
     for item in kept.results:
-        if isinstance(item.result.outcome, Measurement):
-            for metric, samples in item.result.outcome.samples.items():
-                values.setdefault((item.result.outcome.plan.key, metric), []).extend(samples)
+        if isinstance(item.outcome, Measurement):
+            for metric, samples in item.outcome.samples.items():
+                values.setdefault((item.outcome.plan.key, metric), []).extend(samples)
     found = {(row.plan.key, metric): m for row in kept.rows for metric, m in row.moments.items()}
     assert found.keys() == values.keys()
     for key, moments in found.items():

@@ -55,7 +55,7 @@ def run_all(loops: list[WorkerLoop]) -> list[str]:
 def test_workers_settle_the_budget_and_repeat_nothing(tmp_path: Path, workers: int) -> None:
     service = CoordinatorService.at(tmp_path, FleetRules(budget=60, objective=OBJECTIVE))
     assert set(run_all([loop(f"w{i}", service) for i in range(workers)])) == {"budget"}
-    outcomes = [outcome for _, outcome in service.outcomes()]
+    outcomes = [trial.outcome for trial in service.trials()]
     assert len(outcomes) == 60
     assert len({outcome.plan.key for outcome in outcomes}) == 60
     assert service.status()["settled"] == 60
@@ -201,7 +201,7 @@ def test_a_coordinator_that_comes_back_has_forgotten_nothing(tmp_path: Path) -> 
     assert not worker.is_alive()
     status = link.service.status()
     assert (status["settled"], status["term"], status["ending"]) == (40, 2, "budget")
-    positions = Counter(outcome.plan.key for _, outcome in link.service.outcomes())
+    positions = Counter(trial.plan.key for trial in link.service.trials())
     assert max(positions.values()) == 1
     link.service.close()
     old.close()

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from model_opt.autotuner.engine import Found, mean_metrics, observed_of, predicted_of
+from model_opt.autotuner.engine import Found, trial_of
 from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.finish import pareto_front
 from model_opt.autotuner.result import CompressionResult
@@ -15,7 +15,7 @@ from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Searcher
 from model_opt.search.space import Decision, SearchSpace
-from model_opt.search.trial import Trial
+from model_opt.search.trial import Trial, predicted_of
 
 SPACE = SearchSpace(
     [
@@ -78,9 +78,7 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
         searcher.tell(outcome)
         who = min(clocks, key=lambda name: clocks[name])
         clocks[who] += sum(outcome.seconds.values()) + 0.1
-        seen = replace(
-            observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None
-        )
+        seen = replace(trial_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None)
         observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
     found = Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended="budget")
     return _result(found, workers)
@@ -89,7 +87,7 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
 def _result(found: Found, workers: int) -> CompressionResult:
     plan = found.best.plan
     outcome = next(o for o in found.searcher.observations if o.plan == plan and isinstance(o, Measurement))
-    means = mean_metrics(outcome)
+    means = trial_of(outcome, Purpose.EXPLORE).metrics
     speed, drop = math.exp(means["log_speedup"]), means["accuracy_drop"]
     counts: dict[str, int] = {}
     for seen in found.observed:

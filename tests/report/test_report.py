@@ -27,7 +27,7 @@ from model_opt.fleet import submission
 from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.journal import SqliteJournal
-from model_opt.fleet.messages import Changes, Kept, Result
+from model_opt.fleet.messages import Changes, LeaseResult
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Manifest, Submission
 from model_opt.measuring.deadlines import Deadlines
@@ -38,7 +38,7 @@ from model_opt.report.pareto import draw_pareto
 from model_opt.report.tree import grow
 from model_opt.report.view import find, of_fleet, of_folder, of_result
 from model_opt.report.watching import Watching
-from model_opt.search.evaluator import Purpose
+from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
 from model_opt.search.plan import Choice, Plan
 from model_opt.search.trial import Trial
 
@@ -164,7 +164,9 @@ def test_nothing_measured_says_so(result):
 def seen(number):
     plan = Plan((Choice(decision="prune", option=str(number)),))
     metrics = {"log_speedup": 0.1 * number, "log_size_ratio": 0.2, "accuracy_drop": 0.001 * number}
-    return Trial(plan=plan, purpose="explore", at_s=float(number), metrics=metrics, seconds={"time": 0.5})
+    samples = {name: (value,) for name, value in metrics.items()}
+    outcome = Measurement(plan=plan, samples=samples, seconds={"time": 0.5})
+    return Trial(plan=plan, purpose="explore", outcome=outcome, at_s=float(number))
 
 
 def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
@@ -246,18 +248,19 @@ def state(tmp_path):
     rng = random.Random(0)
     plans = [SPACE.plan({"prune": p, "precision": q}) for p in ("0", "0.25", "0.5") for q in ("fp32", "int8_static")]
     kept = [
-        Kept(
-            result=Result(
-                lease_id=f"l{i}",
-                attempt=1,
+        LeaseResult(
+            lease_id=f"l{i}",
+            attempt=1,
+            trial=Trial(
+                plan=plan,
                 purpose=Purpose.EXPLORE,
-                context="c",
                 outcome=measured(plan, rng),
-                worker=f"w{i % 2}",
+                at_s=1000.0 + i,
                 busy_s=1.0,
+                context="c",
+                worker=f"w{i % 2}",
             ),
             position=i,
-            at_s=1000.0 + i,
         )
         for i, plan in enumerate(plans)
     ]
@@ -295,11 +298,15 @@ def test_the_picture_shows_every_measured_plan_in_any_viewer(result, tmp_path):
     assert not list(drawn.iter(f"{space}text")), "no font is needed"
 
 
+def failed(trial, reason, message):
+    outcome = Failure(plan=trial.plan, reason=reason, message=message, seconds=trial.seconds)
+    return replace(trial, purpose="explore", outcome=outcome)
+
+
 def test_one_thing_has_one_number_everywhere(result, tmp_path):
     """The terminal's table, the page, the list of the live page, the notebook and `explain` say the same."""
-    why = {"failure": "illegal: nothing to prune", "metrics": {}, "purpose": "explore"}
-    refused = [replace(seen, **why) for seen in result.observations[-3:]]
-    cut = replace(result.observations[0], failure="deadline: the search's time was up", metrics={})
+    refused = [failed(seen, Reason.ILLEGAL, "nothing to prune") for seen in result.observations[-3:]]
+    cut = failed(result.observations[0], Reason.DEADLINE, "the search's time was up")
     figures = dict(result.figures) | {
         "speedup": Figure(value=2.5, low=2.2, high=2.9),
         "latency_ms": Figure(value=4.0, low=3.9, high=4.1),

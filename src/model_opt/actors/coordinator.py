@@ -17,15 +17,14 @@ from model_opt.actors.metrics import FleetMetrics
 from model_opt.actors.worker_pool import WorkerPool
 from model_opt.errors import FleetError
 from model_opt.fleet import submission
-from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
+from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
-from model_opt.fleet.journal import look
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.logs import log_as_json
-from model_opt.fleet.messages import MergedRow, Reply, Settled, WorkRequest
+from model_opt.fleet.messages import MergedRow, Reply, WorkRequest
 from model_opt.fleet.submission import Manifest, Submission, state_root
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Outcome
+from model_opt.search.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -134,24 +133,9 @@ class Coordinator:
         here["objective"] = request.rules.objective.metric
         return service.status() | here | shared
 
-    async def results(self, since: int) -> list[tuple[str, Outcome]]:
-        """(context key, outcome) of what settled after the first `since`; at most 1,000 at a time."""
-        return self._serving()[0].outcomes()[since : since + 1000]
-
-    async def timeline(self) -> list[Settled]:
-        """Who settled what when, in the order of `results`."""
-        await asyncio.to_thread(self._serving()[0].remember, {})  # all that was settled before is on disk now
-        kept, _ = await asyncio.to_thread(look, self._folder / STATE_FILE)
-        return [
-            Settled(
-                context=item.result.context,
-                worker=item.result.worker,
-                purpose=item.result.purpose,
-                at_s=item.at_s,
-                busy_s=item.result.busy_s,
-            )
-            for item in kept
-        ]
+    async def trials(self, since: int) -> list[Trial]:
+        """What settled after the first `since`, in its order; at most 1,000 at a time. `at_s` is wall time."""
+        return self._serving()[0].trials()[since : since + 1000]
 
     async def rows(self) -> list[MergedRow]:
         """The merged rows."""

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,16 @@ from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, ru
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.federation.envelope import check_name
 from model_opt.fleet.coordinator_state import FleetRules
-from model_opt.fleet.messages import MergedRow, Settled
+from model_opt.fleet.messages import MergedRow
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing, Submission, chunks, pickled
 from model_opt.measuring.deadlines import Deadlines
-from model_opt.search.beliefs import Estimate
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
 from model_opt.search.recommendation import Recommendation
 from model_opt.search.replay import replay
 from model_opt.search.searcher import Searcher
+from model_opt.search.trial import Trial
 
 WATCH_S = 0.5
 Progress = Callable[[Mapping[str, Any]], None]
@@ -29,22 +30,25 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class FleetResult:
-    """What a search has found so far. `outcomes` are those of the context most was measured in, in their order; the
-    recommendation is theirs, `timeline` says who settled each when, and `predicted` what all that was settled before it
-    told of each (`replay`). `status` has the counts; `descriptions` is what each worker's evaluator said."""
+    """What a search has found so far. `trials` are those of the context most was measured in, in their order, with what
+    all that was settled before told of each (`replay`); the recommendation is theirs. `status` has the counts;
+    `descriptions` is what each worker's evaluator said."""
 
     name: str
     ending: str
     recommendation: Recommendation | None
-    outcomes: tuple[Outcome, ...]
-    timeline: tuple[Settled, ...]
-    predicted: tuple[Mapping[str, Estimate], ...]
+    trials: tuple[Trial, ...]
     rows: tuple[MergedRow, ...]
     context: Context | None
     contexts: Mapping[str, Context]
     descriptions: Mapping[str, Any]
     status: Mapping[str, Any]
     searcher: Searcher
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """What the trials came to."""
+        return tuple(trial.outcome for trial in self.trials if trial.outcome is not None)
 
 
 def run_search(
@@ -180,34 +184,29 @@ def watch(name: str, *, address: str | None = None, on_progress: Progress | None
         time.sleep(WATCH_S)
 
 
-def settled(name: str, since: int) -> list[Outcome]:
+def settled(name: str, since: int) -> list[Trial]:
     """What settled after the first `since`, in its order, at most 1,000; of a search that this process watches."""
-    told: list[tuple[str, Outcome]] = answer(find_coordinator(name).results.remote(since))
-    return [outcome for _, outcome in told]
+    told: list[Trial] = answer(find_coordinator(name).trials.remote(since))
+    return told
 
 
 def result(name: str, *, address: str | None = None) -> FleetResult:
     """What a search has found so far, finished or not."""
     connect(address)
     coordinator = find_coordinator(name)
-    settled: list[tuple[str, Outcome]] = []
-    while more := answer(coordinator.results.remote(len(settled))):
+    settled: list[Trial] = []
+    while more := answer(coordinator.trials.remote(len(settled))):
         settled += more
-    status, rows, timeline = answer(
-        [coordinator.status.remote(), coordinator.rows.remote(), coordinator.timeline.remote()]
-    )
+    status, rows = answer([coordinator.status.remote(), coordinator.rows.remote()])
     contexts, descriptions, request = answer(coordinator.facts.remote())
     home = _most_measured(settled)
-    outcomes = tuple(outcome for context, outcome in settled if context == home)
     searcher = request.search.searcher(status["budget"], _noise(descriptions))
-    predicted = replay(searcher, outcomes)
+    trials = replay(searcher, (trial for trial in settled if trial.context == home))
     return FleetResult(
         name=name,
         ending=status["ending"] or "running",
-        recommendation=searcher.recommend() if outcomes or request.search.given else None,
-        outcomes=outcomes,
-        timeline=tuple(one for one in timeline[: len(settled)] if one.context == home),
-        predicted=predicted,
+        recommendation=searcher.recommend() if trials or request.search.given else None,
+        trials=trials,
         rows=tuple(rows),
         context=contexts.get(home),
         contexts=contexts,
@@ -341,10 +340,8 @@ def local_cpus(placement: Placement) -> int | None:
     return None if placement.workers is None else max(1, round(placement.workers * placement.cpus))
 
 
-def _most_measured(settled: list[tuple[str, Outcome]]) -> str:
-    counts: dict[str, int] = {}
-    for context, _ in settled:
-        counts[context] = counts.get(context, 0) + 1
+def _most_measured(settled: Sequence[Trial]) -> str:
+    counts = Counter(trial.context for trial in settled)
     return max(counts, key=lambda context: counts[context], default="")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from model_opt.actors import searches
 from model_opt.actors.cluster import connect, disconnect
 from model_opt.actors.searches import FleetResult, local_cpus
-from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of, prior_of
+from model_opt.autotuner.engine import Found, Problem, first_plans, prior_of, trial_of
 from model_opt.compression.evaluation.evaluate import Task
 from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.errors import FleetError
@@ -17,7 +17,6 @@ from model_opt.federation.recall import KEPT, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
 from model_opt.metrics import named
-from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
 from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
@@ -88,7 +87,7 @@ class FleetEngine:
                 problem.on_outcome(outcome)
         return Found(
             best=found.recommendation,
-            observed=(observed_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
+            observed=(trial_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
@@ -146,38 +145,31 @@ class _Watcher:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._began = problem, time.monotonic()
         self._settled = 0
-        self._means: dict[Plan, Mapping[str, float]] = {problem.original.plan: mean_metrics(problem.original)}
+        self._means: dict[Plan, Mapping[str, float]] = {
+            problem.original.plan: trial_of(problem.original, GIVEN).metrics
+        }
 
     def __call__(self, status: Mapping[str, Any]) -> None:
         if int(status["settled"]) <= self._settled:
             return
-        for outcome in searches.settled(str(status["name"]), self._settled):
+        for trial in searches.settled(str(status["name"]), self._settled):
             self._settled += 1
-            self._tell(outcome, int(status["budget"]))
+            self._tell(replace(trial, at_s=time.monotonic() - self._began), int(status["budget"]))
         self._problem.callbacks.on_merge(status)
 
-    def _tell(self, outcome: Outcome, budget: int) -> None:
-        purpose = Purpose.VERIFY if outcome.plan in self._means else Purpose.EXPLORE
-        seen = replace(observed_of(outcome, purpose), at_s=time.monotonic() - self._began)
-        if seen.failure is None:
-            self._means[seen.plan] = seen.metrics
+    def _tell(self, trial: Trial, budget: int) -> None:
+        if trial.measurement is not None:
+            self._means[trial.plan] = trial.metrics
         best = min(self._means, key=lambda plan: self._problem.objective.order(self._means[plan]))
         kept = self._problem.objective.violation(self._means[best]) == 0
-        self._problem.callbacks.on_measurement(seen, settled=self._settled, budget=budget, best=best if kept else None)
+        self._problem.callbacks.on_measurement(trial, settled=self._settled, budget=budget, best=best if kept else None)
 
 
 def _observed(found: FleetResult, *, taught: bool) -> tuple[Trial, ...]:
-    """The outcomes in the order in which they were settled; times are from the first lease on. Of the first nothing was
+    """The trials in the order in which they were settled; times are from the first lease on. Of the first nothing was
     foretold, unless the search was `taught` by others: the original alone foretells nothing."""
     began = float(found.status["first_grant_s"] or 0.0)
     return tuple(
-        replace(
-            observed_of(outcome, told.purpose),
-            at_s=told.at_s - began,
-            worker=told.worker,
-            predicted=predicted_of(expected) if taught or number else {},
-        )
-        for number, (outcome, told, expected) in enumerate(
-            zip(found.outcomes, found.timeline, found.predicted, strict=True)
-        )
+        replace(trial, at_s=trial.at_s - began, predicted=trial.predicted if taught or number else {})
+        for number, trial in enumerate(found.trials)
     )

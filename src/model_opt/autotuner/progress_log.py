@@ -66,7 +66,7 @@ class ProgressLog(Callbacks):
     def on_measurement(self, observed: Trial, *, settled: int, budget: int, best: Plan | None) -> None:
         """Keeps the measurement."""
         fields = {"settled": settled, "budget": budget, "best": None if best is None else asdict(best)}
-        self._write("measurement", fields | {"observed": asdict(observed)})
+        self._write("measurement", fields | {"observed": observed.as_fields()})
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
         """Keeps the counts."""

@@ -138,7 +138,9 @@ class CompressionResult:
 
     def to_json(self) -> str:
         """The whole result; `from_json` reads it back equal."""
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, default=str)
+        fields = {"schema": SCHEMA} | asdict(self)
+        fields["observations"] = [trial.as_fields() for trial in self.observations]
+        return json.dumps(fields, indent=2, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "CompressionResult":

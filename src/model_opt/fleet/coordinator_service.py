@@ -13,7 +13,7 @@ from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.messages import Changes, MergedRow, Reply, WorkRequest
-from model_opt.search.evaluator import Outcome
+from model_opt.search.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ class CoordinatorService:
                 "ending": state.ending,
             }
 
-    def outcomes(self) -> list[tuple[str, Outcome]]:
-        """(context key, outcome) of every settled lease, in their order."""
+    def trials(self) -> list[Trial]:
+        """What every settled lease came to, in their order; `at_s` is wall time."""
         with self._lock:
             return list(self.state.log)
 

@@ -7,7 +7,7 @@ Exactness rests on three things only: leases settle once (`leases`), what an ans
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model_opt.errors import FleetError
 from model_opt.federation.moments import Moments, merge
@@ -16,16 +16,16 @@ from model_opt.fleet.messages import (
     Changes,
     CoordinatorSnapshot,
     Grant,
-    Kept,
+    LeaseResult,
     MergedRow,
     Reply,
-    Result,
     RowId,
     WorkRequest,
 )
 from model_opt.fleet.roster import Roster
-from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
+from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
 from model_opt.search.objective import Objective
+from model_opt.search.trial import Trial
 
 MOST_NEWS = 500
 MOST_PENDING = 64
@@ -89,7 +89,7 @@ class CoordinatorState:
         self.book = LeaseBook(budget, lease_s=rules.lease_s, prefix=f"{epoch[:8]}")
         self.roster = Roster(lost_after_s=rules.lease_s)
         self.rows: dict[RowId, MergedRow] = {(row.plan.key, row.context): row for row in kept.rows}
-        self.log: list[tuple[str, Outcome]] = []
+        self.log: list[Trial] = []
         self.tally = FleetTally()
         self.ending = None if kept.facts.get("ending") is None else str(kept.facts["ending"])
         first = kept.facts.get("first_grant_s")
@@ -103,7 +103,7 @@ class CoordinatorState:
         self._best_at = 0
         self._sweep_at = now
         self._clear()
-        self.book.restore(kept.leases, ((k.result.lease_id, k.result.attempt) for k in kept.results), now)
+        self.book.restore(kept.leases, ((one.lease_id, one.attempt) for one in kept.results), now)
         for item in kept.results:
             self._learn(item)
 
@@ -165,7 +165,7 @@ class CoordinatorState:
 
     # results --------------------------------------------------------------------------------------------------------
 
-    def _take(self, result: Result, holder: Holder, now: float) -> None:
+    def _take(self, result: LeaseResult, holder: Holder, now: float) -> None:
         if result.lease_id not in self.book.leases and not self._adopt(result, holder):
             self.tally.unknown += 1
             return
@@ -174,18 +174,18 @@ class CoordinatorState:
             self.tally.duplicates += 1
             return
         position = len(self.log) if verdict is LeaseVerdict.SETTLES else None
-        kept = Kept(result=result, position=position, at_s=now)
+        kept = replace(result, position=position, trial=replace(result.trial, at_s=now))
         self._results.append(kept)
         self._merge(result)
         self._learn(kept)
 
-    def _adopt(self, result: Result, holder: Holder) -> bool:
+    def _adopt(self, result: LeaseResult, holder: Holder) -> bool:
         """A lease of a state that was lost is known again by its result."""
         lease = Lease(
             lease_id=result.lease_id,
-            plan=result.outcome.plan,
-            purpose=result.purpose,
-            context=result.context,
+            plan=result.trial.plan,
+            purpose=Purpose(result.trial.purpose),
+            context=result.trial.context,
             state=LeaseState.EXPIRED,
             attempt=result.attempt,
             holder=holder,
@@ -193,33 +193,33 @@ class CoordinatorState:
         )
         return self.book.adopt(lease)
 
-    def _merge(self, result: Result) -> None:
+    def _merge(self, result: LeaseResult) -> None:
         """Adds the samples of a result to its row; only ever called for a result that was not known."""
-        if not isinstance(result.outcome, Measurement):
+        plan, context, measured = result.trial.plan, result.trial.context, result.trial.measurement
+        if measured is None:
             return
-        key = (result.outcome.plan.key, result.context)
-        old = self.rows[key].moments if key in self.rows else {}
-        partly = self.rules.whole_only if result.outcome.partial else frozenset()
-        moments = merged(old, result.outcome, leave=partly | result.outcome.disturbed)
-        self.rows[key] = self._rows[key] = MergedRow(plan=result.outcome.plan, context=result.context, moments=moments)
+        old = self.rows[plan.key, context].moments if (plan.key, context) in self.rows else {}
+        partly = self.rules.whole_only if measured.partial else frozenset()
+        row = MergedRow(plan=plan, context=context, moments=merged(old, measured, leave=partly | measured.disturbed))
+        self.rows[plan.key, context] = self._rows[plan.key, context] = row
 
-    def _learn(self, kept: Kept) -> None:
+    def _learn(self, kept: LeaseResult) -> None:
         """What follows from a result that is kept, whether it has just come or was read again."""
-        outcome, tally = kept.result.outcome, self.tally
-        tally.busy_s += kept.result.busy_s
+        trial, tally = kept.trial, self.tally
+        tally.busy_s += trial.busy_s
         if kept.position is None:
             tally.extra += 1
             return
-        self.log.append((kept.result.context, outcome))
-        self._settled_in[kept.result.context] += 1
-        self.last_settled_s = kept.at_s
-        self._tried.add((outcome.plan.key, kept.result.context))
-        tally.workers[kept.result.worker] = tally.workers.get(kept.result.worker, 0) + 1
-        if isinstance(outcome, Failure):
-            tally.failures[outcome.reason] = tally.failures.get(outcome.reason, 0) + 1
+        self.log.append(trial)
+        self._settled_in[trial.context] += 1
+        self.last_settled_s = trial.at_s
+        self._tried.add((trial.plan.key, trial.context))
+        worker = trial.worker or ""
+        tally.workers[worker] = tally.workers.get(worker, 0) + 1
+        if isinstance(trial.outcome, Failure):
+            tally.failures[trial.outcome.reason] = tally.failures.get(trial.outcome.reason, 0) + 1
             return
-        means = {metric: sum(values) / len(values) for metric, values in outcome.samples.items() if values}
-        order = self.rules.objective.order(means)
+        order = self.rules.objective.order(trial.metrics)
         if self._best is None or order < self._best:
             self._best, self._best_at = order, len(self.log)
 
@@ -258,16 +258,14 @@ class CoordinatorState:
         """Settles as crashed what lost every worker that measured it."""
         message = "every worker that measured it was lost"
         for lease in leases:
-            result = Result(
-                lease_id=lease.lease_id,
-                attempt=GIVEN_UP,
+            trial = Trial(
+                plan=lease.plan,
                 purpose=lease.purpose,
-                context=lease.context,
                 outcome=Failure(plan=lease.plan, reason=Reason.CRASH, message=message),
+                context=lease.context,
                 worker=lease.holder.worker,
-                busy_s=0.0,
             )
-            self._take(result, lease.holder, now)
+            self._take(LeaseResult(lease_id=lease.lease_id, attempt=GIVEN_UP, trial=trial), lease.holder, now)
 
     # answers --------------------------------------------------------------------------------------------------------
 
@@ -313,7 +311,7 @@ class CoordinatorState:
             epoch=self.epoch,
             acknowledged=frozenset((r.lease_id, r.attempt) for r in ask.results),
             grants=grants,
-            news=tuple(outcome for context, outcome in self.log[ask.cursor : end] if context == ask.context),
+            news=tuple(one.outcome for one in self.log[ask.cursor : end] if one.context == ask.context and one.outcome),
             cursor=end,
             pending=tuple(self.book.pending_of_others(ask.context, ask.holder, MOST_PENDING)),
             roster=self.roster.weights(ask.context, now),
@@ -344,7 +342,7 @@ class CoordinatorState:
         return max(0, self.book.granted - len(self.book.held_by(holder)) - MOST_PENDING)
 
     def _clear(self) -> None:
-        self._results: list[Kept] = []
+        self._results: list[LeaseResult] = []
         self._rows: dict[RowId, MergedRow] = {}
         self._facts: dict[str, object] = {}
 

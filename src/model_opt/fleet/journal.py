@@ -8,8 +8,8 @@ from typing import Protocol
 
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.envelope import new_epoch
-from model_opt.fleet.journal_text import kept_text, lease_text, read_kept, read_lease, read_row, row_text
-from model_opt.fleet.messages import Changes, CoordinatorSnapshot, Kept
+from model_opt.fleet.journal_text import lease_text, read_lease, read_result, read_row, result_text, row_text
+from model_opt.fleet.messages import Changes, CoordinatorSnapshot, LeaseResult
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -95,16 +95,17 @@ class SqliteJournal:
         self._db.executemany(_UPSERT_LEASE, [(name, lease_text(lease)) for name, lease in leases.items()])
         self._db.executemany(
             "INSERT INTO results(lease, attempt, body) VALUES(?, ?, ?)",
-            [(item.result.lease_id, item.result.attempt, kept_text(item)) for item in kept],
+            [(item.lease_id, item.attempt, result_text(item)) for item in kept],
         )
         self._db.executemany(_UPSERT_ROW, [(*key, row_text(row)) for key, row in rows.items()])
         self._db.executemany(_UPSERT_FACT, [(name, json.dumps(value)) for name, value in facts.items()])
 
     def _read(self) -> CoordinatorSnapshot:
         facts = self._db.execute("SELECT name, value FROM facts").fetchall()
+        results = self._db.execute("SELECT body FROM results ORDER BY number")
         return CoordinatorSnapshot(
             leases=tuple(read_lease(body) for (body,) in self._db.execute("SELECT body FROM leases ORDER BY number")),
-            results=tuple(read_kept(body) for (body,) in self._db.execute("SELECT body FROM results ORDER BY number")),
+            results=tuple(read_result(body) for (body,) in results),
             rows=tuple(read_row(body) for (body,) in self._db.execute("SELECT body FROM rows")),
             facts={name: json.loads(value) for name, value in facts},
         )
@@ -114,7 +115,7 @@ class SqliteJournal:
         return None if found is None else str(found[0])
 
 
-def look(path: Path) -> tuple[list[Kept], dict[str, object]]:
+def look(path: Path) -> tuple[list[LeaseResult], dict[str, object]]:
     """What settled so far, in order, and the facts, without taking part: the file is opened for reading only.
 
     Raises `StoreCorrupt` where it cannot be read.
@@ -122,7 +123,7 @@ def look(path: Path) -> tuple[list[Kept], dict[str, object]]:
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
-            kept = [read_kept(body) for (body,) in db.execute("SELECT body FROM results ORDER BY number")]
+            kept = [read_result(body) for (body,) in db.execute("SELECT body FROM results ORDER BY number")]
             facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
         finally:
             db.close()

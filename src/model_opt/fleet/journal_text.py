@@ -7,9 +7,10 @@ from typing import Any
 
 from model_opt.federation.moments import Moments
 from model_opt.fleet.leases import Holder, Lease, LeaseState
-from model_opt.fleet.messages import Kept, MergedRow, Result
+from model_opt.fleet.messages import LeaseResult, MergedRow
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import Trial
 
 
 def lease_text(lease: Lease) -> str:
@@ -34,26 +35,28 @@ def read_lease(text: str) -> Lease:
     )
 
 
-def kept_text(kept: Kept) -> str:
+def result_text(result: LeaseResult) -> str:
     """A result with its place."""
-    result = kept.result
-    fields = {name: getattr(result, name) for name in ("lease_id", "attempt", "purpose", "context", "worker", "busy_s")}
-    return _dump(fields | {"outcome": _outcome(result.outcome), "position": kept.position, "at_s": kept.at_s})
+    trial = result.trial
+    fields = {name: getattr(trial, name) for name in ("purpose", "context", "worker", "busy_s", "at_s")}
+    fields |= {"lease_id": result.lease_id, "attempt": result.attempt, "position": result.position}
+    return _dump(fields | {"outcome": _outcome(result.outcome)})
 
 
-def read_kept(text: str) -> Kept:
-    """The result that `kept_text` wrote."""
+def read_result(text: str) -> LeaseResult:
+    """The result that `result_text` wrote."""
     fields = json.loads(text)
-    result = Result(
-        lease_id=fields["lease_id"],
-        attempt=fields["attempt"],
+    outcome = _read_outcome(fields["outcome"])
+    trial = Trial(
+        plan=outcome.plan,
         purpose=Purpose(fields["purpose"]),
-        context=fields["context"],
-        outcome=_read_outcome(fields["outcome"]),
-        worker=fields["worker"],
+        outcome=outcome,
+        at_s=fields["at_s"],
         busy_s=fields["busy_s"],
+        context=fields["context"],
+        worker=fields["worker"],
     )
-    return Kept(result=result, position=fields["position"], at_s=fields["at_s"])
+    return LeaseResult(lease_id=fields["lease_id"], attempt=fields["attempt"], trial=trial, position=fields["position"])
 
 
 def row_text(row: MergedRow) -> str:

@@ -3,26 +3,33 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from model_opt.errors import FleetError
 from model_opt.federation.moments import Moments
 from model_opt.fleet.leases import Holder, Lease
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.trial import Trial
 
 RowId = tuple[str, str]
 """(plan key, context key)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """A worker's outcome of one attempt at a lease. `busy_s` are the seconds inside the evaluator."""
+class LeaseResult:
+    """What came of one attempt at a lease. `position` is its place in the order of settling, once it is kept; None for
+    an extra sample."""
 
     lease_id: str
     attempt: int
-    purpose: Purpose
-    context: str
-    outcome: Outcome
-    worker: str
-    busy_s: float
+    trial: Trial
+    position: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was measured, or why not: what is reported has been settled."""
+        if self.trial.outcome is None:
+            raise FleetError(f"lease {self.lease_id} was reported while it was being measured")
+        return self.trial.outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class WorkRequest:
     serial: int
     term: int
     context: str
-    results: tuple[Result, ...] = ()
+    results: tuple[LeaseResult, ...] = ()
     proposals: tuple[tuple[Plan, Purpose], ...] = ()
     wanted: int = 0
     held: frozenset[str] = frozenset()
@@ -90,26 +97,6 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """A result as it is kept: `position` in the order of settling, None for an extra sample. `at_s` is wall time."""
-
-    result: Result
-    position: int | None
-    at_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled:
-    """Who settled a lease, why it was measured, when (`at_s`, wall time), and how long it took."""
-
-    context: str
-    worker: str
-    purpose: Purpose
-    at_s: float
-    busy_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class MergedRow:
     """The moments of all samples of one plan in one context."""
 
@@ -123,7 +110,7 @@ class Changes:
     """What one step of the coordinator altered; it is committed as a whole, before the answer leaves."""
 
     leases: tuple[Lease, ...] = ()
-    results: tuple[Kept, ...] = ()
+    results: tuple[LeaseResult, ...] = ()
     rows: tuple[MergedRow, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -136,6 +123,6 @@ class CoordinatorSnapshot:
     """Everything that was committed. `results` are in the order in which they were kept."""
 
     leases: tuple[Lease, ...] = ()
-    results: tuple[Kept, ...] = ()
+    results: tuple[LeaseResult, ...] = ()
     rows: tuple[MergedRow, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model_opt.fleet.leases import Holder, ResultKey
-from model_opt.fleet.messages import Grant, Reply, Result, WorkRequest
+from model_opt.fleet.messages import Grant, LeaseResult, Reply, WorkRequest
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.trial import Trial
 
 MOST_RESULTS = 200
 """Results in one question; after a change of term they all go up again, in several."""
@@ -28,7 +29,7 @@ class WorkerState:
         self.queue: deque[Grant] = deque()
         self.running: Grant | None = None
         self._serial = 0
-        self._results: dict[ResultKey, Result] = {}
+        self._results: dict[ResultKey, LeaseResult] = {}
         self._unsent: dict[ResultKey, None] = {}
         self._returned: frozenset[str] = frozenset()
         self._told_returned: frozenset[str] = frozenset()
@@ -118,15 +119,15 @@ class WorkerState:
         key = (grant.lease_id, grant.attempt)
         self._measured += 1
         self._measured_s += busy_s
-        self._results[key] = Result(
-            lease_id=grant.lease_id,
-            attempt=grant.attempt,
+        trial = Trial(
+            plan=grant.plan,
             purpose=grant.purpose,
-            context=self.context,
             outcome=outcome,
-            worker=self.holder.worker,
             busy_s=busy_s,
+            context=self.context,
+            worker=self.holder.worker,
         )
+        self._results[key] = LeaseResult(lease_id=grant.lease_id, attempt=grant.attempt, trial=trial)
         self._unsent[key] = None
 
     def abandon(self) -> None:

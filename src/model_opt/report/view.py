@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.engine import observed_of, predicted_of
 from model_opt.autotuner.figures import figure_text, versus
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import read_progress
@@ -19,7 +18,6 @@ from model_opt.errors import InvalidInput
 from model_opt.fleet import submission
 from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.fleet.journal import look
-from model_opt.fleet.messages import Kept
 from model_opt.metrics import plain
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -165,40 +163,35 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
         raise InvalidInput(f"{folder} holds no search")
     _, request = submission.read(folder)
     kept, facts = look(folder / STATE_FILE)
-    home = _most_measured(kept)
-    kept = [item for item in kept if item.result.context == home]
+    settled = [one.trial for one in kept]
+    home = _most_measured(settled)
+    settled = [trial for trial in settled if trial.context == home]
     objective, budget = request.search.objective, int(str(facts.get("budget", request.rules.budget)))
-    ratio = objective.metric == "latency_ms" and any("log_speedup" in seen for seen in map(_samples, kept))
+    ratio = objective.metric == "latency_ms" and any("log_speedup" in trial.metrics for trial in settled)
     view = View(
         name=folder.name,
         state=_state(folder, facts),
         where="fleet",
         budget=budget,
-        settled=len(kept),
-        observations=_observations(kept, facts),
+        settled=len(settled),
+        observations=_since_the_start(settled, facts),
         constraints={limit.metric: limit.bound for limit in objective.limits},
         objective="log_speedup" if ratio else objective.metric,
         maximize=True if ratio else objective.maximize,
         limits=objective,
-        status={"measured_by": dict(Counter(item.result.worker for item in kept))},
+        status={"measured_by": dict(Counter(trial.worker for trial in settled))},
     )
-    if explain and 0 < len(kept) <= EXPLAINED_PLANS:
-        view = _explained(view, request, kept)
+    if explain and 0 < len(settled) <= EXPLAINED_PLANS:
+        view = _explained(view, request)
     best = view.best()
     return replace(view, chosen=best.plan if best else None)
 
 
-def _explained(view: View, request: submission.Submission, kept: Sequence[Kept]) -> View:
+def _explained(view: View, request: submission.Submission) -> View:
     """With what the search had learnt: what was believed of each plan before, and how much each decision matters."""
     searcher = request.search.searcher(view.budget, {})
-    predicted = replay(searcher, [item.result.outcome for item in kept])
-    told = zip(view.observations, predicted, strict=True)
-    observations = tuple(replace(seen, predicted=predicted_of(expected)) for seen, expected in told)
+    observations = replay(searcher, view.observations)
     return replace(view, observations=observations, importance=of_tried(searcher.importance(), observations))
-
-
-def _samples(kept: Kept) -> Mapping[str, Any]:
-    return getattr(kept.result.outcome, "samples", {})
 
 
 def _state(folder: Path, facts: Mapping[str, object]) -> str:
@@ -209,17 +202,13 @@ def _state(folder: Path, facts: Mapping[str, object]) -> str:
     return "running" if time.time() - written < QUIET_S else "interrupted"
 
 
-def _observations(kept: Sequence[Kept], facts: Mapping[str, object]) -> tuple[Trial, ...]:
-    began = float(str(facts.get("first_grant_s") or (kept[0].at_s if kept else 0.0)))
-    made = []
-    for item in kept:
-        seen = observed_of(item.result.outcome, item.result.purpose)
-        made.append(replace(seen, at_s=item.at_s - began, worker=item.result.worker))
-    return tuple(made)
+def _since_the_start(settled: Sequence[Trial], facts: Mapping[str, object]) -> tuple[Trial, ...]:
+    began = float(str(facts.get("first_grant_s") or (settled[0].at_s if settled else 0.0)))
+    return tuple(replace(trial, at_s=trial.at_s - began) for trial in settled)
 
 
-def _most_measured(kept: Sequence[Kept]) -> str:
-    counts = Counter(item.result.context for item in kept)
+def _most_measured(settled: Sequence[Trial]) -> str:
+    counts = Counter(trial.context for trial in settled)
     return max(counts, key=lambda context: counts[context], default="")
 
 
