@@ -10,7 +10,7 @@ from model_opt.errors import InvalidInput
 from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.encoding import Encoding
 from model_opt.search.failures import FailureModel
-from model_opt.search.ledger import Ledger, Record
+from model_opt.search.ledger import Ledger, TriedPlan
 from model_opt.search.metric_model import MetricModel
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -32,7 +32,7 @@ class Judged:
     """Plans that have every metric of the objective: `score` (warped, small is better) and its `std`, raw estimates of
     each metric `[plans]` as (mean, std), and `feasible`, the probability that all limits hold."""
 
-    records: Sequence[Record]
+    records: Sequence[TriedPlan]
     score: Array
     std: Array
     feasible: Array
