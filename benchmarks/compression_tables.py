@@ -42,7 +42,7 @@ RANKS = ("0", "0.5")
 
 def space_of(model: Any) -> SearchSpace:
     from model_opt.compression.machine import inspect
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.sign_model import sign_model
     from model_opt.compression.space import build_space
     from model_opt.compression.stages import stages
 
@@ -65,7 +65,7 @@ def every_plan(space: SearchSpace) -> list[Plan]:
 def evaluator_of(name: str, work: Path) -> Any:
     from table_networks import trained
 
-    from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
+    from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
 
     model, data = trained(name, work)
     images, classes = data["held_out"]
@@ -186,7 +186,7 @@ def error_of(rows: Mapping[str, list[dict[str, Any]]], again: Iterable[dict[str,
 
 def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict[str, Any]:
     """What goes with the table: space, signature, context, the original's figures and its noise."""
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.sign_model import sign_model
 
     facts = evaluator.describe()
     signature = sign_model(model)

@@ -22,7 +22,7 @@ from model_opt.compression.cost import cost
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.size import size_bytes
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.technique import Material, handler_of
 from model_opt.errors import TechniqueDidNothing
 from model_opt.search.plan import Choice, Plan

@@ -32,7 +32,7 @@ import numpy as np
 from plan_tables import DATA, NAMES, PlanTable, load
 
 from model_opt.autotuner.engine import original_of, start_with
-from model_opt.autotuner.rules import prior
+from model_opt.autotuner.strategies import prior
 from model_opt.federation.known import Neighbour
 from model_opt.federation.moments import Moments
 from model_opt.federation.recall import LEAST_SIMILARITY, TRANSFERRED, Recalled, recalled_from

@@ -23,7 +23,7 @@ from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.figures import figure_text, interval_text, is_uncertain, lost, smaller, times
 from model_opt.autotuner.result import CompressionResult
 from model_opt.cli.explain import print_explanation
-from model_opt.exchange.sharing import import_bundle
+from model_opt.exchange.shared import import_bundle
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
 from model_opt.search.trial import Trial

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.search import Decision, SearchSpace, metric_model, planner, searcher, surrogate
-from model_opt.search.design import draw
+from model_opt.search.hypercube import draw
 from model_opt.search.planner import Planner, Ranking, Score
 from searching.methods import Answers, ours
 from searching.problems import Problem

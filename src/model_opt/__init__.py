@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from model_opt.autotuner.result import CompressionResult
     from model_opt.compression.exports import export_model
     from model_opt.compression.runtimes.declared import add_runtime
-    from model_opt.compression.shipping import load_model, save_model
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.save_model import load_model, save_model
+    from model_opt.compression.sign_model import sign_model
     from model_opt.compression.technique import register
     from model_opt.search.model_signature import ModelSignature
     from model_opt.search.plan import Plan

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model_opt.autotuner.engine import RULES_FIRST, start_with
-from model_opt.autotuner.rules import strategies
+from model_opt.autotuner.strategies import strategies
 from model_opt.federation.known import Neighbour
 from model_opt.federation.moments import Moments
 from model_opt.federation.recall import MOST_PLANS, recalled_from

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from model_opt.autotuner import data
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.data import FIT_ROWS, MOST_ROWS
-from model_opt.autotuner.request import NOISE, NOISE_ROWS, make_task
+from model_opt.autotuner.make_task import NOISE, NOISE_ROWS, make_task
 from model_opt.compression.inputs import batch_size, join
 from model_opt.errors import InvalidInput
 

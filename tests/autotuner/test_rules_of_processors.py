@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from model_opt.autotuner.rules import WEIGHTS, prior, strategies
+from model_opt.autotuner.strategies import WEIGHTS, prior, strategies
 from model_opt.compression.machine import inspect
-from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.model_signature import Family
+from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.space import Decision, SearchSpace
 
 SPACE = SearchSpace(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from model_opt.cli import examine, optimizing
+from model_opt.cli import optimize
 from model_opt.cli.main import main
 
 FACTORY = """
@@ -122,6 +122,6 @@ def test_doctor_says_what_is_here_and_how_to_get_the_rest(folder, monkeypatch, c
     assert {"device", "openvino", "C++ compiler"} <= {check["what"] for check in said}
     monkeypatch.setattr(examine, "PACKAGES", (("a_package_that_is_not_here", "cpu", "an [odd] one"),))
     monkeypatch.setenv("COLUMNS", "160")
-    optimizing.doctor()
+    optimize.doctor()
     shown = capsys.readouterr().out
     assert "pip install 'model_opt[cpu]'" in shown and "an [odd] one" in shown

@@ -5,7 +5,7 @@ from recipes import applied, hooks_left, material, noisy_norms, state, survives,
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import call
-from model_opt.compression.statistics import snr_db
+from model_opt.compression.samples import snr_db
 from model_opt.compression.techniques.clean import Pass, PerUse, clean
 from model_opt.errors import TechniqueDidNothing
 

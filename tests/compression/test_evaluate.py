@@ -12,15 +12,15 @@ from architectures import ResidualCNN
 from torch import nn
 from torchvision.models import resnet18
 
-from model_opt.compression.evaluation.accuracy import DataJudge, FunctionJudge
 from model_opt.compression.evaluation.apply import steps
-from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task, kept_model
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task, kept_model
+from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
 from model_opt.compression.evaluation.losses import expected_changes
-from model_opt.compression.evaluation.timing import Paired, time_pair
+from model_opt.compression.evaluation.time_pair import Paired, time_pair
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.size import size_bytes
-from model_opt.compression.shipping import load_model
-from model_opt.compression.signature import sign_model
+from model_opt.compression.save_model import load_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import Technique, techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName
@@ -161,7 +161,7 @@ class Sleeper(nn.Module):
 
 
 def test_a_call_that_is_long_is_not_made_more_often_than_it_must(monkeypatch):
-    monkeypatch.setattr("model_opt.compression.evaluation.timing.LONG_S", 0.15)
+    monkeypatch.setattr("model_opt.compression.evaluation.time_pair.LONG_S", 0.15)
     slow, quick = Sleeper(0.32), Sleeper(0.016)
     paired = time_pair(slow, quick, IMAGES[:4], blocks=7, at_most_s=0.1)
     assert (slow.calls, quick.calls) == (5, 9)  # three blocks of one turn each, and two or three to be warm; the quick

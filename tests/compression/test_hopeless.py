@@ -8,11 +8,11 @@ from recipes import material
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.apply import apply_plan
-from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
-from model_opt.compression.evaluation.hopeless import idle_options
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
+from model_opt.compression.evaluation.idle_options import idle_options
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.errors import TechniqueDidNothing, TechniqueError
 from model_opt.measuring.child import MeasuringChild

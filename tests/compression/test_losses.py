@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.accuracy import DataJudge, FunctionJudge
+from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
 from model_opt.compression.evaluation.losses import declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 

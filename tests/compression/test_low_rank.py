@@ -5,7 +5,7 @@ from recipes import accuracy, applied, material, state, survives, trained, uncha
 from torch import nn
 
 from model_opt.compression.cost import cost
-from model_opt.compression.statistics import sampled_inputs
+from model_opt.compression.samples import sampled_inputs
 from model_opt.compression.techniques.low_rank import _directions, _split
 from model_opt.errors import TechniqueDidNothing
 

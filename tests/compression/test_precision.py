@@ -9,7 +9,6 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes import precision, runtime_decision, static_int8
@@ -17,6 +16,7 @@ from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.compression.runtimes.precision import forbidden, precisions
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.runtimes.static_int8 import quantised_engine, repair_relu6, to_static_int8
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.techniques.packed_linear import available
 from model_opt.errors import InvalidInput, TechniqueDidNothing, UnknownName
 from model_opt.search.model_signature import Family

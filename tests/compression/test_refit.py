@@ -5,7 +5,7 @@ from recipes import accuracy, applied, hooks_left, material, noisy_norms, traine
 from torch import nn
 
 from model_opt.compression.inputs import batch_size
-from model_opt.compression.statistics import outputs_of, positions, sample, sampled_inputs, snr_db
+from model_opt.compression.samples import outputs_of, positions, sample, sampled_inputs, snr_db
 from model_opt.compression.techniques import prune, refit
 
 

@@ -10,7 +10,6 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
@@ -20,6 +19,7 @@ from model_opt.compression.runtimes.openvino import to_openvino
 from model_opt.compression.runtimes.runtime_decision import runtimes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
 from model_opt.search.model_signature import Family
 

@@ -5,7 +5,7 @@ import torch
 from architectures import ResidualCNN
 from recipes import accuracy, hooks_left, material, state, trained, unchanged
 
-from model_opt.autotuner.rules import prior
+from model_opt.autotuner.strategies import prior
 from model_opt.compression.evaluation.sensitivity import Sensitivity, combined_db, option_noise_db, sensitivities
 from model_opt.compression.machine import inspect
 from model_opt.compression.space import build_space

@@ -15,7 +15,6 @@ from compression_made import cnn, material, plan
 from torch import Tensor, nn
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.exports import export_model
 from model_opt.compression.inputs import Inputs, call
@@ -24,7 +23,8 @@ from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes import openvino, runtime_decision
 from model_opt.compression.runtimes.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.runtimes.size import size_bytes
-from model_opt.compression.shipping import load_model, save_model
+from model_opt.compression.save_model import load_model, save_model
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
 from model_opt.search.model_signature import Family
 

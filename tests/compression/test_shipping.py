@@ -17,7 +17,7 @@ from torch import nn
 from model_opt.compression.exports import export_model
 from model_opt.compression.runtimes import precision, runtime_decision
 from model_opt.compression.runtimes.size import size_bytes
-from model_opt.compression.shipping import load_model, read_recipe, save_model
+from model_opt.compression.save_model import load_model, read_recipe, save_model
 from model_opt.errors import InvalidInput, TechniqueError, UnknownName
 
 SCRIPT = """
@@ -37,7 +37,7 @@ class Users(nn.Module):
 
 LOADER = """
 import sys, torch
-from model_opt.compression.shipping import load_model
+from model_opt.compression.save_model import load_model
 for path in sys.argv[1:]:
     model = load_model(path)
     with torch.no_grad():

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from model_opt.compression.evaluation.disturbance import TASKS, OtherPrograms, RunQueue
-from model_opt.compression.evaluation.timing import FEWEST_BLOCKS, _paired, _Side, time_pair
+from model_opt.compression.evaluation.other_programs import TASKS, OtherPrograms, RunQueue
+from model_opt.compression.evaluation.time_pair import FEWEST_BLOCKS, _paired, _Side, time_pair
 
 told = pytest.mark.skipif(not TASKS.exists(), reason="this system does not say how long threads wait for a processor")
 

@@ -10,7 +10,7 @@ import torch
 from compression_made import material
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.accuracy import DataJudge
+from model_opt.compression.evaluation.judge import DataJudge
 from model_opt.compression.runtimes import precision
 from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.declared import RUNTIMES

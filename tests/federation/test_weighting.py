@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.discount import SAME_FAMILY, freshness, similarities
+from model_opt.federation.merge_origins import LEAST_FLOOR, Merged, merge_origins
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
-from model_opt.federation.weighting import LEAST_FLOOR, Merged, merge_origins
+from model_opt.federation.similarities import SAME_FAMILY, freshness, similarities
 from model_opt.search.plan import Choice, Plan
 from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT
 

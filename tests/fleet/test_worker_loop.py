@@ -16,10 +16,10 @@ from model_opt.fleet.proposer import Proposals, Search, TreeProposer
 from model_opt.fleet.time_left import TimeLeft
 from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
-from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.space import Decision, SearchSpace
 
 SEARCH = Search(space=SPACE, objective=OBJECTIVE)

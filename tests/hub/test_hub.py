@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from running import RunningHub, Side, knowledge
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput
-from model_opt.exchange.sharing import withdraw
+from model_opt.exchange.shared import withdraw
 from model_opt.federation.envelope import Revocation
 from model_opt.federation.identity import Identity, deployment_identity, rotate
 from model_opt.federation.signing import sign

@@ -24,6 +24,7 @@ from model_opt.federation.signing import _RECORD, _mark
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
 from model_opt.federation.wire import encode, split
+from model_opt.hub.app import build_app
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.counts import HubCounts
@@ -31,7 +32,6 @@ from model_opt.hub.credentials import written
 from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
 from model_opt.hub.record_frames import pack
-from model_opt.hub.service import build_app
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, entries
 

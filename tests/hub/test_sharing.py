@@ -14,7 +14,7 @@ from running import knowledge
 from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
 from model_opt.exchange.bundle import read_bundle, write_bundle
-from model_opt.exchange.sharing import START, export_bundle, import_bundle, preview, withdraw
+from model_opt.exchange.shared import START, export_bundle, import_bundle, preview, withdraw
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.export_policy import DECISIONS, ExportPolicy, coarse, exported
 from model_opt.federation.identity import Identity, deployment_identity, rotate

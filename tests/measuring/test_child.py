@@ -16,7 +16,7 @@ from acting_evaluators import Acting, act
 from model_opt.errors import InvalidInput, MeasurementFailed
 from model_opt.measuring.child import MeasuringChild
 from model_opt.measuring.deadlines import Deadlines
-from model_opt.measuring.processes import find_process
+from model_opt.measuring.process import find_process
 from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.plan import Plan

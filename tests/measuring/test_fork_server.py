@@ -15,7 +15,7 @@ from acting_evaluators import Acting, act
 
 from model_opt.measuring import fork_server as server
 from model_opt.measuring.child import MeasuringChild
-from model_opt.measuring.processes import every_process, find_process
+from model_opt.measuring.process import every_process, find_process
 from model_opt.measuring.variables import NEEDED, measuring_variables
 from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
 from model_opt.search.plan import Plan

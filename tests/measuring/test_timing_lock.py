@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from model_opt.measuring import processes
-from model_opt.measuring.processes import GUARD, every_process, find_process
+from model_opt.measuring import process
+from model_opt.measuring.process import GUARD, every_process, find_process
 from model_opt.measuring.timing_lock import TimingLock
 
 HOLD = """
 import subprocess, sys
 from pathlib import Path
-from model_opt.measuring import processes
+from model_opt.measuring import process
 from model_opt.measuring.timing_lock import TimingLock
 folder, device, kind, how = sys.argv[1:]
 if how == "blind":  # as where there is no /proc
-    processes.PROC = Path("/nowhere")
+    process.PROC = Path("/nowhere")
 lock = TimingLock(device, folder=Path(folder))
 print("asks", flush=True)
 try:
@@ -410,4 +410,4 @@ def test_proc_is_read_whatever_a_process_is_called() -> None:
     odd.communicate("\n")
     assert found is not None
     assert (found.name, found.parent, found.stopped) == (") T (1) 2", os.getpid(), False)
-    assert processes.ancestors(os.getpid()) >= {os.getpid(), os.getppid()}
+    assert process.ancestors(os.getpid()) >= {os.getpid(), os.getppid()}

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from model_opt.search.acquisition import log_expected_improvement, log_feasible
-from model_opt.search.kernel import cross, gram, gram_gradient, one_hot, option_tables
+from model_opt.search.expected_improvement import log_expected_improvement, log_feasible
+from model_opt.search.gram import cross, gram, gram_gradient, one_hot, option_tables
 from model_opt.search.metric_model import MetricModel, Rows
 from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp

@@ -14,9 +14,9 @@ from model_opt.errors import InvalidInput, StoreCorrupt, StoreError, UnknownName
 from model_opt.federation.envelope import Revocation
 from model_opt.federation.known import rows_for, show, stats
 from model_opt.federation.stream import Stream
+from model_opt.storage.copy_store import copy_store, rebuild_index
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, RESNET50, VIT_B, entries, expected_rows, sorted_rows
-from model_opt.storage.transfer import copy_store, rebuild_index
 
 SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
 FILES = ["knowledge.db", "knowledge.json"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_opt.federation.stream import Stream
-from model_opt.storage.neo4j_graph import Neo4jBackend
+from model_opt.storage.neo4j_backend import Neo4jBackend
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, VIT_B, entries
 from servers.starting import Server

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from model_opt.autotuner.optimizer import IntelligentOptimizer
     from model_opt.autotuner.result import CompressionResult
     from model_opt.compression.exports import export_model
-    from model_opt.compression.shipping import load_model, save_model
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.save_model import load_model, save_model
+    from model_opt.compression.sign_model import sign_model
     from model_opt.search.model_signature import ModelSignature as ModelSignature
 
 _ON_FIRST_USE = {

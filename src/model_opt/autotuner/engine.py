@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.rules import prior, strategies
+from model_opt.autotuner.strategies import prior, strategies
 from model_opt.compression.machine import Machine
 from model_opt.measuring.child import MeasuringChild
-from model_opt.search.cost import ExpectedSeconds, PlanSeconds
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds, PlanSeconds
 from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
 from model_opt.search.space import SearchSpace
 from model_opt.search.trial import GIVEN, Trial, predicted_of

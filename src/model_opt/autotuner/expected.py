@@ -1,11 +1,11 @@
 """How long plans should take before one was measured: by technique and runtime, the model's size and its latency."""
 
-from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S
-from model_opt.compression.evaluation.timing import TURNS
+from model_opt.compression.evaluation.evaluator import BLOCKS, TIMING_S
+from model_opt.compression.evaluation.time_pair import TURNS
 from model_opt.compression.runtimes.declared import RUNTIMES
-from model_opt.search.cost import ExpectedSeconds, Picked
 from model_opt.search.evaluator import Purpose
 from model_opt.search.model_signature import ModelSignature
+from model_opt.search.plan_seconds import ExpectedSeconds, Picked
 
 _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""

@@ -13,8 +13,8 @@ from model_opt.autotuner.engine import Found
 from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
 from model_opt.autotuner.result import ParetoPoint, pareto_points
-from model_opt.compression.evaluation.evaluate import Task, kept_model
-from model_opt.compression.shipping import save_model
+from model_opt.compression.evaluation.evaluator import Task, kept_model
+from model_opt.compression.save_model import save_model
 from model_opt.errors import MeasurementFailed
 from model_opt.measuring.child import MeasuringChild
 from model_opt.measuring.variables import ALLOCATOR

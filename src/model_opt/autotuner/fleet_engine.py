@@ -10,8 +10,8 @@ from model_opt.actors import searches
 from model_opt.actors.cluster import connect, disconnect
 from model_opt.actors.searches import FleetResult, local_cpus
 from model_opt.autotuner.engine import Found, Problem, first_plans, prior_of, trial_of
-from model_opt.compression.evaluation.evaluate import Task
-from model_opt.compression.own_techniques import evaluator_factory
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.errors import FleetError
 from model_opt.federation.recall import KEPT, deployment_origin
 from model_opt.fleet.proposer import Search

@@ -12,11 +12,11 @@ from torch import nn
 from model_opt.autotuner.callbacks import Callbacks, LineProgress, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
+from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.progress_log import ProgressLog
-from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.run import METHODS, Run, RunLimits, check_output
-from model_opt.compression.evaluation.accuracy import EvalFn, JudgeAs
+from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.federation.store import KnowledgeStore

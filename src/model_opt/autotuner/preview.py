@@ -7,14 +7,14 @@ from typing import Any
 from torch import nn
 
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.request import make_task
+from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.sources import ModelSource
-from model_opt.compression.evaluation.evaluate import BLOCKS, TIMING_S, CompressionEvaluator
+from model_opt.compression.evaluation.evaluator import BLOCKS, TIMING_S, CompressionEvaluator
 from model_opt.compression.evaluation.sensitivity import Sensitivity
-from model_opt.compression.evaluation.timing import TURNS, time_pair
+from model_opt.compression.evaluation.time_pair import TURNS, time_pair
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.search.evaluator import Purpose
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from model_opt.atomic_files import write_atomically
+from model_opt.atomic import write_atomically
 from model_opt.autotuner.callbacks import PHASES, Callbacks
 from model_opt.autotuner.folder import PROGRESS_FILE
 from model_opt.errors import InvalidInput, SaveFailed

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_opt.atomic_files import write_atomically
+from model_opt.atomic import write_atomically
 from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.folder import RESULT_FILE
 from model_opt.compression.technique import Technique

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from model_opt.atomic_files import write_together
+from model_opt.atomic import write_together
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
@@ -21,15 +21,15 @@ from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import FinalAnswer, conclude, pareto_front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
-from model_opt.autotuner.request import NOISE
+from model_opt.autotuner.make_task import NOISE
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
 from model_opt.autotuner.tally import of_tried
-from model_opt.compression.evaluation.evaluate import Task
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.compression.machine import inspect
-from model_opt.compression.own_techniques import evaluator_factory
 from model_opt.compression.runtimes.runtime_module import taken_by
-from model_opt.compression.shipping import load_model
-from model_opt.compression.signature import sign_model
+from model_opt.compression.save_model import load_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError

@@ -27,7 +27,7 @@ def analyse(
 
     Example: model-opt analyse torchvision:mobilenet_v3_small --top 5
     """
-    from model_opt.cli.optimizing import loaded, progress
+    from model_opt.cli.optimize import loaded, progress
 
     with progress(as_json, None) as shown:
         source = loaded(model, shown, weights=weights, batch=batch, threads=threads)

@@ -40,7 +40,7 @@ def search(
 
     """
     from model_opt.autotuner.constraints import Constraints
-    from model_opt.cli.optimizing import loaded, pairs, progress, tell_result
+    from model_opt.cli.optimize import loaded, pairs, progress, tell_result
 
     wanted = {"max_accuracy_drop": max_accuracy_drop}
     Constraints.read(wanted)

@@ -101,7 +101,7 @@ def export(
     Example: model-opt knowledge export --out knowledge.mopt
     """
     from model_opt.errors import InvalidInput
-    from model_opt.exchange.sharing import export_bundle, preview
+    from model_opt.exchange.shared import export_bundle, preview
     from model_opt.federation.export_policy import ExportPolicy
 
     rules = ExportPolicy(least_plans=least_plans, least_samples=least_samples)
@@ -127,7 +127,7 @@ def import_(
 
     Example: model-opt knowledge import knowledge.mopt --dry-run
     """
-    from model_opt.exchange.sharing import import_bundle
+    from model_opt.exchange.shared import import_bundle
 
     with opened_store(store) as opened:
         print_taken(import_bundle(opened, bundle, dry_run=dry_run), as_json)
@@ -144,7 +144,7 @@ def copy(
 
     Example: model-opt knowledge copy my_kb.json neo4j://neo4j:password@127.0.0.1:7687
     """
-    from model_opt.storage.transfer import copy_store
+    from model_opt.storage.copy_store import copy_store
 
     with opened_store(source, may_be_new=False) as read, opened_store(target) as written:
         _tell(copy_store(read, written, dry_run=dry_run), as_json)
@@ -156,7 +156,7 @@ def rebuild_index(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge rebuild-index --store 'sqlite:///kb.db?chroma=index'
     """
-    from model_opt.storage.transfer import rebuild_index as rebuild
+    from model_opt.storage.copy_store import rebuild_index as rebuild
 
     with opened_store(store, may_be_new=False) as opened:
         count = rebuild(opened)
@@ -175,7 +175,7 @@ def revoke(
 
     Example: model-opt knowledge revoke 3f9c… --reason "wrong clock" --results runs
     """
-    from model_opt.exchange.sharing import withdraw
+    from model_opt.exchange.shared import withdraw
 
     with opened_store(store, may_be_new=False) as opened:
         known = any(summary.origin == origin for summary in opened.origins())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_opt.exchange.intake import Taken
-    from model_opt.exchange.sharing import ExportPreview
+    from model_opt.exchange.shared import ExportPreview
 
 
 def print_leaving(preview: "ExportPreview", as_json: bool) -> None:

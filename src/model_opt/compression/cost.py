@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_opt.compression.inputs import Inputs, call
-from model_opt.compression.statistics import few
+from model_opt.compression.samples import few
 from model_opt.errors import TechniqueDidNothing
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from model_opt.atomic_files import write_atomically, write_together
+from model_opt.atomic import write_atomically, write_together
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.layout import layout_of
-from model_opt.compression.runtimes.exporting import export_program, onnx_bytes
+from model_opt.compression.runtimes.export_program import export_program, onnx_bytes
 from model_opt.compression.runtimes.openvino import convert, pack, unpack
 from model_opt.compression.runtimes.runtime_module import RuntimeModule, WithOriginal
 from model_opt.errors import TechniqueError, UnknownName

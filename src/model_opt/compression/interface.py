@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, by_row, call, has_rows, map_tensors, tensors
 from model_opt.compression.layout import Layout, Range, layout_of
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
 
 SAME_DB = 40.0

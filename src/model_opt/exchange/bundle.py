@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from model_opt.atomic_files import replacing
+from model_opt.atomic import replacing
 from model_opt.errors import WireError
 from model_opt.federation.wire import WireLimits
 

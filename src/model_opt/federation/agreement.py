@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model_opt.federation.pooling import Bools, Floats
+from model_opt.federation.pool import Bools, Floats
 
 TOLERANCE = 1e-4
 """How far exact figures may lie apart: a hundredth of a percent, the headers of other library versions."""

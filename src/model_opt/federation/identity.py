@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
 
-from model_opt.atomic_files import write_private
+from model_opt.atomic import write_private
 from model_opt.errors import StoreError
 from model_opt.federation.envelope import check_hex, new_epoch
 from model_opt.folders import data_folder

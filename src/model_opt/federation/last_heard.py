@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from model_opt.atomic_files import write_private
+from model_opt.atomic import write_private
 from model_opt.errors import StoreError
 from model_opt.federation.identity import identity_folder
 

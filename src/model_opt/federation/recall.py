@@ -9,16 +9,16 @@ from functools import partial
 
 import numpy as np
 
-from model_opt.federation.discount import similarities
 from model_opt.federation.identity import deployment_identity
 from model_opt.federation.known import Neighbour, rows_for
 from model_opt.federation.last_heard import Epoch, last_heard
+from model_opt.federation.merge_origins import Merged, merge_origins
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
+from model_opt.federation.similarities import similarities
 from model_opt.federation.store import Inspection, KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import shares
-from model_opt.federation.weighting import Merged, merge_origins
 from model_opt.metrics import METRICS, Transfer, named
 from model_opt.search.context import Context
 from model_opt.search.encoding import Encoding

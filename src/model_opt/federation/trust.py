@@ -7,11 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from model_opt.atomic_files import write_private
+from model_opt.atomic import write_private
 from model_opt.errors import StoreError
-from model_opt.federation.discount import checked_share
 from model_opt.federation.envelope import check_hex
 from model_opt.federation.identity import identity_folder
+from model_opt.federation.similarities import checked_share
 
 _FILE = "trust.json"
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.ownership import owned_by
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.searcher import Evidence, Searcher
 from model_opt.search.space import SearchSpace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cloudpickle
 
-from model_opt.atomic_files import replacing, write_atomically
+from model_opt.atomic import replacing, write_atomically
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search

@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Iterable
 
-from model_opt.search.cost import ExpectedSeconds, PlanSeconds, seconds_of
 from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds, PlanSeconds, seconds_of
 
 
 class TimeLeft:

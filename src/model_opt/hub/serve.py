@@ -14,16 +14,16 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from model_opt.atomic_files import write_atomically
+from model_opt.atomic import write_atomically
 from model_opt.errors import HubError, InvalidInput, MissingDependency
 from model_opt.federation.envelope import check_name
 from model_opt.federation.known import InspectableStore
+from model_opt.hub.app import build_app
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.counts import HubCounts
 from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
-from model_opt.hub.service import build_app
 from model_opt.storage.open import open_store
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

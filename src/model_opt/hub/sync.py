@@ -10,11 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from model_opt.atomic_files import write_private
+from model_opt.atomic import write_private
 from model_opt.errors import HubError, StoreError
 from model_opt.exchange.intake import Intake, Taken
 from model_opt.exchange.outgoing import Outgoing
-from model_opt.exchange.sharing import Shared
+from model_opt.exchange.shared import Shared
 from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from model_opt.errors import InvalidInput, is_out_of_memory
 from model_opt.measuring import pickle_frames
 from model_opt.measuring.fork_server import Forked, fork, start_python
-from model_opt.measuring.processes import find_process, resume_tree
+from model_opt.measuring.process import find_process, resume_tree
 from model_opt.search.evaluator import Reason
 
 LOG_BYTES = 16_384

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from model_opt.measuring.processes import GUARD, Process, ancestors, descendants, every_process, find_process
+from model_opt.measuring.process import GUARD, Process, ancestors, descendants, every_process, find_process
 
 SETTLE_S = 0.25
 """A process that waits in the kernel for a disk stops only after that; longer than this it is not waited for."""

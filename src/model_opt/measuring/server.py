@@ -18,7 +18,7 @@ import cloudpickle
 
 from model_opt.errors import MeasurementFailed, TechniqueError, ran_out_of_memory
 from model_opt.measuring import pickle_frames
-from model_opt.measuring.processes import call_itself_guard
+from model_opt.measuring.process import call_itself_guard
 from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.evaluator import Evaluator, Reason
 

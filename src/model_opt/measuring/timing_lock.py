@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_opt.measuring.pause import can_pause, paused
-from model_opt.measuring.processes import UNKNOWN, find_process, pid_space
+from model_opt.measuring.process import UNKNOWN, find_process, pid_space
 
 HOST = "cpu"
 ENTRY, MEMBER = ".entry", ".member"

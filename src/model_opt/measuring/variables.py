@@ -14,7 +14,7 @@ and the plans' alike."""
 
 NEEDED = (
     "torch",
-    "model_opt.compression.evaluation.evaluate",
+    "model_opt.compression.evaluation.evaluator",
     "torch._dynamo",
     "onnx",
     "torch_pruning",

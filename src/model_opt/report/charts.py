@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from model_opt.report.chart import Chart
-from model_opt.report.course import rewards, timeline
-from model_opt.report.learnt import importance, predictions
+from model_opt.report.predictions import importance, predictions
+from model_opt.report.timeline import rewards, timeline
 from model_opt.report.tradeoffs import pareto
 from model_opt.report.tree import tree
 from model_opt.report.view import View

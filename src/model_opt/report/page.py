@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from model_opt import __version__
-from model_opt.atomic_files import write_atomically
+from model_opt.atomic import write_atomically
 from model_opt.autotuner.figures import duration, faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.autotuner.result import CompressionResult
 from model_opt.errors import InvalidInput, MissingDependency

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
-from model_opt.search.checks import is_number, is_whole
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
+from model_opt.search.is_number import is_number, is_whole
 from model_opt.search.ledger import Evidence
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
-from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.encoding import Encoding
+from model_opt.search.expected_improvement import log_expected_improvement
 from model_opt.search.failures import FailureModel
 from model_opt.search.ledger import Ledger, TriedPlan
 from model_opt.search.metric_model import MetricModel

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from model_opt.search.acquisition import log_feasible
+from model_opt.search.expected_improvement import log_feasible
 from model_opt.search.objective import Limit
 from model_opt.search.sources import Sources
 from model_opt.search.surrogate import Surrogate

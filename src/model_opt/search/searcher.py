@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from model_opt.errors import InvalidInput
-from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.beliefs import Beliefs, Estimate, Judged
-from model_opt.search.checks import is_whole
-from model_opt.search.design import draw, hypercube
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
+from model_opt.search.expected_improvement import log_expected_improvement
+from model_opt.search.hypercube import draw, hypercube
+from model_opt.search.is_number import is_whole
 from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan

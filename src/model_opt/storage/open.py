@@ -84,7 +84,7 @@ def is_local(place: str) -> bool:
 
 def _open_path(path: Path, federation: str) -> KnowledgeStore:
     if path.suffix == ".json":
-        from model_opt.storage.json_file import JSONBackend
+        from model_opt.storage.json_backend import JSONBackend
 
         return JSONBackend(path, federation=federation)
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
@@ -105,7 +105,7 @@ def _open_sqlite(address: Address) -> KnowledgeStore:
 
 
 def _open_neo4j(address: Address) -> KnowledgeStore:
-    from model_opt.storage.neo4j_graph import Neo4jBackend
+    from model_opt.storage.neo4j_backend import Neo4jBackend
 
     parts = address.parts
     user = None if parts.username is None else unquote(parts.username)
@@ -119,7 +119,7 @@ def _open_neo4j(address: Address) -> KnowledgeStore:
 
 
 def _open_redis(address: Address) -> KnowledgeStore:
-    from model_opt.storage.redis_hash import RedisBackend
+    from model_opt.storage.redis_backend import RedisBackend
 
     return RedisBackend(url=address.driver_url(), federation=address.federation)
 

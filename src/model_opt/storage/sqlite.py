@@ -16,7 +16,7 @@ from model_opt.federation.wire_rows import context_fields, context_of, signature
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.packing import Packed, pack_block, unpack
+from model_opt.storage.packed import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
 
 _BUSY_S = 60.0

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model_opt.compression.evaluation.timing import peak_memory_bytes, time_pair
+from model_opt.compression.evaluation.time_pair import peak_memory_bytes, time_pair
 from model_opt.compression.inputs import Inputs
-from model_opt.compression.shipping import load_model
+from model_opt.compression.save_model import load_model
 
 BLOCKS = 9
 TIMING_S = 6.0

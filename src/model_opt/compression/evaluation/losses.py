@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import by_channel
+from model_opt.compression.signal_to_noise import by_channel
 from model_opt.compression.stages import weighted_layers
 from model_opt.errors import InvalidInput, MeasurementFailed
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs, call, output
+from model_opt.compression.samples import Solvable, few, hooked, snr_db, solvable_layers, stage_filter
 from model_opt.compression.stages import stages
-from model_opt.compression.statistics import Solvable, few, hooked, snr_db, solvable_layers, stage_filter
 from model_opt.compression.technique import Material
 from model_opt.compression.techniques import low_rank, prune
 from model_opt.compression.techniques.clean import reference

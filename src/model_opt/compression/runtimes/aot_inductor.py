@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtimes.exporting import example_tensors
+from model_opt.compression.runtimes.export_program import example_tensors
 from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.stages import weighted_layers

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import noise, ruined, signal_to_noise_db
 from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
-from model_opt.compression.runtimes.exporting import once
+from model_opt.compression.runtimes.export_program import once
+from model_opt.compression.signal_to_noise import noise, ruined, signal_to_noise_db
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed, ModelOptError
 

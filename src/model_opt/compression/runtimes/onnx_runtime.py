@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Layout
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtimes.exporting import once, onnx_bytes
+from model_opt.compression.runtimes.export_program import once, onnx_bytes
 from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.technique import Material

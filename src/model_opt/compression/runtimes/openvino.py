@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Layout
 from model_opt.compression.quiet import quiet, send_no_usage_data
-from model_opt.compression.runtimes.exporting import example_tensors, export_program, once
+from model_opt.compression.runtimes.export_program import example_tensors, export_program, once
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
 from model_opt.search.model_signature import Family

@@ -19,7 +19,7 @@ from torch.nn import functional
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtimes.exporting import example_tensors
+from model_opt.compression.runtimes.export_program import example_tensors
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.technique import Material
 from model_opt.errors import TechniqueDidNothing, TechniqueError

@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from model_opt.compression.inputs import UNWILLING, Inputs, call, tensors
 from model_opt.compression.interface import with_flags_turned
-from model_opt.compression.statistics import few, fingerprint, same
+from model_opt.compression.samples import few, fingerprint, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.attention import from_multihead
 from model_opt.errors import TechniqueDidNothing

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_opt.compression.inputs import Inputs, batch_size, call, map_tensors, output, tensors
-from model_opt.compression.statistics import sample
+from model_opt.compression.samples import sample
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.errors import TechniqueDidNothing, TechniqueError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, batch_size, call, output
-from model_opt.compression.statistics import (
+from model_opt.compression.samples import (
     Solvable,
     few,
     hooked,

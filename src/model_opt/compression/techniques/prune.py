@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, call, shapes, tensors
+from model_opt.compression.samples import few, stage_filter
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
-from model_opt.compression.statistics import few, stage_filter
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.compression.techniques.heads import prune_heads

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs, batch_size, call
-from model_opt.compression.statistics import SOLVABLE, Solvable, hooked, outputs_of, sample, sampled_inputs
+from model_opt.compression.samples import SOLVABLE, Solvable, hooked, outputs_of, sample, sampled_inputs
 from model_opt.compression.technique import Material
 from model_opt.compression.techniques.clean import reference
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, call
-from model_opt.compression.statistics import few, fingerprint, hooked, same
+from model_opt.compression.samples import few, fingerprint, hooked, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.attention import SelfAttention
 from model_opt.compression.techniques.clean import EXACT_DB, ensure

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from model_opt.compression.evaluation.evaluate import CompressionEvaluator, Task
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
 from model_opt.compression.runtimes import declared
 from model_opt.compression.runtimes.runtime import Runtime
 from model_opt.compression.technique import HANDLERS, OWN, Handler, register

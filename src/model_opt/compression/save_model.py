@@ -24,7 +24,7 @@ import cloudpickle
 import torch
 from torch import nn
 
-from model_opt.atomic_files import write_atomically
+from model_opt.atomic import write_atomically
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes.static_int8 import quantised_engine
 from model_opt.compression.users_modules import users_modules_by_value

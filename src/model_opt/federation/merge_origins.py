@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
-from model_opt.federation import pooling
+from model_opt.federation import pool
 from model_opt.federation.agreement import agree
-from model_opt.federation.discount import EXACT_METRICS, checked_share, freshness
 from model_opt.federation.fold import Cell, Folded, fold
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
+from model_opt.federation.similarities import EXACT_METRICS, checked_share, freshness
 
 Floats = NDArray[np.float64]
 
@@ -99,12 +99,12 @@ def merge_origins(
         return _merged(table, *agree(table.mean, table.low, table.high, table.discount))
     absurd = (table.discount > 0) & ((np.abs(table.mean) > LARGEST) | (table.m2 > LARGEST**2))
     discount = np.where(absurd, 0.0, table.discount)
-    effective = pooling.effective_samples(table.n, discount)
+    effective = pool.effective_samples(table.n, discount)
     discount = np.where(effective >= LEAST_SAMPLES, discount, 0.0)
     mean, m2 = np.where(absurd, 0.0, table.mean), np.where(absurd, 0.0, table.m2)
-    variance = pooling.variance_of_means(table.n, m2, effective, table.floor, discount)
-    pooled = pooling.pool(mean, variance, discount, table.n)
-    out = absurd | ((discount > 0) & (pooled.regard < pooling.OUTLIER))
+    variance = pool.variance_of_means(table.n, m2, effective, table.floor, discount)
+    pooled = pool.pool(mean, variance, discount, table.n)
+    out = absurd | ((discount > 0) & (pooled.regard < pool.OUTLIER))
     mean, half = pooled.mean, pooled.half
     agreed = np.ones(len(mean), dtype=np.bool_)
     return _merged(table, mean, pooled.variance, mean - half, mean + half, pooled.weight, out, agreed)

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.evaluation.accuracy import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
 from model_opt.compression.evaluation.apply import apply_plan
-from model_opt.compression.evaluation.hopeless import idle_options
+from model_opt.compression.evaluation.idle_options import idle_options
+from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
 from model_opt.compression.evaluation.losses import Drop
 from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noise_db, sensitivities
-from model_opt.compression.evaluation.timing import Paired, time_pair, warm_up
+from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.interface import INTERFACE, Interface, interface_of
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.declared import libraries
 from model_opt.compression.runtimes.size import size_bytes
-from model_opt.compression.shipping import load_model, save_model
-from model_opt.compression.signature import sign_model
+from model_opt.compression.save_model import load_model, save_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.technique import Material
 from model_opt.search.context import Context
 from model_opt.search.evaluator import PART_NOTE, Measurement, Phase, Purpose

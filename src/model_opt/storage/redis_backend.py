@@ -25,7 +25,7 @@ from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.address import redacted, understood
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.packing import pack_block, unpack
+from model_opt.storage.packed import pack_block, unpack
 from model_opt.storage.retry import Retry
 
 _BATCH = 1000

@@ -102,7 +102,7 @@ def loaded(
 ) -> "ModelSource":
     """The model that the command line names; `shown` is told, since torch alone takes seconds to import."""
     shown.on_phase("load", None)
-    from model_opt.autotuner.request import set_threads
+    from model_opt.autotuner.make_task import set_threads
     from model_opt.autotuner.sources import load_source
 
     if threads is not None:
@@ -160,7 +160,7 @@ def doctor(
 
     Example: model-opt doctor --json
     """
-    from model_opt.cli.examine import checks
+    from model_opt.cli.checks import checks
 
     found = checks(device)
     if as_json:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from model_opt.atomic_files import replacing
+from model_opt.atomic import replacing
 from model_opt.errors import InvalidInput, StoreConflict, StoreError, StoreUnavailable, WireError
 from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_opt.compression.evaluation.disturbance import OtherPrograms, RunQueue
+from model_opt.compression.evaluation.other_programs import OtherPrograms, RunQueue
 from model_opt.compression.inputs import Inputs, call, tensors
 
 WARM_CALLS = 3

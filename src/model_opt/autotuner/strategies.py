@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from model_opt.compression.machine import Machine
 from model_opt.compression.runtimes.declared import RUNTIMES
-from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.model_signature import Family
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.space import Decision, SearchSpace
 
 MILD, STRONG, MOST = "mild", "strong", "most"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.data import Data, opened, read, training
-from model_opt.compression.evaluation.accuracy import EvalFn, JudgeAs
-from model_opt.compression.evaluation.evaluate import Task
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
 from model_opt.compression.inputs import (
     Inputs,
     by_row,
