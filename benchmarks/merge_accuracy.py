@@ -110,7 +110,7 @@ def heeding(way: str) -> Iterator[None]:
         scale = np.maximum(1.4826 * pool.weighted_median(away, discount), middle)[:, None]
         return there * (away <= 3 * scale)
 
-    with mock.patch.object(pooling, "regard", ours if way == "ours" else other):
+    with mock.patch.object(pool, "regard", ours if way == "ours" else other):
         yield
 
 

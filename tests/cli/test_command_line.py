@@ -120,7 +120,8 @@ def test_an_error_is_one_line_that_helps(arguments, message, folder, monkeypatch
 def test_doctor_says_what_is_here_and_how_to_get_the_rest(folder, monkeypatch, capsys):
     said = json.loads(run("doctor", "--json", folder=folder).stdout)
     assert {"device", "openvino", "C++ compiler"} <= {check["what"] for check in said}
-    monkeypatch.setattr(examine, "PACKAGES", (("a_package_that_is_not_here", "cpu", "an [odd] one"),))
+    monkeypatch.setattr(checks, "GOOD_FOR", {"a_package_that_is_not_here": "an [odd] one"})
+    monkeypatch.setattr(checks, "packages", dict)  # nothing optional is installed
     monkeypatch.setenv("COLUMNS", "160")
     optimize.doctor()
     shown = capsys.readouterr().out

@@ -33,7 +33,7 @@ from model_opt.fleet.submission import Manifest, Submission
 from model_opt.measuring.deadlines import Deadlines
 from model_opt.report.charts import charts
 from model_opt.report.live import summary
-from model_opt.report.page import report
+from model_opt.report.page import report_page
 from model_opt.report.pareto import draw_pareto
 from model_opt.report.tree import grow
 from model_opt.report.view import find, of_fleet, of_folder, of_result
@@ -129,7 +129,7 @@ class Outline(HTMLParser):
 
 
 def test_the_page_is_one_file_with_plotly_once(result):
-    text = report(of_result(result, "<one> & only"))
+    text = report_page(of_result(result, "<one> & only"))
     outline = Outline()
     outline.feed(text)
     assert outline.fetched == ["data:,", "#main"], "nothing is fetched"
@@ -149,12 +149,12 @@ def test_old_results_without_the_new_fields_are_shown(result):
     for point in raw["pareto"]:
         del point["intervals"]
     old = CompressionResult.from_json(json.dumps(raw))
-    assert "There are no predictions here" in report(of_result(old, "old"))
+    assert "There are no predictions here" in report_page(of_result(old, "old"))
 
 
 def test_nothing_measured_says_so(result):
     empty = replace(result, observations=(), pareto=(), importance={})
-    text = report(of_result(empty, "empty"))
+    text = report_page(of_result(empty, "empty"))
     assert text.count("Nothing has been measured yet") >= 3
 
 
@@ -277,7 +277,7 @@ def test_a_fleet_is_seen_while_it_writes(state):
     assert math.isclose(sum(view.importance.values()), 1.0)
     assert view.observations[-1].predicted and not of_fleet(state).observations[-1].predicted
     assert find("night", str(state.parent)).name == "night"
-    assert 'id="timeline"' in report(view)
+    assert 'id="timeline"' in report_page(view)
 
 
 def test_a_name_that_is_nothing_says_what_there_is(state):
@@ -322,7 +322,7 @@ def test_one_thing_has_one_number_everywhere(result, tmp_path):
     (listed,) = Watching([tmp_path], str(tmp_path / "none"), tmp_path / "kb.db").runs()
     shown = {
         "table": console.export_text(),
-        "page": unescape(report(of_result(told, "one")).split("<script>")[0]),
+        "page": unescape(report_page(of_result(told, "one")).split("<script>")[0]),
         "notebook": unescape(told._repr_html_()),
         "list": json.dumps(summary(listed)),
     }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT, _EDGE = 320, 150, 14
 
 
-def as_frame(result: CompressionResult) -> "DataFrame":
+def display_frame(result: CompressionResult) -> "DataFrame":
     """One row a settled plan: `at_s`, `purpose`, `worker`, the metrics, each decision's option, `failure`, `pareto`.
 
     Raises `MissingDependency` without pandas.
@@ -36,7 +36,7 @@ def as_frame(result: CompressionResult) -> "DataFrame":
     return pandas.DataFrame(rows)
 
 
-def as_html(result: CompressionResult) -> str:
+def display_html(result: CompressionResult) -> str:
     """A small table and a sketch of the trade-offs; no script, no style sheet, in the notebook's own colours."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{what}</th>"

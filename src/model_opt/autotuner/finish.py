@@ -38,7 +38,7 @@ class FinalAnswer:
     notes: tuple[str, ...]
 
 
-def conclude(
+def finish(
     child: MeasuringChild,
     found: Found,
     objective: Objective,

@@ -126,15 +126,15 @@ class CompressionResult:
 
     def to_frame(self) -> "DataFrame":
         """Every settled plan as a row of a pandas data frame. Raises `MissingDependency` without pandas."""
-        from model_opt.autotuner.display import as_frame
+        from model_opt.autotuner.display import display_frame
 
-        return as_frame(self)
+        return display_frame(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from model_opt.autotuner.display import as_html
+        from model_opt.autotuner.display import display_html
 
-        return as_html(self)
+        return display_html(self)
 
     def to_json(self) -> str:
         """The whole result; `from_json` reads it back equal."""

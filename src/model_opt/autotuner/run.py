@@ -18,7 +18,7 @@ from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
-from model_opt.autotuner.finish import FinalAnswer, conclude, pareto_front
+from model_opt.autotuner.finish import FinalAnswer, finish, pareto_front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
 from model_opt.autotuner.make_task import NOISE
@@ -252,7 +252,7 @@ class Run:
         return FleetEngine(budget, self._cluster, replace(self._task, described=known))
 
     def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> FinalAnswer:
-        return conclude(
+        return finish(
             child,
             found,
             objective,

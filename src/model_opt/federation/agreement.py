@@ -8,7 +8,7 @@ TOLERANCE = 1e-4
 """How far exact figures may lie apart: a hundredth of a percent, the headers of other library versions."""
 
 
-def agree(
+def agreement(
     mean: Floats, low: Floats, high: Floats, discount: Floats
 ) -> tuple[Floats, Floats, Floats, Floats, Floats, Bools, Bools]:
     """(mean, variance, low, high, weight, out, agreed) of each plan; arguments are `[plans, places]`.

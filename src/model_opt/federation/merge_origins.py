@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
 from model_opt.federation import pool
-from model_opt.federation.agreement import agree
+from model_opt.federation.agreement import agreement
 from model_opt.federation.fold import Cell, Folded, fold
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
@@ -96,7 +96,7 @@ def merge_origins(
     entries = _entries(fold(rows, metric), trust or {}, similarity, ages)
     table = _Table(entries, floor)
     if metric in EXACT_METRICS:
-        return _merged(table, *agree(table.mean, table.low, table.high, table.discount))
+        return _merged(table, *agreement(table.mean, table.low, table.high, table.discount))
     absurd = (table.discount > 0) & ((np.abs(table.mean) > LARGEST) | (table.m2 > LARGEST**2))
     discount = np.where(absurd, 0.0, table.discount)
     effective = pool.effective_samples(table.n, discount)

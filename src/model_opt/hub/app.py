@@ -48,7 +48,7 @@ def build_app(authorizer: Authorizer, hub_id: str) -> "FastAPI":
 
     _open_routes(app, service)
     _signed_routes(app, service)
-    openapi.describe(app)
+    openapi.describe_openapi(app)
     return app
 
 

@@ -56,7 +56,7 @@ class ChildProcess:
         self.pid = self._process.pid
         self.paused_s = 0.0
         self._pause_s = pause_s
-        self._reader = pickle_frames.FrameReader(self._connection)
+        self._reader = pickle_frames.PickleFrameReader(self._connection)
         self._serial = 0
         self._oom_kills = _oom_kills()
         self._log = _Log(self._process.stdout)

@@ -72,7 +72,7 @@ class Forked:
     """A process that a fork server has started: as much of `subprocess.Popen` as a `ChildProcess` needs."""
 
     def __init__(
-        self, connection: socket.socket, reader: pickle_frames.FrameReader, stdout: IO[bytes], pid: int
+        self, connection: socket.socket, reader: pickle_frames.PickleFrameReader, stdout: IO[bytes], pid: int
     ) -> None:
         self.pid, self.stdout = pid, stdout
         self._connection, self._reader = connection, reader
@@ -122,7 +122,7 @@ def fork(env: Mapping[str, str], fds: Sequence[int]) -> Forked | None:
         check_peer(connection)
         socket.send_fds(connection, [b"f"], [*fds, theirs])
         pickle_frames.send(connection, (import_path(), str(Path.cwd()), dict(env)))
-        reader = pickle_frames.FrameReader(connection)
+        reader = pickle_frames.PickleFrameReader(connection)
         said = reader.receive(ANSWER_S)
         if said is not None:
             return Forked(connection, reader, os.fdopen(output, "rb", 0), int(said[0]))

@@ -26,12 +26,12 @@ def main(listener_fd: int, life_fd: int, modules: Sequence[str]) -> None:
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # what is imported stays in pages that all share
-    work = ForkServer(socket.socket(fileno=listener_fd), life_fd).serve()
+    work = ForkServerLoop(socket.socket(fileno=listener_fd), life_fd).serve()
     if work is not None:
         work()
 
 
-class ForkServer:
+class ForkServerLoop:
     """Forks measuring processes and tells those who asked for them their pids, and later how they ended."""
 
     def __init__(self, listener: socket.socket, life_fd: int) -> None:
@@ -73,7 +73,7 @@ class ForkServer:
         try:
             check_peer(connection)
             fds = socket.recv_fds(connection, 1, FDS)[1]
-            request = pickle_frames.FrameReader(connection).receive(REQUEST_S)
+            request = pickle_frames.PickleFrameReader(connection).receive(REQUEST_S)
             if request is not None and len(fds) == FDS:
                 return self._fork(connection, fds, *request)
         except (OSError, EOFError):

@@ -19,7 +19,7 @@ def send(connection: socket.socket, message: object) -> None:
     connection.sendall(body)
 
 
-class FrameReader:
+class PickleFrameReader:
     """Collects frames from a socket. What has arrived in part is kept between calls."""
 
     def __init__(self, connection: socket.socket) -> None:

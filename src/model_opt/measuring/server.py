@@ -54,7 +54,7 @@ class MeasuringServer:
 
     def __init__(self, connection: socket.socket, factory_fd: int) -> None:
         self._connection = connection
-        self._reader = pickle_frames.FrameReader(connection)
+        self._reader = pickle_frames.PickleFrameReader(connection)
         self._factory_fd = factory_fd
         self._evaluator: Evaluator | None = None
         self._serial = 0

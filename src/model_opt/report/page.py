@@ -18,7 +18,7 @@ from model_opt.report.view import View
 
 def write_report(view: View, path: Path) -> None:
     """Writes the report to `path`. Raises `MissingDependency` without plotly, `InvalidInput` where it cannot write."""
-    text = report(view)
+    text = report_page(view)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -26,7 +26,7 @@ def write_report(view: View, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
-def report(view: View) -> str:
+def report_page(view: View) -> str:
     """The whole page as text."""
     shown = charts(view)
     figures = {chart.key: chart.figure for chart in shown if chart.figure is not None}

@@ -11,7 +11,7 @@ from model_opt.report.view import View
 from model_opt.search.plan import Plan
 
 
-def pareto(view: View) -> Chart:
+def tradeoffs(view: View) -> Chart:
     """Speed-up against accuracy lost, with the front, its intervals, the limit and the chosen plan."""
     about = (
         "Every measured plan: to the right is faster, down is more accurate, a larger marker is a smaller model. "

@@ -59,7 +59,7 @@ def twins() -> Mapping[str, Any]:
 
 
 @cache
-def load() -> Kernels:
+def load_compiled() -> Kernels:
     """The compiled kernels, from the cache where they are there, else compiled now: seconds.
 
     One call of each brings in all that `Planner` will use: arrays of the same types and layouts.

@@ -1,4 +1,4 @@
-"""Every runtime, a file each. A new one is a new file here that makes a `Runtime` named `RUNTIME`."""
+"""Every runtime, a file each. A new one is a new file here that makes a `Runtime`."""
 
 import importlib.metadata
 import pkgutil
@@ -11,7 +11,7 @@ from model_opt.errors import UnknownName
 
 def _declared() -> dict[str, Runtime]:
     modules = (import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
-    found: list[Runtime] = [module.RUNTIME for module in modules]
+    found = (value for module in modules for value in vars(module).values() if isinstance(value, Runtime))
     return {runtime.name: runtime for runtime in sorted(found, key=lambda one: (one.compiles, -one.weight, one.name))}
 
 

@@ -29,7 +29,7 @@ def on_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
-RUNTIME = Runtime(
+AOT_INDUCTOR = Runtime(
     name="aot_inductor",
     make=_make,
     technique=Technique.AOT_INDUCTOR,

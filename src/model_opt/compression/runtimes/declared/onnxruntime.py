@@ -21,7 +21,7 @@ def _quantises(machine: Machine) -> bool:
     return set(PACKAGES) <= set(machine.packages)
 
 
-RUNTIME = Runtime(
+ONNXRUNTIME = Runtime(
     name="onnxruntime",
     make=_make,
     technique=Technique.ONNX_RUNTIME,

@@ -19,7 +19,7 @@ def _quantises(machine: Machine) -> bool:
     return {"openvino", "nncf"} <= set(machine.packages)
 
 
-RUNTIME = Runtime(
+OPENVINO = Runtime(
     name="openvino",
     make=_make,
     technique=Technique.OPENVINO,

@@ -31,7 +31,7 @@ def _has_wide_linears(model: "nn.Module") -> bool:
     return any(min(linear.in_features, linear.out_features) >= LEAST_WIDTH for linear in linears)
 
 
-RUNTIME = Runtime(
+PACKED = Runtime(
     name="packed",
     make=_make,
     technique=Technique.PACKED_LINEAR,

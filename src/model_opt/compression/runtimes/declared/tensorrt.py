@@ -15,7 +15,7 @@ def _make(model: "nn.Module", precision: str, material: Material) -> "nn.Module"
     return CompiledModule(model, backend="torch_tensorrt")
 
 
-RUNTIME = Runtime(
+TENSORRT = Runtime(
     name="tensorrt",
     make=_make,
     technique=Technique.TENSORRT,

@@ -23,7 +23,7 @@ def _has_gpu(machine: Machine) -> bool:
     return machine.device != "cpu"
 
 
-RUNTIME = Runtime(
+TORCH = Runtime(
     name="torch",
     make=_as_it_is,
     technique=Technique.CUSTOM,  # never said: it is what every plan has that names no other

@@ -19,7 +19,7 @@ def _compiles(machine: Machine) -> bool:
     return machine.compiler
 
 
-RUNTIME = Runtime(
+TORCH_COMPILE = Runtime(
     name="torch_compile",
     make=_make,
     technique=Technique.TORCH_COMPILE,

@@ -67,7 +67,7 @@ def test_names_do_not_matter_and_neither_do_weights():
 
 def test_equal_architectures_have_equal_keys_in_another_process():
     code = (
-        "import torch; from torchvision.models import resnet18; from model_opt.compression.sign_model import sign_model;"
+        "import torch; from torchvision.models import resnet18; from model_opt import sign_model;"
         "torch.set_default_device('meta'); print(sign_model(resnet18()).key)"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
