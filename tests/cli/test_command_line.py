@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from model_opt.cli import optimize
+from model_opt.cli import checks, optimize
 from model_opt.cli.main import main
 
 FACTORY = """
