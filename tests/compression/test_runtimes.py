@@ -15,6 +15,7 @@ from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes import aot_inductor, openvino, runtime_decision
 from model_opt.compression.runtimes.checks import checked
+from model_opt.compression.runtimes.export_program import onnx_bytes
 from model_opt.compression.runtimes.openvino import to_openvino
 from model_opt.compression.runtimes.runtime_decision import runtimes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
@@ -213,3 +214,10 @@ def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependency, match=r"model_opt\[cpu\]"):
         runtime_decision.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)
+
+
+def test_an_onnx_file_says_nothing_of_where_it_was_made() -> None:
+    pytest.importorskip("onnx")
+    model, x, _ = cnn()
+    file, _ = onnx_bytes(model, layout_of(model, x), x)
+    assert b".py" not in file and b"site-packages" not in file

@@ -79,7 +79,27 @@ def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes
             torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
         except Exception as error:
             raise TechniqueError(f"no ONNX file can be made of this model: {_first_line(error)}") from error
-        return path.read_bytes(), free
+        return _without_traces(path.read_bytes()), free
+
+
+def _without_traces(file: bytes) -> bytes:
+    """The file without what torch writes beside every node: the stack it was traced under, with the paths of whoever
+    exported it, which may be half of a small model's bytes."""
+    import onnx
+
+    model = onnx.load_from_string(file)
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        graph.ClearField("metadata_props")
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            value.ClearField("metadata_props")
+        for node in graph.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+            for attribute in node.attribute:
+                graphs += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+    return bytes(model.SerializeToString())
 
 
 def _read_torchlib_once() -> None:
