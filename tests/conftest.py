@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
 TESTS = Path(__file__).parent
-PAGE_S = 45.0
+PAGE_S = 25.0
 SHARED = {"actors": "ray", "storage": "servers", "hub": "servers"}
 """What uses the same clusters or servers stays in one process; every other file is by itself."""
 
