@@ -11,11 +11,6 @@ _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""
 
 
-def _picked(runtime: str, precision: str) -> tuple[tuple[str, str], ...]:
-    """The options of a plan under `runtime`, in `precision` where that is named."""
-    return (("runtime", runtime), *([("precision", precision)] if precision else []))
-
-
 _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("clean", "fused"),): (0.3, 0.01, 10),
     (("prune", "0.25"),): (1.0, 0.05, 60),
@@ -29,12 +24,10 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("distil", "finetune"),): (1.0, 0.0, 2000),
     (("precision", "int8_static"),): (1.5, 0.1, 40),
     (("precision", "int8_torchao"),): (1.0, 0.05, 10),
-    **{_picked(name, precision): s for name, one in RUNTIMES.items() for precision, s in one.seconds.items()},
 }
-"""Options that a plan has → seconds that it then takes longer: for itself, a million parameters, and a call of the
-original (for distillation about ten a step: forwards and back, of more rows)."""
+"""Options that a plan has, beside its runtime → seconds that it then takes longer: for itself, a million parameters,
+and a call of the original (for distillation about ten a step: forwards and back, of more rows)."""
 _ONCE: dict[tuple[tuple[str, str], ...], float] = {
-    **{_picked(name, precision): s for name, one in RUNTIMES.items() for precision, s in one.once_s.items()},
     (("prune", "0.25"),): 1.5,
     (("prune", "0.5"),): 1.5,
     (("prune", "0.7"),): 1.5,
@@ -54,14 +47,21 @@ def expected_seconds(signature: ModelSignature, latency_ms: float, *, kept: bool
         fixed, a_million, a_call = parts
         return fixed + a_million * millions + min(a_call * call_s, _LONGEST_STEPS_S)
 
+    added = {_picked(name, kind): parts for name, one in RUNTIMES.items() for kind, parts in one.seconds.items()}
+    once_s = {_picked(name, kind): parts for name, one in RUNTIMES.items() for kind, parts in one.once_s.items()}
     timing = {purpose: _timing_s(purpose, call_s) for purpose in Purpose}
     return ExpectedSeconds(
         plan_s=seconds(_PLAN) + timing[Purpose.EXPLORE],
         verify_s=timing[Purpose.VERIFY] - timing[Purpose.EXPLORE],
-        added_s={Picked(options): seconds(parts) for options, parts in _BY_OPTION.items()},
-        once_s={Picked(options): seconds for options, seconds in _ONCE.items()},
+        added_s={Picked(options): seconds(parts) for options, parts in {**_BY_OPTION, **added}.items()},
+        once_s={Picked(options): seconds for options, seconds in {**_ONCE, **once_s}.items()},
         again=0.1 if kept else 1.0,
     )
+
+
+def _picked(runtime: str, precision: str) -> tuple[tuple[str, str], ...]:
+    """The options of a plan under `runtime`, in `precision` where that is named."""
+    return (("runtime", runtime), *([("precision", precision)] if precision else []))
 
 
 def _timing_s(purpose: Purpose, call_s: float) -> float:

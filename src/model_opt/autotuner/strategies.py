@@ -62,14 +62,13 @@ WEIGHTS: Mapping[tuple[str, str], float] = {
     ("precision", "int8_static"): 4.0,
     ("precision", "bf16"): 2.0,
     ("precision", "int8_dynamic"): 2.0,
-    **{("runtime", name): runtime.weight for name, runtime in RUNTIMES.items()},
     ("prune", "0"): 3.0,
     ("prune", "0.7"): 0.5,
     ("low_rank", "0"): 6.0,
     ("distil", "none"): 4.0,
     ("token_merging", "0"): 3.0,
 }
-"""Prior weights of options; what is not named weighs 1. What costs accuracy or minutes of preparation weighs less."""
+"""Prior weights of options, beside those of runtimes; what is not named weighs 1. What costs accuracy weighs less."""
 
 WITHOUT_INT8_DOT: Mapping[tuple[str, str], float] = {
     ("precision", "int8_static"): 3.0,
@@ -103,7 +102,8 @@ def prior(
     the hardware of `machine` does not do by itself, and what should take longer, as `expected`, than the `plan_s`
     seconds that a search has for each of its plans: half as much where it takes just that.
     """
-    known = {**WEIGHTS, **_slower(machine)}
+    runtimes = {("runtime", name): runtime.weight for name, runtime in RUNTIMES.items()}
+    known = {**WEIGHTS, **runtimes, **_slower(machine)}
     groups = expected.added_s.items() if expected else ()
     longer = {pair: seconds for group, seconds in groups for pair in group if len(group) == 1}
     weights = {}
