@@ -10,6 +10,7 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.sources import ModelSource
 from model_opt.compression.evaluation.evaluator import BLOCKS, TIMING_S, CompressionEvaluator
+from model_opt.compression.evaluation.idle_options import describe_idle
 from model_opt.compression.evaluation.sensitivity import Sensitivity
 from model_opt.compression.evaluation.time_pair import TURNS, time_pair
 from model_opt.compression.inputs import Inputs
@@ -22,15 +23,19 @@ PREPARE_CALLS = 60
 """Preparing a plan costs about as much as this many calls of the original, and `PREPARE_S` at least."""
 PREPARE_S = 3.0
 START_S = 10.0
+IDLE_S = 10.0
+"""How long is looked for what would change nothing."""
 _ANY = Constraints(max_accuracy_drop=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPreview:
-    """The decisions with their options, the number of plans, and a rough cost from one timing of the original."""
+    """The decisions with their options, what was left out as it would change nothing, the number of plans, and a rough
+    cost from one timing of the original."""
 
     family: str
     decisions: Mapping[str, tuple[str, ...]]
+    left_out: tuple[str, ...]
     plans: int
     seconds_each: float
     seconds_in_all: float
@@ -55,7 +60,13 @@ def preview(
         seed=0,
     )
     signature = sign_model(task.model)
-    space = build_space(task.model, signature, inspect(task.device), freeze=freeze, exclude=exclude)
+    machine = inspect(task.device)
+    build_space(
+        task.model, signature, machine, freeze=freeze, exclude=exclude
+    )  # names are checked before anything runs
+    found = CompressionEvaluator(task).idle_options(IDLE_S)
+    idle = {pair: reason for pair, reason in found.items() if pair not in freeze.items()}
+    space = build_space(task.model, signature, machine, freeze=freeze, exclude=exclude, idle=idle)
     timed = time_pair(task.model, task.model, task.example, blocks=3, at_most_s=2.0)
     once_s = float(timed.baseline_ms.mean()) / 1000
     timing_s = min(TIMING_S[Purpose.EXPLORE], BLOCKS[Purpose.EXPLORE] * TURNS * 2 * max(once_s, 0.008))
@@ -63,6 +74,7 @@ def preview(
     return SearchPreview(
         family=str(signature.family),
         decisions={decision.name: tuple(decision.options) for decision in space.decisions},
+        left_out=tuple(describe_idle(idle)),
         plans=space.total_plans,
         seconds_each=each_s,
         seconds_in_all=START_S + each_s * simulations,

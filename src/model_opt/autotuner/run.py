@@ -25,6 +25,7 @@ from model_opt.autotuner.make_task import NOISE
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
 from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluation.idle_options import describe_idle
 from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.runtime_module import taken_by
@@ -218,9 +219,8 @@ class Run:
         if not all(map(space.fits, self._first)):
             return
         self.space = space
-        for decision in dict.fromkeys(decision for decision, _ in idle if "/" not in decision):
-            options = [option for name, option in idle if name == decision]
-            self._warn(f"left out: {decision} {', '.join(options)} ({idle[decision, options[0]]})")
+        for line in describe_idle(idle):
+            self._warn(line)
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)

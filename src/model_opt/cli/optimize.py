@@ -218,5 +218,7 @@ def _dry_run(
         return
     for name, options in seen.decisions.items():
         print(f"{name:24} {' | '.join(options)}")
+    for line in seen.left_out:
+        print(line)
     print(f"{seen.plans:,} plans, those that are not allowed included")
     print(f"about {seen.seconds_each:.0f} s a plan, {seen.seconds_in_all / 60:.0f} min for {simulations}")

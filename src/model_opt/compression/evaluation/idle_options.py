@@ -36,6 +36,15 @@ def idle_options(material: Material, most_s: float) -> dict[tuple[str, str], str
     return found
 
 
+def describe_idle(idle: Mapping[tuple[str, str], str]) -> list[str]:
+    """What is left out, a line a decision: "left out: clean fused (nothing to rewrite)"."""
+    lines = []
+    for decision in dict.fromkeys(decision for decision, _ in idle if "/" not in decision):
+        options = [option for name, option in idle if name == decision]
+        lines.append(f"left out: {decision} {', '.join(options)} ({idle[decision, options[0]]})")
+    return lines
+
+
 def idle_of(handler: Handler, material: Material) -> Mapping[tuple[str, str], str]:
     """What `Handler.idle` says, asked once a model."""
     if handler.idle is None:
