@@ -10,7 +10,7 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.sources import ModelSource
 from model_opt.compression.evaluation.evaluator import BLOCKS, TIMING_S, CompressionEvaluator
-from model_opt.compression.evaluation.idle_options import describe_idle
+from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle
 from model_opt.compression.evaluation.sensitivity import Sensitivity
 from model_opt.compression.evaluation.time_pair import TURNS, time_pair
 from model_opt.compression.inputs import Inputs
@@ -23,8 +23,6 @@ PREPARE_CALLS = 60
 """Preparing a plan costs about as much as this many calls of the original, and `PREPARE_S` at least."""
 PREPARE_S = 3.0
 START_S = 10.0
-IDLE_S = 10.0
-"""How long is looked for what would change nothing."""
 _ANY = Constraints(max_accuracy_drop=1.0)
 
 

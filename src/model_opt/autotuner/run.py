@@ -25,7 +25,7 @@ from model_opt.autotuner.make_task import NOISE
 from model_opt.autotuner.result import CompressionResult, ParetoPoint
 from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluation.evaluator import Task
-from model_opt.compression.evaluation.idle_options import describe_idle
+from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle
 from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.runtime_module import taken_by
@@ -53,8 +53,6 @@ SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.02, 15.0, 12
 for searches of fewer plans, which hardly get beyond their first ones."""
 LEAST_SENSITIVITY_S = 5.0
 """In less nothing can be told of it."""
-IDLE_S = 10.0
-"""How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
 FINISH_S = 40.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""

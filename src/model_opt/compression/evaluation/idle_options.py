@@ -16,6 +16,9 @@ _LOOKING_S = 4.0
 _LAST = ("precision", "runtime")
 _CLEAN = "clean"
 
+IDLE_S = 10.0
+"""How long it may take to find out which options would change nothing in a model."""
+
 
 def refuse_known(plan: Plan, material: Material) -> None:
     """Raises `TechniqueError` where what `plan` has in it failed before, for certain."""
