@@ -17,7 +17,8 @@ from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.actors.cluster import living_workers
 from model_opt.errors import FleetError, InvalidInput
-from model_opt.fleet.coordinator_state import FleetRules, merged
+from model_opt.federation.recorder import recorded
+from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Submission
 from model_opt.measuring.deadlines import Deadlines
@@ -66,7 +67,7 @@ def check(result: searches.FleetResult, budget: int) -> None:
     again: dict[str, Any] = {}
     for outcome in result.outcomes:
         if isinstance(outcome, Measurement):
-            again[outcome.plan.key] = merged(again.get(outcome.plan.key, {}), outcome)
+            again[outcome.plan.key] = recorded(again.get(outcome.plan.key, {}), outcome)
     rows = {row.plan.key: row.moments for row in result.rows}
     if not result.status["extra"]:
         assert rows == again

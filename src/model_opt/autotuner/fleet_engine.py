@@ -13,10 +13,9 @@ from model_opt.autotuner.engine import Found, Problem, first_plans, prior_of, tr
 from model_opt.compression.evaluation.evaluator import Task
 from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.errors import FleetError
-from model_opt.federation.recall import KEPT, deployment_origin
+from model_opt.federation.recorder import KEPT, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
-from model_opt.metrics import named
 from model_opt.search.plan import Plan
 from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
@@ -69,7 +68,7 @@ class FleetEngine:
                 timeout_s=_seconds_left(problem.explore_until),
                 grace_s=problem.grace_s,
                 patience=cluster.patience,
-                whole_only=frozenset(named(lambda metric: metric.whole_only)),
+                whole_only=WHOLE_ONLY,
                 gather=cluster.workers or 0,
                 placement=Placement(workers=cluster.workers),
                 sharing=sharing,

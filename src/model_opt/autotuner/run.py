@@ -34,7 +34,8 @@ from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError
-from model_opt.federation.recall import Recalled, Recorder, recall
+from model_opt.federation.recall import Recalled, recall
+from model_opt.federation.recorder import Recorder
 from model_opt.federation.store import KnowledgeStore
 from model_opt.measuring.child import MeasuringChild
 from model_opt.measuring.kernels import compile_kernels

@@ -1,6 +1,5 @@
-"""What earlier runs have measured: recalled before a search, added to after it."""
+"""What earlier searches have measured, recalled before another one."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,20 +8,16 @@ from functools import partial
 
 import numpy as np
 
-from model_opt.federation.identity import deployment_identity
 from model_opt.federation.known import Neighbour, rows_for
 from model_opt.federation.last_heard import Epoch, last_heard
 from model_opt.federation.merge_origins import Merged, merge_origins
-from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.similarities import similarities
 from model_opt.federation.store import Inspection, KnowledgeStore
-from model_opt.federation.stream import Stream
 from model_opt.federation.trust import shares
 from model_opt.metrics import METRICS, Transfer, named
 from model_opt.search.context import Context
 from model_opt.search.encoding import Encoding
-from model_opt.search.evaluator import Measurement
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -30,8 +25,6 @@ from model_opt.search.searcher import Evidence
 from model_opt.search.sources import leave_one_out
 from model_opt.search.space import SearchSpace
 
-KEPT = named(lambda metric: metric.kept)
-"""What rows of knowledge have."""
 TRANSFERRED = named(lambda metric: metric.transfers is not Transfer.NOBODY)
 """What may say something of another model or context: never an absolute latency."""
 
@@ -293,37 +286,3 @@ def _expected(evidence: Iterable[Evidence], plans: Sequence[Plan]) -> list[dict[
         if piece.plan in told:
             told[piece.plan].setdefault(piece.metric, piece.mean)
     return [{"plan": {c.decision: c.option for c in plan.choices}, "metrics": told[plan]} for plan in plans]
-
-
-class Recorder:
-    """What one search has measured, as rows of one epoch of this deployment."""
-
-    def __init__(self, signature: ModelSignature, context: Context) -> None:
-        self._signature, self._context = signature, context
-        self._samples: dict[Plan, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-
-    def add(self, measurement: Measurement) -> None:
-        """Adds a measured plan; what was told from a part of the data only does not count as its accuracy."""
-        for metric in KEPT:
-            values = measurement.samples.get(metric, ())
-            whole = not METRICS[metric].whole_only or not measurement.partial
-            if whole and metric not in measurement.disturbed:
-                self._samples[measurement.plan][metric] += [v for v in values if math.isfinite(v)]
-
-    def record(self, store: KnowledgeStore) -> int:
-        """Appends the rows to `store`, as one envelope; how many. Raises `StoreError`."""
-        entries = []
-        for plan, metrics in self._samples.items():
-            moments = {name: Moments.of(values) for name, values in metrics.items() if values}
-            if moments:
-                entries.append((plan, self._context, moments))
-        if not entries:
-            return 0
-        stream = Stream(origin=deployment_origin(), federation=store.federation)
-        store.append(stream.mint(self._signature, entries))
-        return len(entries)
-
-
-def deployment_origin() -> str:
-    """The name of this deployment: its root key's, made on first use and kept with the user. Raises `StoreError`."""
-    return deployment_identity().origin

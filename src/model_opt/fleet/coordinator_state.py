@@ -6,11 +6,11 @@ Exactness rests on three things only: leases settle once (`leases`), what an ans
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from model_opt.errors import FleetError
-from model_opt.federation.moments import Moments, merge
+from model_opt.federation.recorder import recorded
 from model_opt.fleet.leases import Holder, Lease, LeaseBook, LeaseState, LeaseVerdict
 from model_opt.fleet.messages import (
     Changes,
@@ -23,7 +23,7 @@ from model_opt.fleet.messages import (
     WorkRequest,
 )
 from model_opt.fleet.roster import Roster
-from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
+from model_opt.search.evaluator import Failure, Purpose, Reason
 from model_opt.search.objective import Objective
 from model_opt.search.trial import Trial
 
@@ -199,8 +199,7 @@ class CoordinatorState:
         if measured is None:
             return
         old = self.rows[plan.key, context].moments if (plan.key, context) in self.rows else {}
-        partly = self.rules.whole_only if measured.partial else frozenset()
-        row = MergedRow(plan=plan, context=context, moments=merged(old, measured, leave=partly | measured.disturbed))
+        row = MergedRow(plan=plan, context=context, moments=recorded(old, measured, self.rules.whole_only))
         self.rows[plan.key, context] = self._rows[plan.key, context] = row
 
     def _learn(self, kept: LeaseResult) -> None:
@@ -356,13 +355,3 @@ class CoordinatorState:
         self.book.changed = {}
         self._clear()
         return changes
-
-
-def merged(old: Mapping[str, Moments], measurement: Measurement, *, leave: Collection[str] = ()) -> dict[str, Moments]:
-    """`old` moments by metric with the samples of `measurement`, apart from metrics to `leave`."""
-    made = dict(old)
-    for metric, values in measurement.samples.items():
-        if values and metric not in leave:
-            new = Moments.of(values)
-            made[metric] = merge(made[metric], new) if metric in made else new
-    return made

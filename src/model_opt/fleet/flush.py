@@ -2,7 +2,6 @@
 
 import base64
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from contextlib import ExitStack
 
 from model_opt.errors import ModelOptError
 from model_opt.federation.envelope import FIRST
-from model_opt.federation.moments import Moments
+from model_opt.federation.recorder import storable
 from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import digest_of, encode
@@ -113,7 +112,7 @@ class Flush:
             sequence=sequence,
             previous=previous,
         )
-        rows = [(row, self._stored(row)) for row in (self._waiting[key] for key in ready)]
+        rows = [(row, storable(row.moments, sharing.metrics)) for row in (self._waiting[key] for key in ready)]
         entries = [(row.plan, contexts[row.context], moments) for row, moments in rows if moments]
         if not entries:
             for key in ready:
@@ -127,15 +126,6 @@ class Flush:
             del self._waiting[key]
         self._send_outbox(store)
         return bool(self._waiting)
-
-    def _stored(self, row: MergedRow) -> dict[str, Moments]:
-        """The moments of the metrics that are stored; none where one is not finite."""
-        wanted = self._sharing.metrics
-        return {
-            name: moments
-            for name, moments in row.moments.items()
-            if (wanted is None or name in wanted) and math.isfinite(moments.mean) and math.isfinite(moments.m2)
-        }
 
     def _outbox(self) -> Mapping[str, object]:
         outbox = self._service.facts.get(OUTBOX)
