@@ -13,7 +13,7 @@ from model_opt.autotuner.engine import Found, Problem, first_plans, prior_of, tr
 from model_opt.compression.evaluation.evaluator import Task
 from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.errors import FleetError
-from model_opt.federation.recorder import KEPT, deployment_origin
+from model_opt.federation.recorder import KEPT, WHOLE_ONLY, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
 from model_opt.search.plan import Plan

@@ -11,6 +11,7 @@ import numpy as np
 from model_opt.federation.known import Neighbour, rows_for
 from model_opt.federation.last_heard import Epoch, last_heard
 from model_opt.federation.merge_origins import Merged, merge_origins
+from model_opt.federation.recorder import deployment_origin
 from model_opt.federation.row import Row
 from model_opt.federation.similarities import similarities
 from model_opt.federation.store import Inspection, KnowledgeStore

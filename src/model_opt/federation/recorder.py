@@ -22,19 +22,20 @@ WHOLE_ONLY = frozenset(named(lambda metric: metric.whole_only))
 def recorded(
     old: Mapping[str, Moments], measurement: Measurement, whole_only: Collection[str] = WHOLE_ONLY
 ) -> dict[str, Moments]:
-    """`old` moments by metric, with the samples of `measurement`: none that other programs disturbed, and of a partial
-    one none of the metrics of `whole_only`."""
+    """`old` moments by metric, with the finite samples of `measurement`: none that other programs disturbed, and of a
+    partial one none of the metrics of `whole_only`."""
     made = dict(old)
     for metric, values in measurement.samples.items():
+        finite = [value for value in values if math.isfinite(value)]
         in_part = measurement.partial and metric in whole_only
-        if values and metric not in measurement.disturbed and not in_part:
-            new = Moments.of(values)
+        if finite and metric not in measurement.disturbed and not in_part:
+            new = Moments.of(finite)
             made[metric] = merge(made[metric], new) if metric in made else new
     return made
 
 
 def storable(moments: Mapping[str, Moments], metrics: Collection[str] | None = KEPT) -> dict[str, Moments]:
-    """The `moments` of the metrics that are kept (all where that is None), and that are finite."""
+    """The `moments` of the metrics that are kept (of all where that is None), where they are finite."""
     return {
         name: one
         for name, one in moments.items()
