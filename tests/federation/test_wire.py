@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model_opt.errors import WireError
 from model_opt.federation.encoded_record import EncodedRecord
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.moments import Moments
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import WireLimits, decode, decode_record, digest_of, encode
@@ -20,8 +20,8 @@ from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, e
 DATA = Path(__file__).parents[1] / "data"
 EPOCH = "0123456789abcdef0123456789abcdef"
 GOLDEN = {
-    1: ("envelope-1", "envelope-2", "snapshot-1", "revocation-1"),
-    2: ("envelope-3", "envelope-4", "snapshot-2", "revocation-2"),
+    1: ("envelope-1", "envelope-2", "revocation-1"),
+    2: ("envelope-3", "envelope-4", "revocation-2"),
 }
 """Files by the schema of what they hold."""
 
@@ -33,8 +33,6 @@ def golden_records(schema: int = 1) -> dict[str, Record]:
     first = replace(stream.mint(RESNET18, rows), schema=schema)
     stream.previous = digest_of(encode(first))
     second = replace(stream.mint(VIT_B, entries(3)), schema=schema)
-    later = replace(Stream(origin="alpha", epoch="f" * 32).mint(RESNET18, entries(5, 3)), schema=schema)
-    snapshot = Snapshot(federation="local", origin="alpha", replaces=(EPOCH,), parts=(later,), schema=schema)
     revocation = Revocation(
         federation="local",
         origin="alpha",
@@ -44,7 +42,7 @@ def golden_records(schema: int = 1) -> dict[str, Record]:
         schema=schema,
     )
     names = GOLDEN[schema]
-    return dict(zip(names, (first, second, snapshot, revocation), strict=True))
+    return dict(zip(names, (first, second, revocation), strict=True))
 
 
 @pytest.mark.parametrize(("schema", "name"), [(schema, name) for schema, names in GOLDEN.items() for name in names])
@@ -65,9 +63,9 @@ def test_a_chain_names_its_predecessors() -> None:
     assert first.previous == "0" * 64 and second.previous == digest_of(encode(first)) and second.sequence == 2
 
 
-def test_a_snapshot_is_no_envelope() -> None:
-    with pytest.raises(WireError, match="snapshot"):
-        decode((DATA / "snapshot-1.bin").read_bytes())
+def test_a_revocation_is_no_envelope() -> None:
+    with pytest.raises(WireError, match="revocation"):
+        decode((DATA / "revocation-1.bin").read_bytes())
 
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())

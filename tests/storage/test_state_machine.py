@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from model_opt.errors import StoreConflict
 from model_opt.federation.encoded_record import EncodedRecord
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.join import Knowledge
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.stream import Stream
@@ -26,7 +26,7 @@ SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Appends in any order and any form, repeats, contradicts, revokes, snapshots, closes: the rows are the join's."""
+    """Appends in any order and any form, repeats, contradicts, revokes, closes: the rows are the join's."""
 
     url: str
 
@@ -78,15 +78,6 @@ class StoreMachine(RuleBasedStateMachine):
         epochs = {self.streams[origin].epoch: first}
         self.tell(
             Revocation(federation=self.federation, origin=origin, authority="r", reason="test", epochs=epochs), False
-        )
-
-    @rule(origin=st.sampled_from(ORIGINS), size=st.integers(0, 3))
-    def snapshot(self, origin: str, size: int) -> None:
-        old, new = self.streams[origin], Stream(origin=origin, federation=self.federation)
-        parts = (new.mint(RESNET18, entries(size, 2)),) if size else ()
-        self.streams[origin] = new
-        self.tell(
-            Snapshot(federation=self.federation, origin=origin, replaces=(old.epoch,), parts=parts), as_bytes=True
         )
 
     @rule()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.wire import WireLimits, decode_record, digest_of, encode
 
 
@@ -38,12 +38,10 @@ class EncodedRecord:
 
     @property
     def kind(self) -> str:
-        """`envelope`, `snapshot` or `revocation`."""
-        return {Envelope: "envelope", Snapshot: "snapshot", Revocation: "revocation"}[type(self.record)]
+        """`envelope` or `revocation`."""
+        return {Envelope: "envelope", Revocation: "revocation"}[type(self.record)]
 
     @property
     def envelopes(self) -> tuple[Envelope, ...]:
-        """The envelopes whose rows this record brings."""
-        if isinstance(self.record, Envelope):
-            return (self.record,)
-        return self.record.parts if isinstance(self.record, Snapshot) else ()
+        """The envelope whose rows this record brings, if it does."""
+        return (self.record,) if isinstance(self.record, Envelope) else ()

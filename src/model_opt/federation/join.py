@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from model_opt.federation.encoded_record import EncodedRecord
-from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation
 from model_opt.federation.row import Row, RowKey
 
 StreamKey = tuple[str, str, str]
@@ -19,12 +19,11 @@ _OriginKey = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is not to be read any more: epochs replaced by snapshots, and what revocations refuse.
+    """What is not to be read any more: what revocations refuse.
 
     `refused[federation, origin][epoch]` is the first sequence refused; the epoch "" stands for all of them.
     """
 
-    tombstones: frozenset[StreamKey] = frozenset()
     refused: Mapping[_OriginKey, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
@@ -34,21 +33,16 @@ class Policy:
 
     def with_records(self, records: Iterable[Record]) -> Self:
         """The policy joined with that of `records`."""
-        tombstones = set(self.tombstones)
         refused = {origin: dict(epochs) for origin, epochs in self.refused.items()}
         for record in records:
-            if isinstance(record, Snapshot):
-                tombstones |= {(record.federation, record.origin, epoch) for epoch in record.replaces}
-            elif isinstance(record, Revocation):
+            if isinstance(record, Revocation):
                 limits = refused.setdefault((record.federation, record.origin), {})
                 for epoch, sequence in ({"": 1} if record.everything else record.epochs).items():
                     limits[epoch] = min(sequence, limits.get(epoch, sequence))
-        return type(self)(tombstones=frozenset(tombstones), refused=refused)
+        return type(self)(refused=refused)
 
     def admits(self, federation: str, origin: str, epoch: str, sequence: int) -> bool:
         """Whether what this sequence of the epoch says is to be read."""
-        if (federation, origin, epoch) in self.tombstones:
-            return False
         limits = self.refused.get((federation, origin))
         if limits is None:
             return True
@@ -75,27 +69,21 @@ class Knowledge:
         kept: dict[tuple[str, str], EncodedRecord] = {}
         for encoded in records:
             key = (encoded.record.federation, encoded.identity)
+            # Of two envelopes at one place of one stream every replica keeps that of the smaller digest.
             if key not in kept or encoded.digest < kept[key].digest:
                 kept[key] = encoded
         return cls(records=kept)
 
     @property
     def policy(self) -> Policy:
-        """Tombstones and revocations among the records."""
+        """What the revocations among the records amount to."""
         return Policy.of(encoded.record for encoded in self.records.values())
 
     def rows(self) -> dict[RowKey, Row]:
         """The latest admitted row of every key."""
         policy = self.policy
-        envelopes: dict[tuple[str, str], tuple[str, Envelope]] = {}
-        for encoded in self.records.values():
-            for envelope in encoded.envelopes:
-                key = (envelope.federation, envelope.identity)
-                # Of two envelopes at one place of one stream every replica keeps that of the smaller digest.
-                digest = encoded.digest if envelope is encoded.record else EncodedRecord.of(envelope).digest
-                if key not in envelopes or digest < envelopes[key][0]:
-                    envelopes[key] = (digest, envelope)
-        admitted = (envelope for _, envelope in envelopes.values() if policy.admits_envelope(envelope))
+        envelopes = (one.record for one in self.records.values() if isinstance(one.record, Envelope))
+        admitted = (envelope for envelope in envelopes if policy.admits_envelope(envelope))
         return latest_rows(row for envelope in admitted for row in envelope.rows)
 
 

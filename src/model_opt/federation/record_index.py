@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.envelope import FIRST, Snapshot, check_hex, check_sequence
+from model_opt.federation.envelope import FIRST, check_hex, check_sequence
 from model_opt.federation.join import ChainLink, Policy, StreamKey
-from model_opt.federation.wire import Head, WireLimits, decode_record, encode, read_head
+from model_opt.federation.wire import Head, WireLimits, decode_record, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,7 @@ class RecordIndex:
             self._chain(head)
             return
         self.laws.add(head.digest)
-        record = decode_record(data, limits)
-        self.policy = self.policy.with_records([record])
-        if isinstance(record, Snapshot):
-            for part in record.parts:
-                self._chain(read_head(encode(part)))
+        self.policy = self.policy.with_records([decode_record(data, limits)])
 
     def _chain(self, head: Head) -> None:
         link = link_of(head)
@@ -82,11 +78,11 @@ class RecordIndex:
         return self.digests.get(identity_of(head)) == head.digest
 
     def gaps(self) -> list[Gap]:
-        """The streams of which something is missing, in their order; what a snapshot has replaced is complete."""
+        """The streams of which something is missing, in their order."""
         return [
             Gap(origin=stream[1], epoch=stream[2], known=at.sequence)
             for stream, at in sorted(self.reached.items())
-            if len(self.links[stream]) > at.sequence and stream not in self.policy.tombstones
+            if len(self.links[stream]) > at.sequence
         ]
 
 

@@ -5,8 +5,8 @@ A seal is the last part of a record's bytes (see `wire`), one byte that says whi
     1 | signing key 32 | epoch 16 | the root's signature over them 64 | the signing key's over the record 64
     2 | the root's signature over the record 64
 
-Envelopes are signed with the key of their epoch. What takes away is signed with a root: a snapshot with its origin's, a
-revocation with its authority's. So a stolen signing key can tell lies in one epoch, and erase nothing.
+Envelopes are signed with the key of their epoch. What takes away is signed with a root: a revocation
+with its authority's. So a stolen signing key can tell lies in one epoch, and erase nothing.
 
 What is signed is the whole head, which holds the hash of the body: one bit anywhere, and it does not verify. ed25519 as
 in RFC 8032. A record's digest does not depend on its seal, so the same record signed twice is one record.
@@ -36,7 +36,7 @@ _LENGTHS = {_BY_KEY: 1 + KEY_BYTES + EPOCH_BYTES + 2 * SIGNATURE_BYTES, _BY_ROOT
 def sign(identity: Identity, record: Record) -> bytes:
     """The bytes of `record`, signed; keep them, for they are never made again.
 
-    An envelope is of the identity's origin and epoch, a snapshot of its origin; a revocation's authority is the
+    An envelope is of the identity's origin and epoch; a revocation's authority is the
     identity. Raises `InvalidInput` for others.
     """
     data = encode(record)
@@ -134,7 +134,7 @@ def _genuine(origin: str, mark: bytes, message: bytes, what: str) -> Certificate
 
 
 def _check_law(head: Head, mark: bytes, message: bytes, trusted: Collection[str], authorities: Collection[str]) -> None:
-    signer = head.fields.get("authority") if head.kind == "revocation" else head.origin
+    signer = head.fields.get("authority")
     if not isinstance(signer, str):
         raise WireError("a revocation names its authority")
     own = signer == head.origin and signer in trusted

@@ -92,7 +92,7 @@ class Inspection(Protocol):
         """How far every (federation, origin, epoch) is known without a gap; reads every record's head."""
 
     def envelopes(self, since: int = 0, page: int = 200) -> Iterator[tuple[int, bytes]]:
-        """Records (snapshots and revocations too) after the cursor `since`, as (cursor, bytes), in the store's order.
+        """Records (revocations too) after the cursor `since`, as (cursor, bytes), in the store's order.
 
         Cursors are the store's own, grow, and mean nothing in another store. So many as `page` are in memory at once.
         """

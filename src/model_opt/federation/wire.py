@@ -5,7 +5,7 @@
 
 `head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body, blake3; the digest of
 a record is blake2b-256 over the head, signed or not. `meta` (msgpack map) describes the rows, `columns` holds their
-arrays end to end. A snapshot's columns are its parts, each after its length; a revocation has a head only.
+arrays end to end. A revocation has a head only.
 Records of schema 1 have a body hash of blake2b-256, and are read and written as they were.
 
 Sizes are checked before anything is decoded, and every value afterwards: bytes from anybody may be given to `decode`.
@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation import wire_rows
-from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation
 
 MAGIC = "model_opt"
 OLDEST_READER = 2
@@ -81,10 +81,6 @@ def encode(record: Record) -> bytes:
         head |= {"epoch": record.epoch, "sequence": record.sequence, "previous": bytes.fromhex(record.previous)}
         fields, columns = wire_rows.pack(record)
         meta = msgpack.packb(fields)
-    elif isinstance(record, Snapshot):
-        kind = "snapshot"
-        head |= {"replaces": list(record.replaces)}
-        columns = b"".join(len(part).to_bytes(4, "little") + part for part in map(encode, record.parts))
     else:
         kind = "revocation"
         epochs = dict(sorted(record.epochs.items()))
@@ -96,7 +92,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes, limits: WireLimits = WireLimits()) -> Envelope:
-    """The envelope in `data`; raises `WireError` for anything else, snapshots and revocations included."""
+    """The envelope in `data`; raises `WireError` for anything else, revocations included."""
     record = decode_record(data, limits)
     if not isinstance(record, Envelope):
         raise WireError(f"an envelope was expected, not a {type(record).__name__.lower()}")
@@ -230,26 +226,6 @@ def _envelope(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> En
     )
 
 
-def _snapshot(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> Snapshot:
-    if meta:
-        raise WireError("a snapshot has no meta")
-    parts: list[Envelope] = []
-    offset = 0
-    while offset < len(columns):
-        length = int.from_bytes(columns[offset : offset + 4], "little")
-        offset += 4
-        if not 0 < length <= len(columns) - offset or len(parts) >= limits.max_items:
-            raise WireError("a snapshot's parts do not fit its body")
-        if columns[offset] != _FRAME_OF_FOUR:
-            raise WireError("a snapshot's parts are not signed one by one")
-        parts.append(decode(bytes(columns[offset : offset + length]), limits))
-        offset += length
-    replaces = tuple(head.fields["replaces"])
-    return Snapshot(
-        federation=head.federation, origin=head.origin, replaces=replaces, parts=tuple(parts), schema=head.schema
-    )
-
-
 def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) -> Revocation:
     if meta or columns:
         raise WireError("a revocation has no body")
@@ -265,4 +241,4 @@ def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) ->
 
 
 _Maker = Callable[[Head, bytes, Bytes, WireLimits], Record]
-_MAKERS: dict[str, _Maker] = {"envelope": _envelope, "snapshot": _snapshot, "revocation": _revocation}
+_MAKERS: dict[str, _Maker] = {"envelope": _envelope, "revocation": _revocation}

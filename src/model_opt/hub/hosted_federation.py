@@ -134,7 +134,7 @@ class HostedFederation:
         return dict(self._current().ledger.reached)
 
     def laws(self) -> list[str]:
-        """The digests of the snapshots and revocations that are kept."""
+        """The digests of the revocations that are kept."""
         return sorted(self._current().ledger.laws)
 
     @property

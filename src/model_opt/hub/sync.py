@@ -172,8 +172,6 @@ def _ask_for_gaps(here: Deployment, hub: HubClient, intake: Intake, status: Stat
         stream = (here.store.federation, origin, epoch)
         if origin not in intake.trusted or intake.is_echo(origin, epoch):
             continue
-        if stream in intake.ledger.policy.tombstones:
-            continue
         at = intake.ledger.reached.get(stream)
         known = at.sequence if at else 0
         more = known < has

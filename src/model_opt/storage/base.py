@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput, StoreError
 from model_opt.federation.encoded_record import EncodedRecord
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot, check_name
+from model_opt.federation.envelope import Envelope, Record, Revocation, check_name
 from model_opt.federation.join import ChainLink, Cursor, Policy, StreamKey, cursors
+from model_opt.federation.record_index import link_of
 from model_opt.federation.row import Row
 from model_opt.federation.store import Counts, OriginSummary
-from model_opt.federation.wire import Head, WireLimits, decode_record, read_head
+from model_opt.federation.wire import WireLimits, decode_record, read_head
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.neighbours import Neighbours, check_query
@@ -188,10 +189,8 @@ class BaseStore(ABC):
             return new
 
     def _obey(self, law: Record, policy: Policy) -> None:
-        """Takes rows away that a snapshot has replaced or a revocation refuses, and puts earlier ones back."""
-        if isinstance(law, Snapshot):
-            self._forget(law.origin, law.replaces)
-        elif isinstance(law, Revocation):
+        """Takes rows away that a revocation refuses, and puts earlier ones back."""
+        if isinstance(law, Revocation):
             self._forget(law.origin, None if law.everything else sorted(law.epochs))
             if not law.everything:
                 self._derive(policy, origin=law.origin)
@@ -222,10 +221,10 @@ class BaseStore(ABC):
         while True:
             policy = self._fresh_policy()
             rows = self._rows(keys)
-            # A snapshot or revocation that landed between the two reads would show half of what it did.
+            # A revocation that landed between the two reads would show half of what it did.
             if self._fresh_policy() is policy:
                 break
-        if policy.tombstones or policy.refused:
+        if policy.refused:
             rows = [row for row in rows if policy.admits_row(row)]
         return sorted(rows, key=lambda row: row.key)
 
@@ -275,7 +274,7 @@ class BaseStore(ABC):
 
     @abstractmethod
     def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
-        """At most `limit` records after the cursor, in order; with `policies` only snapshots and revocations."""
+        """At most `limit` records after the cursor, in order; with `policies` only revocations."""
 
     @abstractmethod
     def _rows(self, keys: Sequence[str] | None) -> list[Row]:
@@ -304,18 +303,4 @@ def _write(encoded: EncodedRecord, policy: Policy) -> Write:
 
 def _links(data: bytes, limits: WireLimits) -> list[ChainLink]:
     head = read_head(data, limits)
-    if head.kind == "envelope":
-        return [_link(head)]
-    if head.kind == "snapshot":
-        record = decode_record(data, limits)
-        return [_link(read_head(EncodedRecord.of(part).data, limits)) for part in EncodedRecord.of(record).envelopes]
-    return []
-
-
-def _link(head: Head) -> ChainLink:
-    return ChainLink(
-        stream=(head.federation, head.origin, head.fields["epoch"]),
-        sequence=head.fields["sequence"],
-        previous=head.fields["previous"].hex(),
-        digest=head.digest,
-    )
+    return [link_of(head)] if head.kind == "envelope" else []

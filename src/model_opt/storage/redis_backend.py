@@ -3,7 +3,7 @@
 Keys begin with `{model_opt:<federation>}`, so that all of a federation is in one slot of a cluster:
 
     :facts          name → number                      :identities     identity of a record → digest
-    :records        list of records                    :laws           list of the cursors of snapshots, revocations
+    :records        list of records                    :laws           list of the cursors of revocations
     :signatures     key → JSON                         :contexts       key → JSON
     :layouts        hash of a layout → layout          :rows:<key>     plan, context, origin|epoch → sequence, row
 """
