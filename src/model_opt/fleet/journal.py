@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from model_opt.errors import FleetError, StoreCorrupt
+from model_opt.errors import FleetError, StoreCorrupt, StoreError
 from model_opt.federation.envelope import new_epoch
 from model_opt.fleet.journal_text import lease_text, read_lease, read_result, read_row, result_text, row_text
 from model_opt.fleet.messages import Changes, CoordinatorSnapshot, LeaseResult
+from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -50,9 +51,13 @@ class SqliteJournal:
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
         try:
+            check_kind(self._db, path, SqliteKind.SEARCH)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(claim(SqliteKind.SEARCH) + _SCHEMA)
+        except StoreError:
+            self._db.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreCorrupt(f"{path} is not a search's state: {error}; move it away to start afresh") from error

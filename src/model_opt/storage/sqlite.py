@@ -18,6 +18,7 @@ from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.packed import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
+from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
 
 _BUSY_S = 60.0
 """How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""
@@ -95,12 +96,13 @@ class SQLiteBackend(BaseStore):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             link = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
+                check_kind(link, self.path, SqliteKind.KNOWLEDGE)
                 link.execute("PRAGMA journal_mode = WAL")
                 # NORMAL would lose the last transactions when the machine loses power: an answer is a promise.
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("PRAGMA cache_size = -65536")
                 link.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-                link.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
+                link.executescript(f"BEGIN IMMEDIATE;{claim(SqliteKind.KNOWLEDGE)}{_TABLES}COMMIT;")
             except BaseException:
                 link.close()
                 raise
