@@ -23,6 +23,7 @@ from model_opt.fleet.messages import (
     WorkRequest,
 )
 from model_opt.fleet.roster import Roster
+from model_opt.search.checked import checked
 from model_opt.search.evaluator import Failure, Purpose, Reason
 from model_opt.search.objective import Objective
 from model_opt.search.trial import Trial
@@ -174,9 +175,10 @@ class CoordinatorState:
             self.tally.duplicates += 1
             return
         position = len(self.log) if verdict is LeaseVerdict.SETTLES else None
-        kept = replace(result, position=position, trial=replace(result.trial, at_s=now))
+        outcome = checked(result.outcome)  # what cannot be added up or written ends no coordinator
+        kept = replace(result, position=position, trial=replace(result.trial, outcome=outcome, at_s=now))
         self._results.append(kept)
-        self._merge(result)
+        self._merge(kept)
         self._learn(kept)
 
     def _adopt(self, result: LeaseResult, holder: Holder) -> bool:

@@ -14,6 +14,7 @@ from model_opt.errors import InvalidInput, MeasurementFailed, ModelOptError
 from model_opt.measuring.child_process import ChildProcess, Died
 from model_opt.measuring.deadlines import Deadlines
 from model_opt.measuring.variables import measuring_variables
+from model_opt.search.checked import checked
 from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.plan import Plan
 
@@ -73,7 +74,7 @@ class MeasuringChild:
         except ModelOptError as error:  # a fresh process could not measure the baseline again
             return Failure(plan=plan, reason=Reason.CRASH, message=str(error), seconds=watch.seconds())
         if answer[0] == "done" and isinstance(answer[1], Measurement):
-            return answer[1]
+            return checked(answer[1])
         if answer[0] == "failed":
             blamed: frozenset[tuple[str, str]] = getattr(answer[3], "blamed", frozenset())
             return Failure(plan=plan, reason=answer[1], message=answer[2], seconds=watch.seconds(), blamed=blamed)
