@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from model_opt.errors import FleetError, StoreCorrupt, StoreError
+from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.envelope import new_epoch
 from model_opt.fleet.journal_text import lease_text, read_lease, read_result, read_row, result_text, row_text
 from model_opt.fleet.messages import Changes, CoordinatorSnapshot, LeaseResult
 from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
+from model_opt.storage.transaction import transaction, translated
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -47,46 +48,33 @@ class SqliteJournal:
     """A journal in one SQLite file (WAL, `synchronous=FULL`). Not on NFS."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-        try:
-            check_kind(self._db, path, SqliteKind.SEARCH)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(claim(SqliteKind.SEARCH) + _SCHEMA)
-        except StoreError:
-            self._db.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StoreCorrupt(f"{path} is not a search's state: {error}; move it away to start afresh") from error
+        with translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            try:
+                check_kind(self._db, path, SqliteKind.SEARCH)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.executescript(claim(SqliteKind.SEARCH) + _SCHEMA)
+            except BaseException:
+                self._db.close()
+                raise
 
     def begin(self, at_least: int = 1) -> tuple[int, str, CoordinatorSnapshot]:
         """See `Journal`."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with translated(self._path), transaction(self._db):
             term = max(int(self._fact("term") or 0) + 1, at_least)
             epoch = self._fact("epoch") or json.dumps(new_epoch())
             self._db.executemany(_UPSERT_FACT, [("term", str(term)), ("epoch", epoch)])
-            snapshot = self._read()
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        return term, str(json.loads(epoch)), snapshot
+            return term, str(json.loads(epoch)), self._read()
 
     def commit(self, term: int, steps: Sequence[Changes]) -> None:
         """See `Journal`."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with translated(self._path), transaction(self._db):
             if self._fact("term") != str(term):
                 raise FleetError(f"term {term} has been overtaken by {self._fact('term')}")
             self._write(steps)
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         """See `Journal`."""

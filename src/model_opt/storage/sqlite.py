@@ -3,11 +3,11 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import compress
 from pathlib import Path
 
-from model_opt.errors import StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
+from model_opt.errors import StoreConflict, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
 from model_opt.federation.store import Counts
@@ -19,6 +19,7 @@ from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.packed import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
 from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
+from model_opt.storage.transaction import transaction, translated
 
 _BUSY_S = 60.0
 """How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""
@@ -113,18 +114,8 @@ class SQLiteBackend(BaseStore):
             self._link.close()
         self._link, self._depth = None, 0
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StoreUnavailable(f"{self!r}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if "malformed" in str(error) or "not a database" in str(error):
-                raise StoreCorrupt(f"{self!r} cannot be read ({error}); it was left as it is") from error
-            raise StoreError(f"{self!r}: {error}") from error
-        except OSError as error:
-            raise StoreUnavailable(f"{self!r}: {error}") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(repr(self))
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
@@ -132,17 +123,12 @@ class SQLiteBackend(BaseStore):
             if self._depth:
                 yield
                 return
-            self._db.execute(f"BEGIN {kind}")
-            self._depth = 1
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            else:
-                self._db.execute("COMMIT")
-            finally:
-                self._depth = 0
+            with transaction(self._db, kind):
+                self._depth = 1
+                try:
+                    yield
+                finally:
+                    self._depth = 0
 
     def _schema(self) -> int | None:
         found = self._read("SELECT value FROM facts WHERE federation = ? AND name = 'rows'", self.federation)
