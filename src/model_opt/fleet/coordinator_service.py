@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from model_opt.errors import FleetError
+from model_opt.errors import FleetError, StoreUnavailable
 from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
@@ -18,6 +18,7 @@ from model_opt.search.trial import Trial
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+RETRY_S, MOST_RETRY_S = 0.1, 5.0
 STATE_FILE = "state.db"
 
 
@@ -39,6 +40,8 @@ class CoordinatorService:
         self._extra: list[tuple[Changes, Future[None]]] = []
         self._closed = False
         self.error: BaseException | None = None
+        self.trouble: str | None = None
+        """Why nothing can be written just now."""
         self._begin(1)
         self._dirty = set(self.state.rows)
         self._thread = threading.Thread(target=self._run, name="model-opt-commit", daemon=True)
@@ -110,6 +113,7 @@ class CoordinatorService:
                 "last_settled_s": state.last_settled_s,
                 "best": state.best_value,
                 "ending": state.ending,
+                "trouble": self.trouble,
             }
 
     def trials(self) -> list[Trial]:
@@ -177,8 +181,24 @@ class CoordinatorService:
             replies = [self._handle(ask, steps) for ask in asks]
             self._dirty |= {(row.plan.key, row.context) for step in steps for row in step.rows}
         if any(steps):
-            self._journal.commit(self.state.term, [step for step in steps if step])
+            self._commit([step for step in steps if step])
         return replies
+
+    def _commit(self, steps: list[Changes]) -> None:
+        """Writes `steps`; a disk that is full or locked for a while is waited for, and nobody is answered meanwhile."""
+        wait_s = RETRY_S
+        while True:
+            try:
+                self._journal.commit(self.state.term, steps)
+                self.trouble = None
+                return
+            except StoreUnavailable as error:
+                self.trouble = str(error)
+                if self._closed:
+                    raise
+                log.warning("the search's state cannot be written, trying again: %s", error)
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, MOST_RETRY_S)
 
     def _handle(self, ask: WorkRequest, steps: list[Changes]) -> Reply:
         if ask.term > self.state.term and not self.state.book.leases:
