@@ -10,11 +10,10 @@ from typing import Any
 
 from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
 from model_opt.errors import FleetError, InvalidInput
-from model_opt.federation.envelope import check_name
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.messages import MergedRow
 from model_opt.fleet.proposer import Search
-from model_opt.fleet.submission import Placement, Sharing, Submission, chunks, pickled
+from model_opt.fleet.submission import Placement, Sharing, Submission, check_search_name, chunks, pickled
 from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
@@ -154,7 +153,7 @@ def submit(
     InvalidInput, FleetError
         As `run_search` does.
     """
-    check_name("search", name)
+    check_search_name(name)
     if request.rules.budget < 1:
         raise InvalidInput(f"simulations must be at least 1, not {request.rules.budget}")
     with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
@@ -264,14 +263,17 @@ def resume(name: str, *, address: str | None = None, state: str | None = None) -
     """
     import ray
 
+    check_search_name(name)
     connect(address)
     if name in running_searches():
         return
+    kept = kept_searches(address=address, state=state)
+    if name not in kept:
+        raise FleetError(f"no search {name!r} is kept on the head node (kept: {', '.join(sorted(kept)) or 'none'})")
     coordinator = _start(name, state)
     if not answer(coordinator.is_open.remote()):
         ray.kill(coordinator, no_restart=True)
-        kept = ", ".join(sorted(kept_searches(address=address, state=state))) or "none"
-        raise FleetError(f"no search {name!r} is kept on the head node (kept: {kept})")
+        raise FleetError(f"the search {name!r} is kept on the head node, but it is not whole: submit it again")
 
 
 def release(name: str, *, address: str | None = None) -> None:

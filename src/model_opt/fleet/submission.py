@@ -11,6 +11,7 @@ import cloudpickle
 
 from model_opt.atomic import replacing, write_atomically
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.federation.envelope import check_name
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search
 from model_opt.folders import state_folder
@@ -100,6 +101,13 @@ def read_chunk(path: Path, number: int) -> bytes:
 def state_root(state: str | None) -> Path:
     """The folder that searches are kept in: the given one, or the user's own on this machine."""
     return Path(state) if state else state_folder() / "searches"
+
+
+def check_search_name(name: object) -> str:
+    """`name` if it can name a search, and so its folder; raises `InvalidInput`."""
+    if name in (".", ".."):
+        raise InvalidInput(f"search {name!r} is no name: use letters and digits, too")
+    return check_name("search", name)
 
 
 def complete(folder: Path, manifest: Manifest, request: Submission) -> None:
