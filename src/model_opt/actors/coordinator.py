@@ -63,6 +63,11 @@ class Coordinator:
             file.write(chunk)
             file.truncate()
 
+    def difference(self, manifest: Manifest, request: Submission) -> str | None:
+        """What this search under the same name would have differently; None where it is the one that is kept."""
+        _, own = self._serving()
+        return None if self._manifest is None else submission.difference((self._manifest, own), (manifest, request))
+
     def complete(self, manifest: Manifest, request: Submission) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:

@@ -66,6 +66,7 @@ def run_search(
     placement: Placement | None = None,
     deadlines: Deadlines | None = None,
     sharing: Sharing | None = None,
+    subject: str = "",
     on_progress: Progress | None = None,
 ) -> FleetResult:
     """Searches on a cluster, and waits for the end.
@@ -94,6 +95,8 @@ def run_search(
         How long each phase of a measurement may take.
     sharing
         Where what was measured is kept.
+    subject
+        Tells what is searched for from anything else under the same name; by default the factory's pickle does.
     on_progress
         Is told the coordinator's status as it changes.
 
@@ -124,6 +127,7 @@ def run_search(
         placement=placement or Placement(),
         deadlines=deadlines or Deadlines(),
         sharing=sharing,
+        subject=subject,
     )
     submit(factory, request, name=name, address=address, state=state)
     return watch(name, address=address, on_progress=on_progress)
@@ -160,10 +164,17 @@ def submit(
         path, manifest = pickled(factory, Path(folder))
         connect(address, cpus=local_cpus(request.placement))
         coordinator = _start(name, state)
-        if not answer(coordinator.is_open.remote()):
-            for number, chunk in enumerate(chunks(path)):
-                answer(coordinator.receive.remote(number, chunk))
-            answer(coordinator.complete.remote(manifest, request))
+        if answer(coordinator.is_open.remote()):
+            other = answer(coordinator.difference.remote(manifest, request))
+            if other is not None:
+                raise FleetError(
+                    f"a search {name!r} is kept whose {other} is another one, and what it measured would be told as "
+                    "this one's: give this search another name"
+                )
+            return
+        for number, chunk in enumerate(chunks(path)):
+            answer(coordinator.receive.remote(number, chunk))
+        answer(coordinator.complete.remote(manifest, request))
 
 
 def watch(name: str, *, address: str | None = None, on_progress: Progress | None = None) -> FleetResult:

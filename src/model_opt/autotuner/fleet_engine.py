@@ -1,10 +1,14 @@
 """The same search on a Ray cluster: a worker per slot measures, a coordinator merges what they learn."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
+from torch import nn
 
 from model_opt.actors import searches
 from model_opt.actors.cluster import connect, disconnect
@@ -72,6 +76,7 @@ class FleetEngine:
                 gather=cluster.workers or 0,
                 placement=Placement(workers=cluster.workers),
                 sharing=sharing,
+                subject=subject_of(self._task.model),
                 on_progress=_Watcher(problem),
             )
             if sharing is not None:
@@ -120,6 +125,15 @@ class FleetEngine:
             evidence=tuple(problem.evidence),
             expected=problem.expected,
         )
+
+
+def subject_of(model: nn.Module) -> str:
+    """What tells a model from any other: blake2b-128 over its class and its tensors, as 32 hexadecimal digits."""
+    digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def reach(cluster: Cluster) -> None:

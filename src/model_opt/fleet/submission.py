@@ -56,10 +56,12 @@ class Sharing:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A search as it was submitted, apart from the evaluator's factory."""
+    """A search as it was submitted, apart from the evaluator's factory. `subject` tells what is searched for apart, a
+    model for example, where a factory's pickle may differ from one process to the next; else the pickle does."""
 
     search: Search
     rules: FleetRules
+    subject: str = ""
     placement: Placement = field(default_factory=Placement)
     deadlines: Deadlines = field(default_factory=Deadlines)
     sharing: Sharing | None = None
@@ -71,6 +73,18 @@ class Manifest:
 
     digest: str
     size_bytes: int
+
+
+def difference(known: tuple[Manifest, Submission], asked: tuple[Manifest, Submission]) -> str | None:
+    """What another search under the name of a `known` one has differently; None where it is the same search."""
+    (manifest, own), (theirs, other) = known, asked
+    same_subject = own.subject == other.subject if own.subject and other.subject else manifest.digest == theirs.digest
+    pairs = (
+        ("model or evaluator", same_subject),
+        ("space", own.search.space == other.search.space),
+        ("objective", own.search.objective == other.search.objective),
+    )
+    return next((what for what, same in pairs if not same), None)
 
 
 def pickled(factory: Callable[[], Evaluator], folder: Path) -> tuple[Path, Manifest]:
