@@ -66,6 +66,19 @@ def test_a_plan_that_loses_its_workers_is_given_up() -> None:
     assert lost.attempt == 3
 
 
+def test_plans_that_only_waited_are_not_blamed_for_the_loss_of_their_worker() -> None:
+    leases = book(4)
+    for number in range(4):
+        leases.grant(numbered(number), Purpose.EXPLORE, "c", A, 0.0)
+    for _ in range(2):
+        assert leases.release("a") == []
+        while leases.regrant("c", A, 0.0) is not None:
+            pass
+    (given_up,) = leases.release("a")
+    assert given_up.plan == numbered(0) and leases.expired == 4
+    leases.validate()
+
+
 def rules(budget: int = 10, **more: object) -> FleetRules:
     return FleetRules(budget=budget, objective=Objective(metric="x"), lease_s=5.0, **more)  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ def lease_text(lease: Lease) -> str:
     """A lease; when it expires is not kept."""
     fields = {"plan": _plan(lease.plan), "purpose": lease.purpose, "context": lease.context, "state": lease.state}
     holder = {"worker": lease.holder.worker, "incarnation": lease.holder.incarnation}
-    return _dump(fields | holder | {"lease_id": lease.lease_id, "attempt": lease.attempt})
+    return _dump(fields | holder | {"lease_id": lease.lease_id, "attempt": lease.attempt, "lost": lease.lost})
 
 
 def read_lease(text: str) -> Lease:
@@ -32,6 +32,7 @@ def read_lease(text: str) -> Lease:
         attempt=fields["attempt"],
         holder=Holder(worker=fields["worker"], incarnation=fields["incarnation"]),
         expires_s=0.0,
+        lost=fields.get("lost", 0),
     )
 
 

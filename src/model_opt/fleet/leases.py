@@ -10,7 +10,7 @@ from model_opt.search.evaluator import Purpose
 from model_opt.search.plan import Plan
 
 MOST_ATTEMPTS = 3
-"""A plan whose workers were lost this often is settled as crashed."""
+"""A plan whose workers were lost this often while they measured it is settled as crashed."""
 
 
 class LeaseState(StrEnum):
@@ -41,7 +41,8 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One lease. `context` is the key of where its holder measures; `expires_s` is in the coordinator's clock."""
+    """One lease. `context` is the key of where its holder measures; `expires_s` is in the coordinator's clock. `lost`
+    counts the holders that were lost while they measured it."""
 
     lease_id: str
     plan: Plan
@@ -51,6 +52,7 @@ class Lease:
     attempt: int
     holder: Holder
     expires_s: float
+    lost: int = 0
 
 
 ResultKey = tuple[str, int]
@@ -222,8 +224,13 @@ class LeaseBook:
         yield "a lease is settled without a result", settled <= {lease_id for lease_id, _ in self.results}
 
     def _lapse(self, leases: Iterable[Lease]) -> list[Lease]:
-        lapsed = [self._put(replace(lease, state=LeaseState.EXPIRED)) for lease in list(leases)]
-        return [lease for lease in lapsed if lease.attempt >= MOST_ATTEMPTS]
+        """A worker measures in the order of its grants: what it held first ran when it was lost, the rest waited."""
+        ran = {next(iter(held)) for held in self._of_worker.values() if held}
+        lapsed = [
+            self._put(replace(lease, state=LeaseState.EXPIRED, lost=lease.lost + (lease.lease_id in ran)))
+            for lease in list(leases)
+        ]
+        return [lease for lease in lapsed if lease.lost >= MOST_ATTEMPTS]
 
     def _held_under(self, worker: str) -> list[Lease]:
         """What any life of `worker` holds."""
