@@ -177,7 +177,7 @@ def _merged(
 ) -> dict[str, Merged]:
     """Each ratio of `rows`, merged over origins; metrics that nobody tells are left out. `alike` has the similarity of
     every context, by metric."""
-    told = partial(merge_origins, rows, trust=trust, last_heard=heard, now=time.time())
+    told = partial(merge_origins, rows, trust=trust, heard_at=heard, now=time.time())
     made = {metric: told(metric=metric, floor=METRICS[metric].floor, similarity=alike[metric]) for metric in alike}
     return {metric: merged for metric, merged in made.items() if len(merged)}
 

@@ -13,6 +13,7 @@ from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.messages import Changes, MergedRow, Reply, WorkRequest
+from model_opt.fleet.steady_clock import SteadyClock
 from model_opt.search.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class CoordinatorService:
     ) -> None:
         self._rules, self._journal = rules, journal
         self._fatal = fatal or (lambda error: log.error("the coordinator must end: %s", error))
+        self._now = SteadyClock()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._asked: list[tuple[WorkRequest, Future[Reply]]] = []
@@ -70,7 +72,7 @@ class CoordinatorService:
     def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
         """A heartbeat."""
         with self._lock:
-            self.state.heartbeat(holder, held, time.time())
+            self.state.heartbeat(holder, held, self._now())
 
     def extend(self, more: int) -> None:
         """`more` units of budget; on disk when this returns."""
@@ -177,7 +179,7 @@ class CoordinatorService:
     def _transact(self, asks: list[WorkRequest], extra: list[Changes]) -> list[Reply]:
         """Handles `asks` in memory, then writes it all; `extra` happened before."""
         with self._lock:
-            steps = [*extra, self.state.tick(time.time())]
+            steps = [*extra, self.state.tick(self._now())]
             replies = [self._handle(ask, steps) for ask in asks]
             self._dirty |= {(row.plan.key, row.context) for step in steps for row in step.rows}
         if any(steps):
@@ -203,14 +205,14 @@ class CoordinatorService:
     def _handle(self, ask: WorkRequest, steps: list[Changes]) -> Reply:
         if ask.term > self.state.term and not self.state.book.leases:
             self._begin(ask.term + 1)  # our state was lost, and the fleet has seen later terms than this fresh one
-        reply, changes = self.state.handle(ask, time.time())
+        reply, changes = self.state.handle(ask, self._now())
         steps.append(changes)
         return reply
 
     def _begin(self, at_least: int) -> None:
         term, epoch, kept = self._journal.begin(at_least)
         self.facts: Mapping[str, object] = dict(kept.facts)
-        self.state = CoordinatorState(self._rules, kept, term=term, epoch=epoch, now=time.time())
+        self.state = CoordinatorState(self._rules, kept, term=term, epoch=epoch, now=self._now())
 
     def _write(self, changes: Changes) -> None:
         written: Future[None] = Future()
