@@ -214,6 +214,31 @@ def test_the_end_by_budget_can_be_extended() -> None:
     assert (reply.ending, reply.budget, len(reply.grants)) == (None, 3, 1)
 
 
+def test_an_extension_counts_once_and_lifts_a_time_that_is_up() -> None:
+    coordinator, a = state(budget=1, deadline_s=10.0), WorkerState(A, "c")
+    assert turn(coordinator, a, 11.0).ending == "time"
+    for _ in range(2):
+        coordinator.extend(2, "a request", now=11.0)
+    reply = turn(coordinator, a, 12.0, proposals=wish(1), wanted=1)
+    assert (reply.ending, reply.left_s, coordinator.book.budget, len(reply.grants)) == (None, None, 3, 1)
+
+
+def test_patience_counts_from_an_extension_in_the_next_life_too() -> None:
+    journal = MemoryJournal()
+    term, epoch, kept = journal.begin()
+    coordinator = CoordinatorState(rules(budget=9, patience=2), kept, term=term, epoch=epoch, now=0.0)
+    a = WorkerState(A, "c")
+    for number in range(3):  # the first is the best: nothing better follows
+        turn(coordinator, a, float(number), proposals=wish(number), wanted=1)
+        finish(a)
+    assert turn(coordinator, a, 3.0).ending == "converged"
+    journal.commit(term, [coordinator._drain(), coordinator.extend(5)])
+    term, epoch, kept = journal.begin()
+    revived = CoordinatorState(rules(budget=9, patience=2), kept, term=term, epoch=epoch, now=4.0)
+    revived.tick(4.0)
+    assert revived.ending is None and revived.book.budget == 14
+
+
 def test_the_budget_told_is_what_will_be_settled_in_time_in_the_workers_context() -> None:
     coordinator, a, b = state(budget=100, deadline_s=20.0), WorkerState(A, "c"), WorkerState(B, "other")
     for second in range(12):

@@ -152,9 +152,9 @@ class Coordinator:
         said = {k.removeprefix(_DESCRIPTION): v for k, v in service.facts.items() if k.startswith(_DESCRIPTION)}
         return contexts_of(service.facts), said, request
 
-    async def extend(self, more: int) -> None:
+    async def extend(self, more: int, request: str) -> None:
         """More budget; a search that had ended goes on."""
-        await asyncio.to_thread(self._serving()[0].extend, more)
+        await asyncio.to_thread(self._serving()[0].extend, more, request)
 
     async def stop(self) -> None:
         """Ends the search; what was measured stays."""

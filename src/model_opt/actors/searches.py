@@ -1,5 +1,6 @@
 """Searches on a cluster, by name: submit, watch, look, stop, resume, extend. A search outlives who started it."""
 
+import secrets
 import tempfile
 import time
 from collections import Counter
@@ -264,7 +265,7 @@ def extend(name: str, simulations: int, *, address: str | None = None, state: st
     if simulations < 1:
         raise InvalidInput(f"simulations must be at least 1, not {simulations}")
     resume(name, address=address, state=state)
-    answer(find_coordinator(name).extend.remote(simulations))
+    answer(find_coordinator(name).extend.remote(simulations, secrets.token_hex(8)))  # Ray may send it twice
 
 
 def resume(name: str, *, address: str | None = None, state: str | None = None) -> None:

@@ -74,10 +74,10 @@ class CoordinatorService:
         with self._lock:
             self.state.heartbeat(holder, held, self._now())
 
-    def extend(self, more: int) -> None:
+    def extend(self, more: int, request: str = "") -> None:
         """`more` units of budget; on disk when this returns."""
         with self._lock:
-            changes = self.state.extend(more)
+            changes = self.state.extend(more, request, now=self._now())
         self._write(changes)
 
     def stop(self, why: str = "stopped") -> None:

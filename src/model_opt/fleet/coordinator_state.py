@@ -43,6 +43,9 @@ SWEEP_S = 0.1
 GIVEN_UP = 0
 """The attempt under which the coordinator itself settles a lease, so that a late result is still an extra sample."""
 
+_EXTENDED = "extended/"
+"""Facts: requests for more budget that were granted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FleetRules:
@@ -107,6 +110,9 @@ class CoordinatorState:
         self.book.restore(kept.leases, ((one.lease_id, one.attempt) for one in kept.results), now)
         for item in kept.results:
             self._learn(item)
+        self._best_at = max(self._best_at, int(str(kept.facts.get("patience_from", 0))))
+        self._deadline_s = None if kept.facts.get("timeless") else rules.deadline_s
+        self._extended = {name for name in kept.facts if name.startswith(_EXTENDED)}
 
     # what happens ---------------------------------------------------------------------------------------------------
 
@@ -144,12 +150,21 @@ class CoordinatorState:
         self._advance(now)
         return self._drain()
 
-    def extend(self, more: int) -> Changes:
-        """`more` units of budget; a search that had ended goes on."""
+    def extend(self, more: int, request: str = "", *, now: float = 0.0) -> Changes:
+        """`more` units of budget; a search that had ended goes on, also where its time was up by `now`. The same
+        `request` counts once."""
+        if _EXTENDED + request in self._extended:
+            return self._drain()
         self.book.budget += more
+        if self.ending == "time" or (self._deadline_s is not None and now >= self._deadline_s):
+            self._deadline_s = None
+            self._facts["timeless"] = True
         self.ending = None
         self._best_at = len(self.log)
-        self._facts |= {"budget": self.book.budget, "ending": None}
+        self._facts |= {"budget": self.book.budget, "ending": None, "patience_from": self._best_at}
+        if request:
+            self._extended.add(_EXTENDED + request)
+            self._facts[_EXTENDED + request] = more
         return self._drain()
 
     def stop(self, why: str = "stopped") -> Changes:
@@ -241,8 +256,8 @@ class CoordinatorState:
     def _why_over(self, now: float) -> str | None:
         if self.book.settled >= self.book.budget:
             return "budget"
-        if self.rules.deadline_s is not None and now >= self.rules.deadline_s:
-            return "time" if not self.book.granted or now >= self.rules.deadline_s + self.rules.grace_s else None
+        if self._deadline_s is not None and now >= self._deadline_s:
+            return "time" if not self.book.granted or now >= self._deadline_s + self.rules.grace_s else None
         if self.rules.patience is not None and len(self.log) - self._best_at >= self.rules.patience:
             return "converged"
         if self._open and self.roster.exhausted(len(self.log)) and not self.book.granted + self.book.expired:
@@ -319,7 +334,7 @@ class CoordinatorState:
             budget=self._budget_of(ask.context, now) - self._unseen(ask.holder),
             waiting=not self._open,
             ending=ending,
-            left_s=None if self.rules.deadline_s is None else max(self.rules.deadline_s - now, 0.0),
+            left_s=None if self._deadline_s is None else max(self._deadline_s - now, 0.0),
         )
 
     def _budget_of(self, context: str, now: float) -> int:
@@ -332,10 +347,10 @@ class CoordinatorState:
         left = self.book.budget - settled
         if self.first_grant_s is None or not own or settled < PACE_FROM * len(self.roster):
             return own + left
-        if self.rules.deadline_s is not None:
+        if self._deadline_s is not None:
             pace = settled / max(now - self.first_grant_s, 1e-9)
             begun = self.book.granted + self.book.expired
-            left = max(min(left, begun + 1), int(min(left, pace * (self.rules.deadline_s - now))))
+            left = max(min(left, begun + 1), int(min(left, pace * (self._deadline_s - now))))
         return own + math.ceil(left * own / settled)
 
     def _unseen(self, holder: Holder) -> int:
