@@ -86,11 +86,36 @@ def merge_origins(
 ) -> Merged:
     """`metric` of `rows`, merged over origins.
 
-    `floor` is the noise's variance of one sample, at least `LEAST_FLOOR`, or one for each context; exact metrics
-    ignore it. `trust` is by origin, within 0 and 1; whoever is not named was admitted and counts fully. `similarity` is
-    by context: those that are not named count for nothing; None means that all rows are of the context asked for.
-    `heard_at[origin, epoch]` and `now` are in seconds of one clock, the reader's; epochs not named are new.
-    Of an origin that measured a plan in several contexts only the most similar one is read. Raises `InvalidInput`.
+    Of an origin that measured a plan in several contexts only the most similar one is read.
+
+    Parameters
+    ----------
+    rows
+        In any order; of rows with one key the latest counts.
+    metric
+        Its name.
+    floor
+        The noise's variance of one sample, at least `LEAST_FLOOR`, or one for each context; exact metrics ignore it.
+    trust
+        By origin, within 0 and 1; whoever is not named was admitted and counts fully.
+    similarity
+        By context: those that are not named count for nothing; None means that all rows are of the context asked for.
+    heard_at
+        When each (origin, epoch) was last heard of, in seconds of the reader's clock; those not named are new.
+    now
+        In seconds of the same clock.
+    half_life_s
+        After so many seconds of silence what an epoch says counts half.
+
+    Returns
+    -------
+    Merged
+        Arrays `[plans]`.
+
+    Raises
+    ------
+    InvalidInput
+        For floors, trust or similarities that mean nothing.
     """
     ages = _Ages(heard_at or {}, now, half_life_s)
     entries = _entries(fold(rows, metric), trust or {}, similarity, ages)

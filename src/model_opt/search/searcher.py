@@ -62,15 +62,39 @@ class OptionSummary:
 class Searcher:
     """Sequential model-based search over the plans of one space.
 
-    `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
-    before others, after the one that leaves every decision alone. `given` are figures that need no measuring, such as
-    those of the user's model beside itself: taken as exact and recommended like others, but neither proposed nor
-    counted; a plan that the space does not have (a decision is frozen) is compared with in the end, and teaches
-    nothing, and leaving every decision alone is then a plan like others. `prior` weighs (decision, option) pairs, 1
-    where nothing is said. `budget` counts settled outcomes, failures included; it may be set anew at any time.
-    `tree_nodes` bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without
-    growing. What `ask` answers depends on the seed and on what was told and asked before, in order, and on nothing
-    else. Raises `InvalidInput` for a `first` plan that the space does not allow.
+    What `ask` answers depends on the seed and on what was told and asked before, in order, and on nothing else.
+
+    Parameters
+    ----------
+    space
+        The decisions, and what is not allowed together.
+    objective
+        The metric that is made small or large, and the limits.
+    budget
+        How many outcomes may be settled, failures included; it may be set anew at any time.
+    seed
+        At least 0.
+    noise
+        The variance of one observation per metric: 0 or absent is exact, None unknown.
+    first
+        Plans to try before others, after the one that leaves every decision alone.
+    given
+        Figures that need no measuring, such as those of the user's model beside itself: taken as exact and recommended
+        like others, but neither proposed nor counted. A plan that the space does not have (a decision is frozen) is
+        compared with in the end, and teaches nothing, and leaving every decision alone is then a plan like others.
+    prior
+        Weights of (decision, option) pairs, 1 where nothing is said.
+    evidence
+        What is known of plans from elsewhere.
+    evaluations
+        How many plans are looked at for a suggestion.
+    tree_nodes
+        Bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing.
+
+    Raises
+    ------
+    InvalidInput
+        For a `first` plan that the space does not allow, and for numbers that mean nothing.
     """
 
     def __init__(
