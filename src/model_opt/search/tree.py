@@ -50,8 +50,8 @@ def kernel(*, entry: bool = False, **options: Any) -> Callable[[Callable[..., An
 
 
 class Tree(NamedTuple):
-    """`children` `[nodes, options]` (`NONE`: not expanded); `visits`, `total` and `best` of the values in [0, 1] backed up
-    through each edge, `[nodes, options]`, `best` -inf where the edge is masked: not allowed, exhausted, or no such
+    """`children` `[nodes, options]` (`NONE`: not expanded); `visits`, `total` and `best` of the values in [0, 1] backed
+    up through each edge, `[nodes, options]`, `best` -inf where the edge is masked: not allowed, exhausted, or no such
     option; `parent` and `edge` `[nodes]`; `used` `[1]`: nodes in use; `order` `[depths]`: which decision each depth
     decides; `sizes` `[depths]`; `scores` `[options]`: room for one node's. Bytes per node of 12 options: 198."""
 
@@ -130,7 +130,8 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
 
 @kernel()
 def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
-    """Adds the child below an edge whose node is at `depth` - 1; returns it, or `NONE` where the tree is full or ends."""
+    """Adds the child below an edge whose node is at `depth` - 1; returns it, or `NONE` where the tree is full or
+    ends."""
     if tree.used[0] >= len(tree.parent) or depth >= len(tree.sizes):
         return NONE
     child = tree.used[0]
