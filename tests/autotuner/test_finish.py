@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from model_opt.autotuner.engine import Found
-from model_opt.autotuner.finish import BUSY, _candidates, _speedup, front
+from model_opt.autotuner.finish import BUSY, _candidates, _doubts, _speedup, front
 from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
 from model_opt.autotuner.result import GIVEN, Observed
 from model_opt.autotuner.wording import interval_text
@@ -103,6 +103,14 @@ def test_where_the_search_was_disturbed_too_nothing_is_claimed():
     assert _speedup(PRUNED, found, starts(4.0, 4.2, quiet=False)).doubt == BUSY
     quiet = _speedup(PRUNED, found, starts(1.0, 1.1))
     assert (quiet.doubt, quiet.value) == ("", pytest.approx(math.exp(1.05)))
+
+
+@pytest.mark.parametrize("disturbed", [(), ("log_speedup",)])
+def test_that_nothing_beats_the_original_says_so_of_a_busy_machine(disturbed):
+    found = found_with(PRUNED, -1.0, disturbed=disturbed)
+    (said,) = _doubts(Plan(), None, found, True)
+    assert said.startswith("nothing that was measured beats the model as it is")
+    assert said.endswith("disturbed the timing of 1 of them: search again on a quiet machine") is bool(disturbed)
 
 
 def test_disturbed_starts_are_left_out_where_there_are_enough_others():

@@ -172,7 +172,11 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
     if not feasible:
         notes.append("no measured plan keeps every constraint: this is the one that comes closest")
     if not found.best.plan.choices and feasible:
-        notes.append("nothing that was measured beats the model as it is under these constraints")
+        spoilt = sum("log_speedup" in seen.disturbed for seen in found.observed)
+        busy = f"; but other programs disturbed the timing of {spoilt} of them: search again on a quiet machine"
+        notes.append(
+            f"nothing that was measured beats the model as it is under these constraints{busy if spoilt else ''}"
+        )
     if plan.choices and fresh is None:
         notes.append("no time was left for fresh processes: the speed-up is the search's own measurement")
     if fresh and not fresh.quiet:
