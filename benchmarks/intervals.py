@@ -114,7 +114,6 @@ def counted(rows: list[dict[str, object]]) -> dict[str, object]:
         "of": len(rows),
         "measured": len(spans),
         "median_width": float(np.median(widths)) if widths else None,
-        "rows": rows,
     }
 
 
@@ -139,7 +138,8 @@ def main() -> None:
             print(json.dumps({"programs": programs} | made[-1]), file=sys.stderr, flush=True)
     found = {f"beside {programs}" if programs else "quiet": counted(made) for programs, made in rows.items()}
     if arguments.json:
-        print(json.dumps(found))
+        told = [{"programs": programs} | row for programs, made in rows.items() for row in made]
+        print(json.dumps({"counts": found, "rows": told}))
         return
     for name, row in found.items():
         width = "" if row["median_width"] is None else f"; median interval ± {row['median_width']:.0%}"

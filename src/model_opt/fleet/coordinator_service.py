@@ -44,6 +44,8 @@ class CoordinatorService:
         self.error: BaseException | None = None
         self.trouble: str | None = None
         """Why nothing can be written just now."""
+        self.facts: Mapping[str, object] = {}
+        self.state: CoordinatorState
         self._begin(1)
         self._dirty = set(self.state.rows)
         self._thread = threading.Thread(target=self._run, name="model-opt-commit", daemon=True)
@@ -211,7 +213,7 @@ class CoordinatorService:
 
     def _begin(self, at_least: int) -> None:
         term, epoch, kept = self._journal.begin(at_least)
-        self.facts: Mapping[str, object] = dict(kept.facts)
+        self.facts = dict(kept.facts)
         self.state = CoordinatorState(self._rules, kept, term=term, epoch=epoch, now=self._now())
 
     def _write(self, changes: Changes) -> None:

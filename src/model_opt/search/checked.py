@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
 from model_opt.search.is_number import is_number
@@ -15,11 +16,11 @@ MOST_SAMPLES = 100_000
 def checked(outcome: Outcome) -> Outcome:
     """`outcome` in Python's own values, which can be written and added up; where a sample is no finite number, the
     failure that says so."""
-    seconds = {str(name): float(value) for name, value in _pairs(outcome.seconds) if is_number(value)}
+    seconds = {str(name): float(value) for name, value in _pairs(outcome.seconds).items() if is_number(value)}
     if isinstance(outcome, Failure):
         return replace(outcome, message=str(outcome.message), seconds=seconds)
     samples: dict[str, tuple[float, ...]] = {}
-    for name, values in _pairs(outcome.samples):
+    for name, values in _pairs(outcome.samples).items():
         wrong = _what_is_wrong(values)
         if wrong:
             return Failure(
@@ -36,8 +37,9 @@ def checked(outcome: Outcome) -> Outcome:
     )
 
 
-def _pairs(given: object) -> Iterable[tuple[object, object]]:
-    return given.items() if isinstance(given, Mapping) else ()
+def _pairs(given: object) -> Mapping[object, Any]:
+    """`given`, whatever the evaluator put in the place of a mapping."""
+    return given if isinstance(given, Mapping) else {}
 
 
 def _what_is_wrong(values: object) -> str:

@@ -236,7 +236,7 @@ class Searcher:
 
     def _explore(self, many: int, mine: Owned, pending: Sequence[Plan], rng: np.random.Generator) -> list[Plan]:
         """The best plans by acquisition that are neither settled nor in flight."""
-        pending = self._encoding.encode(pending[-_PENDING:])
+        assumed = self._encoding.encode(pending[-_PENDING:])
         known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(pending)]), axis=0)
         if self._planner.every is not None and len(known) >= len(self._planner.every):
             return []
@@ -245,7 +245,7 @@ class Searcher:
             if far:
                 return [self._encoding.decode(codes) for codes in far]
         self._beliefs.refresh(self.objective)
-        self._beliefs.add_pending(self.objective, pending)
+        self._beliefs.add_pending(self.objective, assumed)
         judged = self._beliefs.judged(self.objective)
         score = self._beliefs.acquisition(self.objective, _incumbent(judged))
         ranking = self._planner.rank(
@@ -328,10 +328,10 @@ class Searcher:
         answer = recommend(judged, self.objective, self._ledger).plan.key
         unsure = [record.plan.key == answer and record.attempts == 1 for record in judged.records]
         value = np.where(unsure, np.inf, value)
-        pending = {plan.key for plan in pending}
+        taken = {plan.key for plan in pending}
         order = (judged.records[i] for i in np.argsort(-value, kind="stable") if value[i] > -np.inf)
         again = (record for record in order if record.attempts < _REPEATS and not record.exact)
-        return [record.plan for record in again if record.plan.key not in pending and mine(record.plan)]
+        return [record.plan for record in again if record.plan.key not in taken and mine(record.plan)]
 
     # telling and answering ------------------------------------------------------------------------------------------
 
