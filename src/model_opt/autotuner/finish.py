@@ -13,7 +13,7 @@ from model_opt.actors.child_env import ALLOCATOR
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
-from model_opt.autotuner.result import Figure, Observed, ParetoPoint, pareto_points
+from model_opt.autotuner.result import GIVEN, Figure, Observed, ParetoPoint, pareto_points
 from model_opt.compression.evaluate import Task, kept_model
 from model_opt.compression.shipping import save_model
 from model_opt.errors import MeasurementFailed
@@ -171,7 +171,14 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
     notes = []
     if not feasible:
         notes.append("no measured plan keeps every constraint: this is the one that comes closest")
-    if not found.best.plan.choices and feasible:
+    tried = [seen for seen in found.observed if seen.purpose != GIVEN]
+    if not tried:
+        lost = int(found.fleet.get("expired", 0))
+        died = (
+            f": workers were lost {lost} times, as they are where memory is short" if lost else " in the time there was"
+        )
+        notes.append(f"no plan could be measured{died}")
+    elif not found.best.plan.choices and feasible:
         spoilt = sum("log_speedup" in seen.disturbed for seen in found.observed)
         busy = f"; but other programs disturbed the timing of {spoilt} of them: search again on a quiet machine"
         notes.append(
