@@ -1,7 +1,7 @@
-"""How many processors this process may really use: by its affinity, and by the CPU quotas of its control groups."""
+"""What this process may really use: processors by its affinity and the CPU quotas of its control groups, and memory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
@@ -23,8 +23,24 @@ def _by_affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def usable_memory(root: Path = ROOT) -> int | None:
+    """Bytes that the machine and the limits of control groups leave to this process; None where nobody says."""
+    lines = (line.split() for line in _read(root / "proc/meminfo").splitlines())
+    whole = [int(words[1]) * 1024 for words in lines if words[:1] == ["MemTotal:"]]
+    files = ((folder / "memory.max", folder / "memory.limit_in_bytes") for _, folder in _groups(root, ("memory",)))
+    limits = (_read(path).strip() for pair in files for path in pair)
+    return min([*whole, *(int(limit) for limit in limits if limit.isdecimal())], default=None)
+
+
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas of this process's control groups and all above them, in processors; none on other systems.
+    """The quotas of this process's control groups and all above them, in processors; none on other systems."""
+    for version, folder in _groups(root, MOUNTS_1):
+        yield from _quota_2(folder) if version == 2 else _quota_1(folder)
+
+
+def _groups(root: Path, mounts: Sequence[str]) -> Iterator[tuple[int, Path]]:
+    """(version, folder) of this process's control groups and all above them; version 1 mounts a controller at one of
+    `mounts`.
 
     A container often sees its own group as the root of the mount, whatever path it is told: what is not there is
     passed over.
@@ -34,9 +50,9 @@ def _quotas(root: Path) -> Iterator[float]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
-            yield from (q for mount in MOUNTS_2 for folder in _upwards(mounted / mount, path) for q in _quota_2(folder))
-        elif "cpu" in controllers.split(","):
-            yield from (q for mount in MOUNTS_1 for folder in _upwards(mounted / mount, path) for q in _quota_1(folder))
+            yield from ((2, folder) for mount in MOUNTS_2 for folder in _upwards(mounted / mount, path))
+        elif set(controllers.split(",")) & {name for mount in mounts for name in mount.split(",")}:
+            yield from ((1, folder) for mount in mounts for folder in _upwards(mounted / mount, path))
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:

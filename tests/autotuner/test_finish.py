@@ -1,6 +1,7 @@
 """The interval of a speed-up over fresh processes, and which plans may be the answer."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_that_nothing_beats_the_original_says_so_of_a_busy_machine(disturbed):
     (said,) = _doubts(Plan(), None, found, True)
     assert said.startswith("nothing that was measured beats the model as it is")
     assert said.endswith("disturbed the timing of 1 of them: search again on a quiet machine") is bool(disturbed)
+
+
+@pytest.mark.parametrize(("lost", "why"), [(0, "in the time there was"), (3, "workers were lost 3 times")])
+def test_where_no_plan_could_be_measured_that_is_what_is_said(lost, why):
+    (said,) = _doubts(Plan(), None, replace(found_with(PRUNED), fleet={"expired": lost}), True)
+    assert said.startswith("no plan could be measured") and why in said
 
 
 def test_disturbed_starts_are_left_out_where_there_are_enough_others():

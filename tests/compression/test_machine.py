@@ -19,6 +19,7 @@ from model_opt.compression.machine import (
 )
 from model_opt.compression.runtimes.declared import libraries
 from model_opt.errors import InvalidInput
+from model_opt.processors import usable_memory
 
 TORCH_NAMES = {"avx512f": "avx512_f", "asimddp": "dot"}
 """Linux's name of a capability → torch's, where they differ."""
@@ -110,6 +111,25 @@ def test_no_quota_leaves_what_affinity_leaves(tmp_path: Path) -> None:
     assert usable_processors(_group(tmp_path, V1, none)) == free
     wide = {"sys/fs/cgroup/cpu.max": "90000000 1000\n"}
     assert usable_processors(_group(tmp_path, "0::/\n", wide)) == free
+
+
+@pytest.mark.parametrize(
+    ("groups", "file"),
+    [
+        ("0::/box\n", "sys/fs/cgroup/box/memory.max"),
+        ("4:memory:/box\n", "sys/fs/cgroup/memory/box/memory.limit_in_bytes"),
+    ],
+)
+def test_memory_is_what_the_machine_and_control_groups_leave(tmp_path: Path, groups: str, file: str) -> None:
+    assert usable_memory(tmp_path) is None
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:       8388608 kB\nMemFree: 1 kB\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    assert usable_memory(tmp_path) == 8 * 2**30
+    (tmp_path / file).parent.mkdir(parents=True)
+    for said, usable in (("2147483648\n", 2 * 2**30), ("max\n", 8 * 2**30), ("9223372036854771712\n", 8 * 2**30)):
+        (tmp_path / file).write_text(said)
+        assert usable_memory(tmp_path) == usable
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")

@@ -21,7 +21,7 @@ from model_opt.measuring.variables import ALLOCATOR
 from model_opt.search.beliefs import Estimate
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.trial import Trial
+from model_opt.search.trial import GIVEN, Trial
 
 SAVE_S = 900.0
 BUSY = "not measured: other programs kept the machine busy"
@@ -173,7 +173,14 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
     notes = []
     if not feasible:
         notes.append("no measured plan keeps every constraint: this is the one that comes closest")
-    if not found.best.plan.choices and feasible:
+    tried = [seen for seen in found.observed if seen.purpose != GIVEN]
+    if not tried:
+        lost = int(found.fleet.get("expired", 0))
+        died = (
+            f": workers were lost {lost} times, as they are where memory is short" if lost else " in the time there was"
+        )
+        notes.append(f"no plan could be measured{died}")
+    elif not found.best.plan.choices and feasible:
         spoilt = sum("log_speedup" in seen.disturbed for seen in found.observed)
         busy = f"; but other programs disturbed the timing of {spoilt} of them: search again on a quiet machine"
         notes.append(

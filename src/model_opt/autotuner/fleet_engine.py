@@ -20,11 +20,14 @@ from model_opt.errors import FleetError
 from model_opt.federation.recorder import KEPT, WHOLE_ONLY, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
+from model_opt.processors import usable_memory, usable_processors
 from model_opt.search.plan import Plan
 from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
+CLUSTER_BYTES, WORKER_BYTES = int(1.2 * 2**30), int(0.6 * 2**30)
+"""What Ray and the driver take at the least, and each worker with its measuring process, for a small model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,20 @@ def subject_of(model: nn.Module) -> str:
 def reach(cluster: Cluster) -> None:
     """Joins the cluster, or starts one on this machine; `FleetEngine.run` finds it there. Raises `FleetError`."""
     workers = Placement(workers=cluster.workers)
+    if cluster.address == LOCAL:
+        _check_memory(cluster.workers or usable_processors())
     connect(None if cluster.address == LOCAL else cluster.address, cpus=local_cpus(workers))
+
+
+def _check_memory(workers: int) -> None:
+    """Raises `FleetError` where so many workers on this machine would be killed for want of memory."""
+    needed, usable = CLUSTER_BYTES + workers * WORKER_BYTES, usable_memory()
+    if usable is not None and usable < needed:
+        raise FleetError(
+            f"a cluster of {workers} worker{'s' * (workers != 1)} on this machine takes {needed / 2**30:.1f} GiB of "
+            f"memory at least, and this process may use {usable / 2**30:.1f}: take fewer workers, or `model-opt "
+            "optimize`, which needs no cluster"
+        )
 
 
 def _seconds_left(until: float | None) -> float | None:
@@ -148,7 +164,19 @@ def _seconds_left(until: float | None) -> float | None:
 
 def _summary(status: Mapping[str, Any]) -> dict[str, Any]:
     """What a result keeps of a fleet: who measured how much, and what was merged."""
-    kept = ("name", "budget", "settled", "measured_by", "rows", "duplicates", "extra", "failures", "busy_s", "term")
+    kept = (
+        "name",
+        "budget",
+        "settled",
+        "measured_by",
+        "rows",
+        "duplicates",
+        "extra",
+        "failures",
+        "busy_s",
+        "term",
+        "expired",
+    )
     return {name: status[name] for name in kept if name in status}
 
 
