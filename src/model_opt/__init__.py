@@ -33,12 +33,12 @@ _ON_FIRST_USE = {
     "SearchSpace": "search.space",
     "add_runtime": "compression.runtimes.declared",
     "export_model": "compression.exports",
-    "load_model": "compression.shipping",
+    "load_model": "compression.save_model",
     "open_store": "storage.open",
     "optimize": "autotuner.optimizer",
     "register": "compression.technique",
-    "save_model": "compression.shipping",
-    "sign_model": "compression.signature",
+    "save_model": "compression.save_model",
+    "sign_model": "compression.sign_model",
 }
 """Name → module (PEP 562): importing the package loads neither torch nor Ray."""
 

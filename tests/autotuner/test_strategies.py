@@ -4,6 +4,7 @@ import dataclasses
 
 from model_opt.autotuner.strategies import WEIGHTS, prior, strategies
 from model_opt.compression.machine import inspect
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.search.model_signature import Family
 from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.space import Decision, SearchSpace
@@ -37,5 +38,5 @@ def test_what_takes_longer_than_a_search_has_for_a_plan_weighs_less() -> None:
     expected = ExpectedSeconds(plan_s=1.0, added_s={frozenset({("runtime", "openvino")}): 8.0})
     assert prior(SPACE, expected=expected) == prior(SPACE)
     hurried = prior(SPACE, expected=expected, plan_s=8.0)
-    assert hurried["runtime", "openvino"] == WEIGHTS["runtime", "openvino"] / 2
-    assert hurried["runtime", "onnxruntime"] == WEIGHTS["runtime", "onnxruntime"]
+    assert hurried["runtime", "openvino"] == RUNTIMES["openvino"].weight / 2
+    assert hurried["runtime", "onnxruntime"] == RUNTIMES["onnxruntime"].weight

@@ -365,7 +365,7 @@ def test_what_is_committed_comes_back_and_an_overtaken_term_cannot_write(journal
 
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database, but long enough to be looked at" * 40)
-    with pytest.raises(StoreCorrupt, match="move it away"):
+    with pytest.raises(StoreCorrupt, match="cannot be read"):
         SqliteJournal(tmp_path / "state.db")
 
 

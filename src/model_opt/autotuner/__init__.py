@@ -23,9 +23,9 @@ _ON_FIRST_USE = {
     "MCTSEngine": ("autotuner.engine", "MCTSEngine"),
     "ModelSignature": ("search.model_signature", "ModelSignature"),
     "export_model": ("compression.exports", "export_model"),
-    "load_model": ("compression.shipping", "load_model"),
-    "save_model": ("compression.shipping", "save_model"),
-    "sign_model": ("compression.signature", "sign_model"),
+    "load_model": ("compression.save_model", "load_model"),
+    "save_model": ("compression.save_model", "save_model"),
+    "sign_model": ("compression.sign_model", "sign_model"),
 }
 """Name → where it is: the command line's first screens do without torch and compiled code (seconds; PEP 562)."""
 

@@ -12,7 +12,7 @@ from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
-from model_opt.autotuner.result import ParetoPoint, pareto_points
+from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
 from model_opt.compression.evaluation.evaluator import Task, kept_model
 from model_opt.compression.save_model import save_model
 from model_opt.errors import MeasurementFailed

@@ -22,7 +22,8 @@ from model_opt.autotuner.finish import FinalAnswer, finish, pareto_front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
 from model_opt.autotuner.make_task import NOISE
-from model_opt.autotuner.result import CompressionResult, ParetoPoint
+from model_opt.autotuner.pareto_points import ParetoPoint
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluation.evaluator import Task
 from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle

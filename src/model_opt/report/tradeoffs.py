@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from model_opt.autotuner.figures import Figure as Speed
 from model_opt.autotuner.figures import faster, figure_text, interval_text, lost, smaller
-from model_opt.autotuner.result import ParetoPoint, pareto_points
+from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
 from model_opt.report.chart import ACCENT, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 from model_opt.search.plan import Plan

@@ -49,5 +49,5 @@ def _what_is_wrong(values: object) -> str:
     listed = list(values)
     if len(listed) > MOST_SAMPLES:
         return f"has {len(listed)} samples; {MOST_SAMPLES} are the most"
-    wrong = next((value for value in listed if not is_number(value) or abs(value) > LARGEST), None)
-    return "" if wrong is None else f"is {wrong!r:.80}, which is no number to add up"
+    wrong = [value for value in listed if not is_number(value) or abs(value) > LARGEST]
+    return f"is {wrong[0]!r:.80}, which is no number to add up" if wrong else ""
