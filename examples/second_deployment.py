@@ -21,6 +21,7 @@ from rich.console import Console
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.figures import figure_text, interval_text, is_uncertain, lost, smaller, times
+from model_opt.autotuner.finish import BUSY
 from model_opt.autotuner.result import CompressionResult
 from model_opt.cli.explain import print_explanation
 from model_opt.exchange.shared import import_bundle
@@ -120,7 +121,7 @@ def compare(first: CompressionResult, second: CompressionResult, console: Consol
     )
     fast = f"{times(best_of(second))} where the first had {times(answer.value)}"
     told = sooner(reached(first, answer.low), reached(second, answer.low), fast, len(compressed(second)))
-    if is_uncertain(answer) or "not measured" in answer.doubt:  # another doubt's interval covers all that was seen
+    if is_uncertain(answer) or BUSY in answer.doubt:  # another doubt's interval covers all that was seen
         told = f"Who was as fast sooner cannot be said: the first one's speed-up is {interval_text(answer)}."
     console.print(told, style="bold", highlight=False)
 

@@ -37,6 +37,8 @@ class Cluster:
     `workers` is None for one a slot. `name` is what the search can be found by; `state` the head node's folder for it.
     `store` is the URL or path of the knowledge store, which the coordinator writes to; None: the driver does.
     After `patience` settlements without a better plan no improvement is expected, and the search ends.
+
+    Raises `FleetError` where this machine has no room for a cluster of its own.
     """
 
     address: str
@@ -45,6 +47,10 @@ class Cluster:
     state: str | None = None
     store: str | None = field(default=None, repr=False)
     patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.address == LOCAL:
+            _check_memory(self.workers or usable_processors())
 
 
 class FleetEngine:
@@ -142,8 +148,6 @@ def subject_of(model: nn.Module) -> str:
 def reach(cluster: Cluster) -> None:
     """Joins the cluster, or starts one on this machine; `FleetEngine.run` finds it there. Raises `FleetError`."""
     workers = Placement(workers=cluster.workers)
-    if cluster.address == LOCAL:
-        _check_memory(cluster.workers or usable_processors())
     connect(None if cluster.address == LOCAL else cluster.address, cpus=local_cpus(workers))
 
 
