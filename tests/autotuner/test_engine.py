@@ -13,7 +13,7 @@ from model_opt.compression.sign_model import sign_model
 from model_opt.measuring.child import MeasuringChild
 from model_opt.search import Decision, Objective, SearchSpace
 from model_opt.search.compiling import start_compiling
-from model_opt.search.evaluator import Measurement
+from model_opt.search.evaluator import Description, Measurement
 from model_opt.search.plan import Choice, Plan
 from model_opt.search.plan_seconds import ExpectedSeconds
 
@@ -27,7 +27,7 @@ class Sleepy:
     seconds: float
 
     def describe(self):
-        return {}
+        return Description()
 
     def measure(self, plan, purpose, phase):
         time.sleep(self.seconds)
@@ -45,7 +45,7 @@ def child():
 
 def found_within(seconds, child):
     problem = Problem(
-        child=child,
+        measurer=child,
         space=SPACE,
         signature=sign_model(small_cnn()),
         objective=Objective(metric="log_speedup", maximize=True),
@@ -75,7 +75,7 @@ class Uneven:
     """Any plan takes 0.1 s, one with the last option of `d0` half a minute."""
 
     def describe(self):
-        return {}
+        return Description()
 
     def measure(self, plan, purpose, phase):
         phase("prepare")
@@ -94,7 +94,7 @@ def uneven(child, seconds, *, expected):
     child.deadline = time.monotonic() + seconds
     notes = Notes()
     problem = Problem(
-        child=child,
+        measurer=child,
         space=SPACE,
         signature=sign_model(small_cnn()),
         objective=Objective(metric="log_speedup", maximize=True),
@@ -135,7 +135,7 @@ def test_with_frozen_decisions_every_plan_of_the_rules_is_measured_after_the_fro
     space = SearchSpace(SPACE.decisions, frozen=[Choice(decision="runtime", option="openvino")])
     mine = [space.plan({"d0": str(option)}) for option in (1, 2)]
     problem = Problem(
-        child=child,
+        measurer=child,
         space=space,
         signature=sign_model(small_cnn()),
         objective=Objective(metric="log_speedup", maximize=True),

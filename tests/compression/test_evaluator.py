@@ -234,15 +234,15 @@ def test_a_plan_that_cannot_be_applied_is_illegal(evaluator):
 
 def test_the_description_has_context_baseline_and_noise(evaluator):
     said = evaluator.describe()
-    assert said["baseline"]["size_bytes"] == size_bytes(evaluator._task.model)
-    assert said["baseline"]["latency_ms"] > 0 and said["noise"]["log_speedup"] > 0
-    assert said["context"].batch == 4 and said["context"].input_shapes == ((4, 1, 28, 28),)
+    assert said.baseline["size_bytes"] == size_bytes(evaluator._task.model)
+    assert said.baseline["latency_ms"] > 0 and said.noise["log_speedup"] > 0
+    assert said.context.batch == 4 and said.context.input_shapes == ((4, 1, 28, 28),)
 
 
 def test_what_another_process_has_found_the_original_to_be_is_not_timed_again(evaluator):
     said = evaluator.describe()
     other = CompressionEvaluator(replace(evaluator._task, described=said))
-    assert other.describe() == said and other._baseline_ms == said["baseline"]["latency_ms"]
+    assert other.describe() == said and other._baseline_ms == said.baseline["latency_ms"]
 
 
 def space(model, **given):

@@ -11,7 +11,7 @@ import numpy as np
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.strategies import prior, strategies
 from model_opt.compression.machine import Machine
-from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.measurer import Measurer
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Objective
@@ -34,7 +34,7 @@ class Problem:
     `evidence` is what was measured there.
     """
 
-    child: MeasuringChild
+    measurer: Measurer
     space: SearchSpace
     signature: ModelSignature
     objective: Objective
@@ -159,7 +159,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             predicted = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
             problem.on_plan(proposal.plan)
-            outcome = problem.child.measure(proposal.plan, proposal.purpose)
+            outcome = problem.measurer.measure(proposal.plan, proposal.purpose)
             if clock.cut_off(outcome):
                 problem.callbacks.on_note(f"{outcome.plan} was cut off at the search's end: it is not counted")
                 ended = "time"

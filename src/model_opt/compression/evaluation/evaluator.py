@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression import space  # noqa: F401  (registers every technique)
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.idle_options import idle_options
 from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
@@ -22,15 +21,18 @@ from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noi
 from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
 from model_opt.compression.interface import INTERFACE, Interface, interface_of
-from model_opt.compression.machine import inspect
+from model_opt.compression.machine import Machine, inspect
 from model_opt.compression.runtimes.declared import libraries
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.save_model import load_model, save_model
 from model_opt.compression.sign_model import sign_model
+from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material
+from model_opt.processors import usable_processors
 from model_opt.search.context import Context
-from model_opt.search.evaluator import PART_NOTE, Measurement, Phase, Purpose
+from model_opt.search.evaluator import PART_NOTE, Description, Measurement, Phase, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.space import SearchSpace
 
 BLOCKS = {Purpose.EXPLORE: 5, Purpose.VERIFY: 10}
 TIMING_S = {Purpose.EXPLORE: 2.5, Purpose.VERIFY: 5.0}
@@ -71,14 +73,15 @@ class Task:
     accuracy_limit: float | None = None
     least: Mapping[str, float] = field(default_factory=dict)
     most_latency_ms: float | None = None
-    threads: int = 1
+    threads: int | None = 1
+    """None: as many as there are processors where it is measured."""
     seed: int = 0
     device: str = "cpu"
     keep: Path | None = None
     """A folder for the models of the fastest plans within `accuracy_limit`, so that none is made twice."""
     explore_blocks: int = BLOCKS[Purpose.EXPLORE]
     """Timing blocks of a plan that is explored: fewer are quicker and less sure."""
-    described: Mapping[str, Any] | None = None
+    described: Description | None = None
     """What another process on this device has found the original to be: it is not timed once more."""
     warnings: tuple[str, ...] = ()
     """What the user should know of the model and the data as they were handed in."""
@@ -92,7 +95,8 @@ class CompressionEvaluator:
 
     def __init__(self, task: Task) -> None:
         """Loads the model and judges the original once. Raises what the model or `eval_fn` raises."""
-        torch.set_num_threads(task.threads)
+        self._threads = task.threads or usable_processors()
+        torch.set_num_threads(self._threads)
         if task.timing_lock is not None:
             task.timing_lock.join()
         _seed(task.seed)
@@ -111,7 +115,7 @@ class CompressionEvaluator:
             held_out=self._task.held_out,
             signature=sign_model(self._task.model),
             machine=inspect(task.device),
-            threads=task.threads,
+            threads=self._threads,
             seed=task.seed,
             phase=lambda name: None,
             train_data=task.train_data,
@@ -123,29 +127,27 @@ class CompressionEvaluator:
         self._held = False
         self._baseline_ms: float | None = None
 
-    def describe(self) -> Mapping[str, object]:
-        """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
-        "accuracy_source": str, "warnings": (str, …)}`. The noise of a timing is that of the original against itself.
-        """
+    def describe(self) -> Description:
+        """Context, baseline and noise, which for a timing is that of the original against itself."""
         known = self._task.described
         if known is not None:
-            self._baseline_ms = float(known["baseline"]["latency_ms"])
-            return dict(known)
+            self._baseline_ms = known.baseline["latency_ms"]
+            return known
         paired = self._time(self._task.model, BLOCKS[Purpose.VERIFY], TIMING_S[Purpose.VERIFY])
         ratios = paired.log_ratios
         self._baseline_ms = float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms])))
-        return {
-            "context": self.context(),
-            "baseline": {
+        return Description(
+            context=self.context(),
+            baseline={
                 "latency_ms": self._baseline_ms,
                 "size_bytes": float(self._size_bytes),
                 "accuracy": self._judge.baseline,
             },
-            "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
-            "accuracy_source": self._judge.source,
-            "warnings": (*self._judge.warnings, *([RANDOM] if interface_of(self._material).random else [])),
-            "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
-        }
+            noise={"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
+            accuracy_source=self._judge.source,
+            warnings=(*self._judge.warnings, *([RANDOM] if interface_of(self._material).random else [])),
+            seconds={"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
+        )
 
     def context(self) -> Context:
         """Where this process measures."""
@@ -155,7 +157,7 @@ class CompressionEvaluator:
             device=self._material.machine.device_class,
             libraries=tuple(sorted(libraries().items())),
             dtype=str(dtype).removeprefix("torch."),
-            threads=task.threads,
+            threads=self._threads,
             batch=batch_size(task.example),
             input_shapes=shapes(task.example),
         )
@@ -217,6 +219,27 @@ class CompressionEvaluator:
     def _accurate(self, drop: Drop) -> bool:
         limit = self._task.accuracy_limit
         return drop.whole and (limit is None or drop.value <= limit)
+
+    def machine(self) -> Machine:
+        """What the device can do."""
+        return self._material.machine
+
+    def space(
+        self,
+        exclude: Collection[str],
+        freeze: Mapping[str, str] | None,
+        idle: Collection[tuple[str, str]],
+    ) -> SearchSpace:
+        """What can be done to the model on this device; see `build_space`."""
+        return build_space(
+            self._task.model,
+            self._material.signature,
+            self._material.machine,
+            exclude=exclude,
+            freeze=freeze,
+            trains=self._task.train_data is not None,
+            idle=idle,
+        )
 
     def save(self, plan: Plan, path: Path) -> None:
         """Makes `plan`'s model and writes it to `path`."""
@@ -291,7 +314,7 @@ class CompressionEvaluator:
         one another for a hundred times as long as they compute."""
         lock = self._task.timing_lock
         with lock.shared() if lock else nullcontext():
-            torch.set_num_threads(max(1, self._task.threads // max(1, lock.members() if lock else 1)))
+            torch.set_num_threads(max(1, self._threads // max(1, lock.members() if lock else 1)))
             yield
 
     @contextmanager
@@ -299,7 +322,7 @@ class CompressionEvaluator:
         """Nobody else works inside the block; torch has all the task's threads."""
         lock = self._task.timing_lock
         with lock.exclusive() if lock else nullcontext():
-            torch.set_num_threads(self._task.threads)
+            torch.set_num_threads(self._threads)
             yield
 
 
