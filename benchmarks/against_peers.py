@@ -27,7 +27,7 @@ from contenders.contender import relative_error
 from contenders.environments import environment
 from contenders.rows import QUICK, ROWS, Row, make_material
 
-from model_opt.compression.losses import class_changes
+from model_opt.compression.evaluation.losses import class_changes
 
 PEERS: Mapping[str, tuple[str, ...]] = {
     "openvino_nncf": ("openvino==2026.4.1", "nncf==3.4.0", "torch==2.14.1"),

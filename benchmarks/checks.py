@@ -2,7 +2,7 @@
 
 python benchmarks/checks.py [--quick] [--json]
 
-Every network is compiled in every runtime here, in float32 and int8, with the checks of `compression/checks.py` timed
+Every network is compiled in every runtime here, in float32 and int8, with the checks of `runtimes/checks.py` timed
 apart: other batches, another order, turned flags, a second call and two threads, against torch. --quick takes the
 networks of a second.
 """
@@ -20,8 +20,8 @@ from making import material_of, plan_of
 from torch import Tensor, nn
 
 from model_opt.autotuner.sources import load_source
-from model_opt.compression import precision, runtime
-from model_opt.compression.apply import apply_plan
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.runtimes import precision, runtime_decision
 from model_opt.errors import MeasurementFailed, TechniqueError
 
 NETWORKS = ("digits", "torchvision:mobilenet_v3_small", "torchvision:resnet18", "timm:vit_tiny_patch16_224")
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     watch = Watch()
-    runtime.checked = watch.around(runtime.checked)  # type: ignore[attr-defined]
+    runtime_decision.checked = watch.around(runtime_decision.checked)  # type: ignore[attr-defined]
     precision.checked = watch.around(precision.checked)  # type: ignore[attr-defined]
     found = [row for name in (QUICK if arguments.quick else NETWORKS) for row in costs(name, watch)]
     if arguments.json:

@@ -42,7 +42,7 @@ RANKS = ("0", "0.5")
 
 def space_of(model: Any) -> SearchSpace:
     from model_opt.compression.machine import inspect
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.sign_model import sign_model
     from model_opt.compression.space import build_space
     from model_opt.compression.stages import stages
 
@@ -65,7 +65,7 @@ def every_plan(space: SearchSpace) -> list[Plan]:
 def evaluator_of(name: str, work: Path) -> Any:
     from table_networks import trained
 
-    from model_opt.compression.evaluate import CompressionEvaluator, Task
+    from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
 
     model, data = trained(name, work)
     images, classes = data["held_out"]
@@ -99,7 +99,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def spread(row: Mapping[str, Any]) -> float:
-    """The standard deviation over the blocks of a measurement; nought where the plan failed."""
+    """The standard deviation over the blocks of a measurement; zero where the plan failed."""
     return float(np.std(row["log_speedup"], ddof=1)) if "log_speedup" in row else 0.0
 
 
@@ -186,7 +186,7 @@ def error_of(rows: Mapping[str, list[dict[str, Any]]], again: Iterable[dict[str,
 
 def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict[str, Any]:
     """What goes with the table: space, signature, context, the original's figures and its noise."""
-    from model_opt.compression.signature import sign_model
+    from model_opt.compression.sign_model import sign_model
 
     facts = evaluator.describe()
     signature = sign_model(model)

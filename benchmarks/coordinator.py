@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.leases import Holder
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.worker_state import WorkerState
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Choice, Plan
@@ -58,7 +58,7 @@ def fleet_round(service: CoordinatorService, workers: list[WorkerState], rng: ra
 
 def one_fleet(many: int, budget: int, folder: Path) -> dict[str, float]:
     rng = random.Random(many)
-    rules = Rules(budget=budget, objective=Objective(metric="log_speedup", maximize=True))
+    rules = FleetRules(budget=budget, objective=Objective(metric="log_speedup", maximize=True))
     service = CoordinatorService.at(folder / f"{many}-{budget}", rules)
     workers = [WorkerState(Holder(worker=f"w{i}", incarnation="1"), "c") for i in range(many)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -86,7 +86,7 @@ def one_fleet(many: int, budget: int, folder: Path) -> dict[str, float]:
 
 def reopen_s(folder: Path, budget: int) -> float:
     """Seconds that a restarted coordinator needs until it answers again."""
-    rules = Rules(budget=budget, objective=Objective(metric="log_speedup", maximize=True))
+    rules = FleetRules(budget=budget, objective=Objective(metric="log_speedup", maximize=True))
     began = time.perf_counter()
     CoordinatorService.at(folder, rules).close()
     return time.perf_counter() - began

@@ -31,14 +31,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import cloudpickle
 import numpy as np
 
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Request
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.leases import Holder
-from model_opt.actors.proposer import Proposals, Proposer, Search, TreeProposer
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.worker_loop import WorkerLoop
-from model_opt.actors.worker_state import WorkerState
+from model_opt.actors import searches
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.proposer import Proposals, Proposer, Search, TreeProposer
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.fleet.worker_loop import WorkerLoop
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Outcome, Phase, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -95,7 +95,7 @@ class RandomProposer:
     def tell(self, outcome: Outcome) -> None:
         """Learns nothing."""
 
-    def propose(self, many: int, *, flying: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+    def propose(self, many: int, *, pending: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
         codes = self._rng.integers(0, SPACE.sizes, size=(many, len(SPACE.sizes)))
         return [(SPACE.decode(row), Purpose.EXPLORE) for row in codes]
 
@@ -127,14 +127,14 @@ class Run:
 
 def on_ray(workers: int, budget: int, typical_s: float, name: str, *, slow: float) -> Run:
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(
+        request = Submission(
             search=Search(space=SPACE, objective=OBJECTIVE),
-            rules=Rules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
+            rules=FleetRules(budget=budget, objective=OBJECTIVE, gather=workers, gather_s=300.0),
             placement=Placement(workers=workers, gpus=0.0),
         )
-        fleet.submit(partial(Sleeper, Path(folder), typical_s, slow), request, name=name, state=f"{folder}/state")
-        result = fleet.watch(name)
-        fleet.release(name)
+        searches.submit(partial(Sleeper, Path(folder), typical_s, slow), request, name=name, state=f"{folder}/state")
+        result = searches.watch(name)
+        searches.release(name)
     status = result.status
     span_s = status["last_settled_s"] - status["first_grant_s"]
     return Run(workers=workers, outcomes=result.outcomes, span_s=span_s)
@@ -153,13 +153,13 @@ def on_threads(workers: int, budget: int, typical_s: float, propose: Callable[[i
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        service = CoordinatorService.at(Path(folder), Rules(budget=budget, objective=OBJECTIVE, gather=workers))
+        service = CoordinatorService.at(Path(folder), FleetRules(budget=budget, objective=OBJECTIVE, gather=workers))
         threads = [threading.Thread(target=loop(number, service).run) for number in range(workers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        status, outcomes = service.status(), [outcome for _, outcome in service.outcomes()]
+        status, outcomes = service.status(), [trial.outcome for trial in service.trials()]
         service.close()
     return Run(workers=workers, outcomes=outcomes, span_s=status["last_settled_s"] - status["first_grant_s"])
 
@@ -263,11 +263,11 @@ def main() -> None:
             print(f"{workers} trees: {run.distinct:.2%} distinct after {run.span_s:.0f} s", file=sys.stderr)
         figures["distinct_share"] = min(value for name, value in figures.items() if "distinct" in name)
     if only in (None, "ray"):
-        fleet.connect(None, cpus=16)
+        searches.connect(None, cpus=16)
         run = on_ray(16, 1_000 if quick else 2_000, TYPICAL_S, "sixteen", slow=SLOW)
         figures["efficiency_16"], figures["distinct_share_on_ray"] = run.efficiency, run.distinct
     if only in (None, "overhead"):
-        fleet.connect(None, cpus=16)
+        searches.connect(None, cpus=16)
         plans = 100 if quick else 400
         figures["overhead_ms"] = on_ray(2, plans, 0.05, "two", slow=1.0).overhead_ms
         figures["ray_tune_ms"] = tune_ms(25 if quick else 50, reuse=False)

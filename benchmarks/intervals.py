@@ -29,9 +29,9 @@ from digits import make_network, read_digits, train
 
 from model_opt.autotuner import IntelligentOptimizer, save_model
 from model_opt.autotuner.callbacks import Callbacks
+from model_opt.autotuner.figures import is_uncertain
 from model_opt.autotuner.fresh_starts import PATIENCE_S, FreshStarts
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.wording import is_uncertain
 from model_opt.compression.machine import usable_processors
 
 PLANS: tuple[Mapping[str, str], ...] = (

@@ -7,7 +7,7 @@ from torch import nn
 
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material
 from model_opt.search.plan import Plan

@@ -1,9 +1,10 @@
-"""Milliseconds to merge 100,000 rows of moments into 100,000, and to send 10,000 rows, beside doing so with dicts.
+"""Milliseconds to merge 10,000 rows of four origins, to keep a result, and to send 10,000 rows; beside dicts.
 
     python benchmarks/merge.py [--quick] [--json]
 
-`merge_ms`: all keys are the same, as when a delta is added to what is known; `merge_half_ms`: half of them are, and the
-rest are new. Keys are sorted. Medians; dicts hold tuples (n, mean, m2, min, max) under the same integers.
+`merge_ms`: `merge_origins`, as a search does before it starts: epochs folded, origins weighed by samples, noise and
+how far they agree, with an interval. `merge_dict_ms`: the samples of the same rows added up (Chan's formulas) in a dict
+of tuples (n, mean, m2, min, max), which weighs nobody. `result_us`: a coordinator merges one result into its row.
 
 `wire_single_kb` and `wire_full_kb`: 10,000 rows of one metric as an envelope, with plans from which receivers compute
 the keys, where each has one sample or all moments; `encode_…_ms` and `decode_…_ms` (with every check) are from columns
@@ -16,46 +17,42 @@ import time
 from collections.abc import Callable
 
 import msgpack
-import numpy as np
 
 from model_opt.federation.envelope import Envelope
-from model_opt.federation.keyed import KeyedColumns, add
-from model_opt.federation.moments import MomentColumns
+from model_opt.federation.merge_origins import merge_origins
+from model_opt.federation.recorder import recorded
+from model_opt.federation.row import Row
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import decode, encode
+from model_opt.search.evaluator import Measurement
 from model_opt.storage.testing import RESNET18, entries
 
 Entry = tuple[int, float, float, float, float]
-GOALS = {"merge_ms": 4.0, "merge_half_ms": 4.0, "wire_single_kb": 300.0, "wire_full_kb": 600.0}
+GOALS = {"wire_single_kb": 300.0, "wire_full_kb": 600.0}
 GOALS |= {f"{way}_{kind}_ms": 1.0 for way in ("encode", "decode") for kind in ("single", "full")}
+ORIGINS, ROWS, METRIC = 4, 10_000, "log_speedup"
 
 
-def made(keys: np.ndarray, seed: int) -> KeyedColumns:
-    source = np.random.default_rng(seed)
-    mean = source.normal(10, 1, len(keys))
-    low, high = mean - 0.1, mean + 0.1
-    n, m2 = source.integers(1, 30, len(keys)), source.random(len(keys))
-    return KeyedColumns(keys=keys, moments=MomentColumns(n=n, mean=mean, m2=m2, min=low, max=high))
+def told() -> list[Row]:
+    """What so many origins have measured of the same plans."""
+    shared = [
+        (plan, context, {METRIC: moments[METRIC]}) for plan, context, moments in entries(ROWS // ORIGINS, samples=3)
+    ]
+    streams = (Stream(origin=f"{number:064x}") for number in range(ORIGINS))
+    return [row for stream in streams for row in stream.mint(RESNET18, shared).rows]
 
 
-def as_dict(rows: KeyedColumns) -> dict[int, Entry]:
-    moments = rows.moments
-    columns = (moments.n, moments.mean, moments.m2, moments.min, moments.max)
-    entries = zip(*(column.tolist() for column in columns), strict=True)
-    return dict(zip(rows.keys.tolist(), entries, strict=True))
-
-
-def add_dicts(a: dict[int, Entry], b: dict[int, Entry]) -> dict[int, Entry]:
-    total = dict(a)
-    for key, (n, mean, m2, low, high) in b.items():
-        known = total.get(key)
+def add_in_a_dict(rows: list[Row]) -> dict[str, Entry]:
+    total: dict[str, Entry] = {}
+    for row in rows:
+        one, known = row.moments[METRIC], total.get(row.plan.key)
         if known is None:
-            total[key] = (n, mean, m2, low, high)
+            total[row.plan.key] = (one.n, one.mean, one.m2, one.min, one.max)
             continue
-        count, delta = known[0] + n, mean - known[1]
-        middle = known[1] * (known[0] / count) + mean * (n / count)
-        spread = known[2] + m2 + delta * delta * (known[0] * n / count)
-        total[key] = (count, middle, spread, min(low, known[3]), max(high, known[4]))
+        count, delta = known[0] + one.n, one.mean - known[1]
+        middle = known[1] * (known[0] / count) + one.mean * (one.n / count)
+        spread = known[2] + one.m2 + delta * delta * (known[0] * one.n / count)
+        total[row.plan.key] = (count, middle, spread, min(one.min, known[3]), max(one.max, known[4]))
     return total
 
 
@@ -95,16 +92,14 @@ def wire(repeats: int) -> dict[str, float]:
 
 
 def run(quick: bool) -> dict[str, float]:
-    rows, repeats = 100_000, 5 if quick else 51
-    keys = np.unique(np.random.default_rng(0).integers(0, 2**63, 2 * rows, dtype=np.uint64))
-    known, same = made(keys[:rows], 1), made(keys[:rows].copy(), 2)
-    half = made(np.sort(np.concatenate([keys[: rows // 2], keys[-rows // 2 :]])), 3)
-    dicts = [as_dict(one) for one in (known, same, half)]
+    repeats = 5 if quick else 51
+    rows = told()
+    outcome = Measurement(plan=rows[0].plan, samples={METRIC: (1.0, 1.1, 1.2), "log_size_ratio": (0.5,)})
+    row = recorded({}, outcome)
     return {
-        "merge_ms": median_ms(lambda: add(known, same), repeats),
-        "merge_half_ms": median_ms(lambda: add(known, half), repeats),
-        "merge_dict_ms": median_ms(lambda: add_dicts(dicts[0], dicts[1]), max(3, repeats // 10)),
-        "merge_half_dict_ms": median_ms(lambda: add_dicts(dicts[0], dicts[2]), max(3, repeats // 10)),
+        "merge_ms": median_ms(lambda: merge_origins(rows, metric=METRIC, floor=1e-4), repeats),
+        "merge_dict_ms": median_ms(lambda: add_in_a_dict(rows), repeats),
+        "result_us": 1e3 * median_ms(lambda: recorded(row, outcome), 20 * repeats),
     } | wire(repeats)
 
 

@@ -9,7 +9,7 @@ with 10 million samples; `worst` is the offset, of 0.1 to 10, that moves the res
 95 % interval; error is the mean distance from the truth. Ways to merge, beside ours: `pooled` adds all samples up,
 `plain` is ours without weighing outliers down, `hard` throws out what is 3 deviations from the median. `width_ratio` is
 the width of our intervals to that of the narrowest way whose intervals cover at least 92 %, the worst of the honest
-cases. A division by nought ends the benchmark.
+cases. A division by zero ends the benchmark.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from unittest import mock
 import numpy as np
 from scipy import stats
 
-from model_opt.federation import pooling
+from model_opt.federation import pool
+from model_opt.federation.merge_origins import Merged, merge_origins
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
-from model_opt.federation.weighting import Merged, merge_origins
 from model_opt.search.plan import Choice, Plan
 
 NOISE, ORIGINS = 0.05, 6
@@ -98,19 +98,19 @@ def merged(of: list[Row]) -> Merged:
 
 @contextlib.contextmanager
 def heeding(way: str) -> Iterator[None]:
-    ours = pooling.regard
+    ours = pool.regard
 
-    def other(mean: pooling.Floats, variance: pooling.Floats, discount: pooling.Floats) -> pooling.Floats:
+    def other(mean: pool.Floats, variance: pool.Floats, discount: pool.Floats) -> pool.Floats:
         there = (discount > 0).astype(np.float64)
         if way == "plain":
             return there
-        centre = pooling.weighted_median(mean, discount)[:, None]
+        centre = pool.weighted_median(mean, discount)[:, None]
         away = np.abs(mean - centre) * there
-        middle = np.sqrt(pooling.weighted_median(variance, discount))
-        scale = np.maximum(1.4826 * pooling.weighted_median(away, discount), middle)[:, None]
+        middle = np.sqrt(pool.weighted_median(variance, discount))
+        scale = np.maximum(1.4826 * pool.weighted_median(away, discount), middle)[:, None]
         return there * (away <= 3 * scale)
 
-    with mock.patch.object(pooling, "regard", ours if way == "ours" else other):
+    with mock.patch.object(pool, "regard", ours if way == "ours" else other):
         yield
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
+from model_opt.search.model_signature import Family, ModelSignature, Stage
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 DATA = Path(__file__).parent / "data"
@@ -37,7 +37,7 @@ class PlanTable:
 
     name: str
     space: SearchSpace
-    signature: Signature
+    signature: ModelSignature
     context: Context
     baseline: Mapping[str, float]
     error: float
@@ -110,9 +110,9 @@ def space_from(head: Mapping[str, Any]) -> SearchSpace:
     return SearchSpace(decisions, rules, [Choice(**choice) for choice in head["frozen"]])
 
 
-def _signature(raw: Mapping[str, Any]) -> Signature:
+def _signature(raw: Mapping[str, Any]) -> ModelSignature:
     stages = tuple(Stage(**stage) for stage in raw["stages"])
-    return Signature(**{**raw, "family": Family(raw["family"]), "stages": stages})
+    return ModelSignature(**{**raw, "family": Family(raw["family"]), "stages": stages})
 
 
 def _tuples(value: Any) -> Any:

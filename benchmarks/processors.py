@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from digits import make_network, read_digits, train
 
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.closeness import signal_to_noise_db
+from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.machine import inspect
-from model_opt.compression.openvino import OpenVinoModule, compiled_for
-from model_opt.compression.signature import sign_model
+from model_opt.compression.runtimes.openvino import OpenVinoModule, compiled_for
+from model_opt.compression.sign_model import sign_model
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material, handler_of
 from model_opt.errors import ModelOptError

@@ -18,11 +18,11 @@ from contenders.rows import digits, train
 from torch import Tensor, nn
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.flops import cost
+from model_opt.compression.cost import cost
+from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.machine import inspect
-from model_opt.compression.shipping import size_bytes
-from model_opt.compression.signature import sign_model
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.technique import Material, handler_of
 from model_opt.errors import TechniqueDidNothing
 from model_opt.search.plan import Choice, Plan

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from digits import make_network, read_digits, train
 from making import material_of, plan_of
 
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.closeness import signal_to_noise_db
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 
 MOST_ROWS, EXAMPLE = 32, 8
 SERVED = (

@@ -27,7 +27,7 @@ from model_opt.federation.moments import Moments
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
 from model_opt.search.plan import Choice, Plan
-from model_opt.storage.chroma import ChromaIndex
+from model_opt.storage.chroma_index import ChromaIndex
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import CONTEXT, RESNET34, entries, resnet
 
@@ -80,7 +80,7 @@ def envelopes(rows: int, federation: str, origin: str = "bench") -> tuple[list[b
 
 
 def server_s(server: Server | None) -> float:
-    """Seconds of processor time of the server's process; nought where that cannot be told."""
+    """Seconds of processor time of the server's process; zero where that cannot be told."""
     if server is None or server.process is None or sys.platform != "linux":
         return 0.0
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.request import make_task
-from model_opt.compression.accuracy import DataJudge
-from model_opt.compression.apply import apply_plan
+from model_opt.autotuner.make_task import make_task
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.evaluation.judge import DataJudge
 from model_opt.compression.inputs import tensors
 from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.technique import Material
 from model_opt.errors import ModelOptError
 

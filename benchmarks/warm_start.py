@@ -32,15 +32,15 @@ import numpy as np
 from plan_tables import DATA, NAMES, PlanTable, load
 
 from model_opt.autotuner.engine import original_of, start_with
-from model_opt.autotuner.knowledge import LEAST_SIMILARITY, RATIOS, Recalled, recalled_from
-from model_opt.autotuner.rules import prior
+from model_opt.autotuner.strategies import prior
+from model_opt.federation.known import Neighbour
 from model_opt.federation.moments import Moments
+from model_opt.federation.recall import LEAST_SIMILARITY, TRANSFERRED, Recalled, recalled_from
 from model_opt.federation.row import Row
 from model_opt.search.evaluator import Measurement
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Searcher
-from model_opt.storage.knowledge import Neighbour
 
 LIMITS = (0.01, 0.02)
 LIES = ("shuffled", "reversed")
@@ -105,7 +105,7 @@ def rows_of(searcher: Searcher, table: PlanTable) -> Iterator[Row]:
     samples: dict[Plan, dict[str, list[float]]] = {}
     for outcome in searcher.observations:
         if isinstance(outcome, Measurement) and outcome.plan.choices:
-            for metric in RATIOS:
+            for metric in TRANSFERRED:
                 samples.setdefault(outcome.plan, {}).setdefault(metric, []).extend(outcome.samples[metric])
     for plan, metrics in samples.items():
         yield Row(

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.cli.tables import print_result
+from model_opt.exchange.shared import export_bundle
 from model_opt.federation.identity import deployment_identity
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import export_bundle
 
 LEAST_SEARCH_S = 45.0
 """However long training takes, the search has these seconds."""

@@ -20,19 +20,20 @@ from rich.console import Console
 
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
+from model_opt.autotuner.figures import figure_text, interval_text, is_uncertain, lost, smaller, times
 from model_opt.autotuner.finish import BUSY
-from model_opt.autotuner.result import CompressionResult, Observed
-from model_opt.autotuner.wording import figure_text, interval_text, is_uncertain, lost, smaller, times
+from model_opt.autotuner.result import CompressionResult
 from model_opt.cli.explain import print_explanation
+from model_opt.exchange.shared import import_bundle
 from model_opt.federation.identity import identity_folder
 from model_opt.federation.trust import trust
+from model_opt.search.trial import Trial
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import import_bundle
 
 MOST_LOST = 0.01
 
 
-def compressed(result: CompressionResult) -> list[Observed]:
+def compressed(result: CompressionResult) -> list[Trial]:
     """What was measured of plans that do something, in order."""
     return [seen for seen in result.measured if seen.plan.choices]
 

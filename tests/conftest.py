@@ -11,22 +11,22 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from model_opt.actors.child_env import NEEDED, measuring_variables
-from model_opt.actors.fork_server import fork_server
+from model_opt.measuring.fork_server import fork_server
+from model_opt.measuring.variables import NEEDED, measuring_variables
 from servers.starting import Missing, Server, serve
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
 TESTS = Path(__file__).parent
-PAGE_S = 45.0
+PAGE_S = 25.0
 SHARED = {"actors": "ray", "storage": "servers", "hub": "servers"}
 """What uses the same clusters or servers stays in one process; every other file is by itself."""
 
 
 class ByFile(LoadScopeScheduling):
     """Tests of one file, or of files that share something, go to one process, so that fixtures of a module are made
-    once. Not pytest-xdist's groups: under pytest 9.2 their marks are not heeded, without a word."""
+    once. Not pytest-xdist's groups: under pytest 9.2 their marks are not used, without a word."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = PurePosixPath(nodeid.partition("::")[0]).relative_to(TESTS.name)
@@ -46,6 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "soak" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_users_own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Knowledge, identity and searches of tests are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATA", "STATE"):
+            patch.setenv(f"XDG_{name}_HOME", str(tmp_path_factory.mktemp(name.lower())))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,10 +16,10 @@ from contenders.contender import Material, Run, main, relative_error, torch_run
 from model_opt.autotuner import IntelligentOptimizer
 from model_opt.autotuner.callbacks import LineProgress
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.request import make_task
+from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.result import CompressionResult
-from model_opt.compression.evaluate import CompressionEvaluator
-from model_opt.compression.shipping import load_model
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator
+from model_opt.compression.save_model import load_model
 from model_opt.search.plan import Plan
 
 ANSWERS = 8

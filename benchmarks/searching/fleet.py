@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_opt.actors.proposer import Search, TreeProposer
+from model_opt.fleet.proposer import Search, TreeProposer
 from model_opt.search import Failure, Measurement, Outcome, Plan, Purpose, Reason
 from searching.problems import Problem
 
@@ -92,14 +92,14 @@ class Simulation:
         return worker == 0 and self.fleet.dies_at is not None and now >= self.fleet.dies_at
 
     def _launch(self, worker: int, now: float) -> Flight | None:
-        proposer, flying = self.proposers[worker], self._look(worker, now)
+        proposer, pending = self.proposers[worker], self._look(worker, now)
         roster = {
             f"w{w}": speed for w, speed in enumerate(self.fleet.speeds) if not self._dead(w, now - LAG) or w == worker
         }
-        proposals = proposer.propose(1, flying=flying, roster=roster, budget=self.budget)
+        proposals = proposer.propose(1, pending=pending, roster=roster, budget=self.budget)
         leased = {f.plan for f in self.flights if f.purpose is Purpose.VERIFY and f.end > now}
         if proposals and proposals[0][1] is Purpose.VERIFY and proposals[0][0] in leased:
-            proposals = proposer.propose(LEADERS, flying=flying, roster=roster, budget=self.budget)
+            proposals = proposer.propose(LEADERS, pending=pending, roster=roster, budget=self.budget)
             proposals = [one for one in proposals if one[0] not in leased][:1]
         if not proposals:
             return None
@@ -111,7 +111,7 @@ class Simulation:
 
     def _look(self, worker: int, now: float) -> Sequence[Plan]:
         """Tells a worker what it can know by now; returns the plans that it must take to be in flight."""
-        flying = []
+        pending = []
         for place, flight in enumerate(self.flights):
             lag = 0.0 if flight.worker == worker else LAG
             if place in self.told[worker] or flight.start + lag > now:
@@ -121,8 +121,8 @@ class Simulation:
                 if flight.outcome is not None:
                     self.proposers[worker].tell(flight.outcome)
             else:
-                flying.append(flight.plan)
-        return flying
+                pending.append(flight.plan)
+        return pending
 
     def _found(self) -> Found:
         searcher = self.search.searcher(self.budget, {})

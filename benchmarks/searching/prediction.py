@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from model_opt.search import Objective, Searcher
-from model_opt.search.design import draw, hypercube
+from model_opt.search.hypercube import draw, hypercube
 from searching.fleet import description, measured
 from searching.problems import Problem
 from searching.variants import no_rank_warp, unordered, without_kernel

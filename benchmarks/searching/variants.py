@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.search import Decision, SearchSpace, metric_model, planner, searcher, surrogate
-from model_opt.search.design import draw
+from model_opt.search.hypercube import draw
 from model_opt.search.planner import Planner, Ranking, Score
 from searching.methods import Answers, ours
 from searching.problems import Problem
@@ -97,7 +97,7 @@ class LocalSearch(Planner):
 
 
 def without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
-    """Takes parts of the kernel away: their weights are nought."""
+    """Takes parts of the kernel away: their weights are zero."""
     kept = np.array([part not in parts for part in range(2)], dtype=np.float64)
     unpack = surrogate.Surrogate._unpack
 

@@ -5,7 +5,6 @@ ModelOptError
 │   └── UnknownName         a name that nothing is registered under; lists the known ones
 ├── MissingDependency       an optional package is not installed; names the extra (also an ImportError)
 ├── SearchError             a search cannot go on
-│   └── SearchExhausted     every plan of the space is measured or not allowed
 ├── TechniqueError          a technique cannot be used here; the search records the plan as illegal
 │   └── TechniqueDidNothing it ran, and its postcondition (size or FLOPs changed) does not hold
 ├── SaveFailed              what was found could not be written; carries it, and says where it was kept
@@ -65,10 +64,6 @@ class MissingDependency(ModelOptError, ImportError):
 
 class SearchError(ModelOptError):
     """A search cannot go on."""
-
-
-class SearchExhausted(SearchError):
-    """Every plan of the space is measured or not allowed."""
 
 
 class TechniqueError(ModelOptError):

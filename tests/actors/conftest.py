@@ -29,7 +29,7 @@ def cluster() -> Iterator[object]:
     from model_opt.actors.cluster import connect
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the switch was set
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # the raylets' workers inherit it
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # the raylets' workers inherit it
     made = Cluster(
         initialize_head=True,
         head_node_args={

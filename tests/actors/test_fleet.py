@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import ray
-from made_up import OBJECTIVE, SPACE, Sleeping
 
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Request
+from made_up import OBJECTIVE, SPACE, Sleeping
+from model_opt.actors import searches
 from model_opt.actors.cluster import living_workers
-from model_opt.actors.coordinator_state import Rules, merged
-from model_opt.actors.deadlines import Deadlines
-from model_opt.actors.proposer import Search
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.federation.recorder import recorded
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.evaluator import Measurement
 from model_opt.storage.open import open_store
 
@@ -38,13 +39,13 @@ def nodes(cluster: Any) -> Iterator[list[Any]]:
 def submit(
     name: str, tmp_path: Path, *, budget: int = 40, seconds: float = 0.1, time_s: float = 60.0, **placement: Any
 ) -> None:
-    request = Request(
+    request = Submission(
         search=SEARCH,
-        rules=Rules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
+        rules=FleetRules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
         placement=Placement(**placement),
         deadlines=Deadlines(time_s=time_s),
     )
-    fleet.submit(
+    searches.submit(
         partial(Sleeping, seconds, tmp_path), request, name=name, address="auto", state=str(tmp_path / "state")
     )
 
@@ -57,16 +58,16 @@ def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
 
 
 def settled(name: str) -> int:
-    return int(fleet.status(name)["settled"])
+    return int(searches.status(name)["settled"])
 
 
-def check(result: fleet.FleetResult, budget: int) -> None:
+def check(result: searches.FleetResult, budget: int) -> None:
     """Settled leases equal the budget, no plan was explored twice, and the rows are a re-fold of the outcomes."""
     assert result.status["settled"] == len(result.outcomes) == budget
     again: dict[str, Any] = {}
     for outcome in result.outcomes:
         if isinstance(outcome, Measurement):
-            again[outcome.plan.key] = merged(again.get(outcome.plan.key, {}), outcome)
+            again[outcome.plan.key] = recorded(again.get(outcome.plan.key, {}), outcome)
     rows = {row.plan.key: row.moments for row in result.rows}
     if not result.status["extra"]:
         assert rows == again
@@ -74,18 +75,18 @@ def check(result: fleet.FleetResult, budget: int) -> None:
     assert result.recommendation is not None
 
 
-def finish(name: str, budget: int) -> fleet.FleetResult:
-    result = fleet.watch(name)
+def finish(name: str, budget: int) -> searches.FleetResult:
+    result = searches.watch(name)
     assert result.ending == "budget"
     check(result, budget)
-    fleet.release(name)
+    searches.release(name)
     assert not living_workers(name)
     return result
 
 
 def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp_path: Path) -> None:
     seen: list[Any] = []
-    result = fleet.run_search(
+    result = searches.run_search(
         partial(Sleeping, 0.05, tmp_path),
         SEARCH,
         name="per-gpu",
@@ -98,11 +99,11 @@ def test_a_worker_per_gpu_and_a_fleet_that_repeats_nothing(nodes: list[Any], tmp
     check(result, 60)
     assert len({outcome.plan.key for outcome in result.outcomes}) == 60
     assert len(result.status["measured_by"]) == 4
-    assert len(result.believed) == 60 and not result.believed[0] and result.believed[-1]
+    assert len(result.trials) == 60 and not result.trials[0].predicted and result.trials[-1].predicted
     assert seen[-1]["settled"] == 60
     assert result.context is not None
     assert result.context.device == "made up"
-    fleet.release("per-gpu")
+    searches.release("per-gpu")
 
 
 def test_workers_children_and_coordinator_killed_and_a_child_that_hangs(nodes: list[Any], tmp_path: Path) -> None:
@@ -116,9 +117,9 @@ def test_workers_children_and_coordinator_killed_and_a_child_that_hangs(nodes: l
     worker = ray.get_actor(living_workers("kills")[slot], namespace="model_opt")
     os.kill(ray.get(worker.pid.remote()), signal.SIGKILL)
     for _ in range(3):
-        before = fleet.status("kills")
+        before = searches.status("kills")
         os.kill(before["pid"], signal.SIGKILL)
-        until(lambda: fleet.status("kills")["term"] > before["term"])  # noqa: B023
+        until(lambda: searches.status("kills")["term"] > before["term"])  # noqa: B023
         assert settled("kills") >= before["settled"]
     result = finish("kills", 80)
     assert result.status["term"] == 4
@@ -130,9 +131,9 @@ def test_a_node_joins_and_gets_work_and_its_raylet_is_killed(cluster: Any, nodes
     (tmp_path / "hold").touch()
     submit("nodes", tmp_path, budget=60, seconds=0.2)
     joined = cluster.add_node(num_cpus=1, num_gpus=1, **NODE)
-    until(lambda: fleet.status("nodes")["granted"] >= 5 and fleet.status("nodes")["workers"] == 5)
+    until(lambda: searches.status("nodes")["granted"] >= 5 and searches.status("nodes")["workers"] == 5)
     (tmp_path / "hold").unlink()
-    until(lambda: len(fleet.status("nodes")["measured_by"]) == 5)
+    until(lambda: len(searches.status("nodes")["measured_by"]) == 5)
     cluster.remove_node(joined, allow_graceful=False)
     finish("nodes", 60)
 
@@ -142,18 +143,18 @@ import sys
 from functools import partial
 from pathlib import Path
 from made_up import OBJECTIVE, SPACE, Sleeping
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Sharing
-from model_opt.actors.proposer import Search
-from model_opt.search.signature import Family, Signature
+from model_opt.actors import searches
+from model_opt.fleet.submission import Placement, Sharing
+from model_opt.fleet.proposer import Search
+from model_opt.search.model_signature import Family, ModelSignature
 
 class Mine(Sleeping):
     pass
 
 factory = partial(Mine, 0.1, Path(sys.argv[1]))
-signature = Signature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
-fleet.run_search(factory, Search(space=SPACE, objective=OBJECTIVE), name="orphan", simulations=60, address=sys.argv[2],
-                 state=sys.argv[1] + "/state", placement=Placement(workers=2),
+signature = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
+searches.run_search(factory, Search(space=SPACE, objective=OBJECTIVE), name="orphan", simulations=60,
+                 address=sys.argv[2], state=sys.argv[1] + "/state", placement=Placement(workers=2),
                  sharing=Sharing(store=sys.argv[1] + "/knowledge.db", signature=signature))
 """
 
@@ -162,9 +163,9 @@ def test_a_search_survives_its_driver(cluster: Any, nodes: list[Any], tmp_path: 
     (tmp_path / "driver.py").write_text(DRIVER)
     driver = subprocess.Popen(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), cluster.address],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    until(lambda: fleet.list_searches(state=str(tmp_path / "state")).get("orphan") == "running")
+    until(lambda: searches.list_searches(state=str(tmp_path / "state")).get("orphan") == "running")
     until(lambda: settled("orphan") >= 3)
     driver.kill()
     driver.wait()
@@ -180,8 +181,8 @@ def test_planning_takes_place_elsewhere_than_measuring(cluster: Any, nodes: list
     device = cluster.add_node(num_cpus=2, labels={"class": "device"}, **NODE)
     server = cluster.add_node(num_cpus=1, labels={"class": "server"}, **NODE)
     submit("apart", tmp_path, budget=30, labels={"class": "device"}, search_labels={"class": "server"})
-    until(lambda: fleet.status("apart")["ending"])
-    said = fleet.result("apart").descriptions.values()
+    until(lambda: searches.status("apart")["ending"])
+    said = searches.result("apart").descriptions.values()
     assert {(one["measured_on"], one["planned_on"]) for one in said} == {(device.node_id, server.node_id)}
     assert len(finish("apart", 30).status["measured_by"]) == 2
     cluster.remove_node(device)
@@ -203,8 +204,8 @@ def test_metrics_reach_rays_exporter_by_their_names(nodes: list[Any], tmp_path: 
         return {name for name in EXPORTED if f"ray_{name}{{" in texts}
 
     until(lambda: shown() == set(EXPORTED))
-    fleet.stop("shown")
-    fleet.release("shown")
+    searches.stop("shown")
+    searches.release("shown")
 
 
 @pytest.mark.soak
@@ -215,7 +216,7 @@ def test_a_frozen_worker_is_replaced_in_its_leases_and_comes_back(nodes: list[An
     pid = ray.get(worker.pid.remote())
     os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: fleet.status("frozen")["expired"] >= 1)
+        until(lambda: searches.status("frozen")["expired"] >= 1)
     finally:
         os.kill(pid, signal.SIGCONT)
     finish("frozen", 60)
@@ -227,22 +228,22 @@ def test_a_stopped_search_is_extended_from_its_folder_and_unknown_names_are_told
     state = str(tmp_path / "state")
     submit("stopped", tmp_path, budget=10_000, workers=1)
     until(lambda: settled("stopped") >= 2)
-    fleet.stop("stopped")
-    result = fleet.watch("stopped")
+    searches.stop("stopped")
+    result = searches.watch("stopped")
     assert result.ending == "stopped"
     check(result, len(result.outcomes))
-    fleet.release("stopped")
-    assert fleet.list_searches(state=state) == {"stopped": "kept"}
+    searches.release("stopped")
+    assert searches.list_searches(state=state) == {"stopped": "kept"}
     with pytest.raises(FleetError, match="no search 'absent' runs here"):
-        fleet.status("absent")
+        searches.status("absent")
     with pytest.raises(FleetError, match=r"kept: stopped"):
-        fleet.resume("absent", state=state)
+        searches.resume("absent", state=state)
     with pytest.raises(InvalidInput, match="search"):
         submit("not a name/", tmp_path)
-    fleet.extend("stopped", 5, state=state)
-    assert fleet.list_searches(state=state) == {"stopped": "running"}
+    searches.extend("stopped", 5, state=state)
+    assert searches.list_searches(state=state) == {"stopped": "running"}
     until(lambda: settled("stopped") > len(result.outcomes))
-    fleet.release("stopped")
+    searches.release("stopped")
 
 
 def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[Any], tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[An
         raise ValueError("no such model")
 
     with pytest.raises(FleetError, match="no such model"):
-        fleet.run_search(
+        searches.run_search(
             broken,
             SEARCH,
             name="broken",
@@ -259,4 +260,30 @@ def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[An
             placement=Placement(workers=1),
             state=str(tmp_path),
         )
-    fleet.release("broken")
+    searches.release("broken")
+
+
+def test_a_state_folder_that_cannot_be_used_is_told_in_a_line_and_may_be_mended(
+    cluster: Any, nodes: list[Any], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    state.touch()
+    with pytest.raises(FleetError, match=r"state folder .*state/told on the head node cannot be used") as told:
+        submit("told", tmp_path, budget=2, workers=1)
+    assert "\n" not in str(told.value) and "told" not in searches.list_searches()
+    state.unlink()
+    submit("told", tmp_path, budget=2, workers=1)
+    assert finish("told", 2).status["settled"] == 2
+
+
+def test_another_versions_search_is_told_in_a_line(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "older"
+    folder.mkdir(parents=True)
+    (folder / "request.pickle").write_bytes(b"cmodel_opt.actors.gone\nSubmission\n.")
+    (folder / "manifest.json").write_text('{"digest": "", "size_bytes": 0}')
+    for _ in range(2):
+        with pytest.raises(FleetError, match="begun by another version of model_opt") as told:
+            submit("older", tmp_path, budget=2, workers=1)
+        assert "\n" not in str(told.value)
+    with pytest.raises(FleetError, match="begun by another version"):
+        searches.resume("older", address="auto", state=str(tmp_path / "state"))

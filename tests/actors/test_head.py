@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from model_opt.actors import fleet
+from model_opt.actors import searches
 from model_opt.actors.cluster import connect
 
 pytestmark = pytest.mark.timeout(150)
@@ -33,7 +33,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 90.0) -> None:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 SUBMIT = """
@@ -41,15 +41,15 @@ import json, sys, time
 from functools import partial
 from pathlib import Path
 from made_up import OBJECTIVE, SPACE, Sleeping
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Request
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.proposer import Search
+from model_opt.actors import searches
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.proposer import Search
 address, folder = sys.argv[1], Path(sys.argv[2])
-request = Request(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
-                  rules=Rules(budget=40, objective=OBJECTIVE, lease_s=4.0))
-fleet.submit(partial(Sleeping, 0.1, folder), request, name="lost", address=address, state=str(folder / "state"))
-while (status := fleet.status("lost", address=address))["settled"] < 8:
+request = Submission(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
+                  rules=FleetRules(budget=40, objective=OBJECTIVE, lease_s=4.0))
+searches.submit(partial(Sleeping, 0.1, folder), request, name="lost", address=address, state=str(folder / "state"))
+while (status := searches.status("lost", address=address))["settled"] < 8:
     time.sleep(0.05)
 print(json.dumps({"term": status["term"], "epoch": status["epoch"]}))
 """
@@ -75,13 +75,13 @@ def test_a_new_head_goes_on_from_the_folder_of_the_lost_one(tmp_path: Path) -> N
     second = head()
     try:
         connect(second.address)
-        assert fleet.list_searches(state=state) == {"lost": "kept"}
-        fleet.resume("lost", state=state)
-        result = fleet.watch("lost")
+        assert searches.list_searches(state=state) == {"lost": "kept"}
+        searches.resume("lost", state=state)
+        result = searches.watch("lost")
         assert (result.ending, len(result.outcomes)) == ("budget", 40)
         assert result.status["term"] > before["term"]
         assert result.status["epoch"] == before["epoch"]
-        fleet.release("lost")
+        searches.release("lost")
     finally:
         ray.shutdown()
         second.shutdown()
@@ -91,13 +91,13 @@ JOB = """
 import sys
 from functools import partial
 from made_up import OBJECTIVE, SPACE, Sleeping
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement
-from model_opt.actors.proposer import Search
-result = fleet.run_search(partial(Sleeping, 0.02), Search(space=SPACE, objective=OBJECTIVE), name="job", simulations=20,
-                          address="auto", state=sys.argv[1], placement=Placement(workers=1))
+from model_opt.actors import searches
+from model_opt.fleet.submission import Placement
+from model_opt.fleet.proposer import Search
+result = searches.run_search(partial(Sleeping, 0.02), Search(space=SPACE, objective=OBJECTIVE), name="job",
+                          simulations=20, address="auto", state=sys.argv[1], placement=Placement(workers=1))
 print("settled", result.status["settled"])
-fleet.release("job")
+searches.release("job")
 """
 
 

@@ -6,28 +6,28 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import CONTEXT, OBJECTIVE, SPACE, metrics
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Placement, Request, Sharing
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.flush import Flush, context_fact
-from model_opt.actors.leases import Holder
-from model_opt.actors.logs import JsonFormatter
-from model_opt.actors.proposer import Search
-from model_opt.actors.service import CoordinatorService
-from model_opt.actors.slots import Node, nodes_of, wanted_slots
-from model_opt.actors.worker_state import WorkerState
+from made_up import CONTEXT, OBJECTIVE, SPACE, metrics
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.flush import Flush, context_fact
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.logs import JsonFormatter
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Sharing, Submission
+from model_opt.fleet.worker_slots import ClusterNode, nodes_of, worker_slots
+from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Purpose
-from model_opt.search.signature import Family, Signature
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.storage.open import open_store
 
 A100 = {"ray.io/accelerator-type": "A100"}
 
 
-def node(name: str, labels: dict[str, str] | None = None, **resources: float) -> Node:
-    return Node(node_id=name * 12, resources=resources, labels=labels or {})
+def node(name: str, labels: dict[str, str] | None = None, **resources: float) -> ClusterNode:
+    return ClusterNode(node_id=name * 12, resources=resources, labels=labels or {})
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def node(name: str, labels: dict[str, str] | None = None, **resources: float) ->
 )
 def test_slots(placement: Placement, expected: dict[str, int]) -> None:
     nodes = [node("a", GPU=2, CPU=8), node("b", A100, GPU=1, CPU=4), node("c", CPU=4)]
-    slots = wanted_slots(nodes, placement)
+    slots = worker_slots(nodes, placement)
     found = {name: sum(slot.node_id[0] == name for slot in slots) for name in "abc"}
     assert found == {"a": 0, "b": 0, "c": 0} | expected
     assert len({slot.name for slot in slots}) == len(slots)
@@ -55,49 +55,49 @@ def test_without_a_gpu_slots_are_processors_and_dead_nodes_do_not_count() -> Non
         {"NodeID": "a" * 20, "Alive": True, "Resources": {"CPU": 2.0}, "Labels": {}},
         {"NodeID": "b" * 20, "Alive": False, "Resources": {"CPU": 2.0}},
     ]
-    assert [slot.node_id[0] for slot in wanted_slots(nodes_of(listing), Placement())] == ["a", "a"]
+    assert [slot.node_id[0] for slot in worker_slots(nodes_of(listing), Placement())] == ["a", "a"]
 
 
-def request() -> Request:
-    return Request(search=Search(space=SPACE, objective=OBJECTIVE), rules=Rules(budget=3, objective=OBJECTIVE))
+def request() -> Submission:
+    return Submission(search=Search(space=SPACE, objective=OBJECTIVE), rules=FleetRules(budget=3, objective=OBJECTIVE))
 
 
 def test_a_bundle_travels_in_pieces_and_is_known_by_its_content(tmp_path: Path) -> None:
-    load = bytes(range(256)) * (bundle.CHUNK_BYTES // 200)
+    load = bytes(range(256)) * (submission.CHUNK_BYTES // 200)
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()
-    path, manifest = bundle.pickled(lambda: load, there)  # type: ignore[arg-type, return-value]
-    assert len(list(bundle.chunks(path))) == 2
-    assert not bundle.sealed(there)
-    bundle.seal(there, manifest, request())
-    assert bundle.read(there)[0] == manifest
-    assert bundle.read(there)[1].rules == request().rules
+    path, manifest = submission.pickled(lambda: load, there)  # type: ignore[arg-type, return-value]
+    assert len(list(submission.chunks(path))) == 2
+    assert not submission.is_complete(there)
+    submission.complete(there, manifest, request())
+    assert submission.read(there)[0] == manifest
+    assert submission.read(there)[1].rules == request().rules
     asked: list[int] = []
 
     def fetch(number: int) -> bytes:
         asked.append(number)
-        return bundle.read_chunk(path, number)
+        return submission.read_chunk(path, number)
 
-    assert bundle.fetched(manifest, here, fetch).read_bytes() == path.read_bytes()
-    bundle.fetched(manifest, here, fetch)
+    assert submission.fetched(manifest, here, fetch).read_bytes() == path.read_bytes()
+    submission.fetched(manifest, here, fetch)
     assert asked == [0, 1]
     with pytest.raises(FleetError, match="did not arrive"):
-        bundle.fetched(manifest, tmp_path / "damaged", lambda number: b"x" * len(fetch(number)))
+        submission.fetched(manifest, tmp_path / "damaged", lambda number: b"x" * len(fetch(number)))
     path.write_bytes(b"cut off")
     with pytest.raises(FleetError, match="submit it again"):
-        bundle.seal(there, manifest, request())
+        submission.complete(there, manifest, request())
 
 
 def test_what_cannot_be_pickled_fails_at_submission(tmp_path: Path) -> None:
     lock = __import__("threading").Lock()
     with pytest.raises(InvalidInput, match="cannot be sent to the cluster"):
-        bundle.pickled(lambda: lock, tmp_path)  # type: ignore[arg-type, return-value]
+        submission.pickled(lambda: lock, tmp_path)  # type: ignore[arg-type, return-value]
 
 
 def test_merged_rows_reach_the_store_once_across_restarts(tmp_path: Path) -> None:
-    signature = Signature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
+    signature = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
     sharing = Sharing(store=f"sqlite:///{tmp_path / 'knowledge.db'}", signature=signature, origin="me")
-    rules = Rules(budget=4, objective=OBJECTIVE)
+    rules = FleetRules(budget=4, objective=OBJECTIVE)
     worker = WorkerState(Holder(worker="a", incarnation="1"), CONTEXT.key)
     for life in range(2):
         service = CoordinatorService.at(tmp_path / "state", rules)
@@ -125,9 +125,9 @@ def test_merged_rows_reach_the_store_once_across_restarts(tmp_path: Path) -> Non
 
 def test_a_store_that_cannot_be_reached_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    signature = Signature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
+    signature = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
     sharing = Sharing(store=f"sqlite:///{tmp_path / 'file' / 'knowledge.db'}", signature=signature)
-    service = CoordinatorService.at(tmp_path / "state", Rules(budget=1, objective=OBJECTIVE))
+    service = CoordinatorService.at(tmp_path / "state", FleetRules(budget=1, objective=OBJECTIVE))
     service.remember(context_fact(CONTEXT))
     worker = WorkerState(Holder(worker="a", incarnation="1"), CONTEXT.key)
     plan = SPACE.plan({"d0": "1"})

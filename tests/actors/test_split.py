@@ -21,25 +21,25 @@ import json, sys, time
 from functools import partial
 from pathlib import Path
 from made_up import OBJECTIVE, SPACE, Sleeping
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Request
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.proposer import Search
+from model_opt.actors import searches
+from model_opt.fleet.submission import Placement, Submission
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.proposer import Search
 
 address, folder = sys.argv[1], Path(sys.argv[2])
-request = Request(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
-                  rules=Rules(budget=400, objective=OBJECTIVE, gather=2, gather_s=120.0, lease_s=4.0))
-fleet.submit(partial(Sleeping, 0.2, folder), request, name="split", address=address, state=str(folder / "state"))
+request = Submission(search=Search(space=SPACE, objective=OBJECTIVE), placement=Placement(workers=2),
+                  rules=FleetRules(budget=400, objective=OBJECTIVE, gather=2, gather_s=120.0, lease_s=4.0))
+searches.submit(partial(Sleeping, 0.2, folder), request, name="split", address=address, state=str(folder / "state"))
 
 def say(status):
     print(json.dumps({name: status[name] for name in ("settled", "workers", "expired", "measured_by")}), flush=True)
 
-result = fleet.watch("split", address=address, on_progress=say)
+result = searches.watch("split", address=address, on_progress=say)
 rows = sum(moments["latency_ms"].n for moments in (row.moments for row in result.rows))
 print(json.dumps({"ending": result.ending, "outcomes": len(result.outcomes), "samples": rows,
                   "extra": result.status["extra"], "expired": result.status["expired"],
                   "measured_by": result.status["measured_by"]}), flush=True)
-fleet.release("split", address=address)
+searches.release("split", address=address)
 """
 
 
@@ -70,7 +70,7 @@ def hosts() -> Iterator[None]:
 
 
 def inside(space: str, *command: str, **more: Any) -> "subprocess.Popen[str]":
-    settings = {"PYTHONPATH": str(Path(__file__).parent), "RAY_AUTH_MODE": "disabled"}
+    settings = {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_AUTH_MODE": "disabled"}
     settings |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

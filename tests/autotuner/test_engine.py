@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import pytest
 from networks import small_cnn
 
-from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import CompressionTreeSearch, MCTSEngine, Problem
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search import Decision, Objective, SearchSpace
 from model_opt.search.compiling import start_compiling
-from model_opt.search.cost import ExpectedSeconds
 from model_opt.search.evaluator import Measurement
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.plan_seconds import ExpectedSeconds
 
 SPACE = SearchSpace([Decision(f"d{i}", "0123", ordered=True) for i in range(5)])
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from model_opt.autotuner.engine import Found
-from model_opt.autotuner.finish import BUSY, _candidates, _doubts, _speedup, front
+from model_opt.autotuner.engine import Found, trial_of
+from model_opt.autotuner.figures import interval_text
+from model_opt.autotuner.finish import BUSY, _candidates, _doubts, _speedup, pareto_front
 from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
-from model_opt.autotuner.result import GIVEN, Observed
-from model_opt.autotuner.wording import interval_text
-from model_opt.compression.fresh import Comparison
+from model_opt.compression.evaluation.fresh import Comparison
 from model_opt.search import Decision, Limit, Measurement, Objective, Plan, Searcher, SearchSpace
+from model_opt.search.trial import GIVEN
 
 
 def test_by_hand():
@@ -50,13 +50,13 @@ def test_the_original_comes_before_what_is_slower_or_breaks_a_constraint_and_is_
     for plan in (fast, lossy, slow):
         searcher.tell(Measurement(plan=plan, samples=samples[plan]))
     observed = tuple(
-        Observed(plan=plan, purpose="explore" if plan.choices else GIVEN, at_s=0.0, metrics=told)
-        for plan, told in metrics.items()
+        trial_of(Measurement(plan=plan, samples=told), "explore" if plan.choices else GIVEN)
+        for plan, told in samples.items()
     )
     found = Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")
     assert _candidates(found, wanted)[:2] == [fast, Plan()]
     without = Found(best=searcher.recommend(), observed=observed[:1] + observed[2:], searcher=searcher, ended="budget")
-    assert {point.plan for point in front(without)} == {Plan(), lossy}
+    assert {point.plan for point in pareto_front(without)} == {Plan(), lossy}
 
 
 def found_with(plan, *log_speedups, disturbed=()):
@@ -68,7 +68,7 @@ def found_with(plan, *log_speedups, disturbed=()):
     for value in log_speedups:
         searcher.tell(Measurement(plan=plan, samples={"log_speedup": (value,)}))
     observed = tuple(
-        Observed(plan=plan, purpose="explore", at_s=0.0, metrics={"log_speedup": value}, disturbed=disturbed)
+        trial_of(Measurement(plan=plan, samples={"log_speedup": (value,)}, disturbed=frozenset(disturbed)), "explore")
         for value in log_speedups
     )
     return Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from model_opt.cli import examine, optimizing
+from model_opt.cli import checks, optimize
 from model_opt.cli.main import main
 
 FACTORY = """
@@ -120,8 +120,9 @@ def test_an_error_is_one_line_that_helps(arguments, message, folder, monkeypatch
 def test_doctor_says_what_is_here_and_how_to_get_the_rest(folder, monkeypatch, capsys):
     said = json.loads(run("doctor", "--json", folder=folder).stdout)
     assert {"device", "openvino", "C++ compiler"} <= {check["what"] for check in said}
-    monkeypatch.setattr(examine, "PACKAGES", (("a_package_that_is_not_here", "cpu", "an [odd] one"),))
+    monkeypatch.setattr(checks, "GOOD_FOR", {"a_package_that_is_not_here": "an [odd] one"})
+    monkeypatch.setattr(checks, "packages", dict)  # nothing optional is installed
     monkeypatch.setenv("COLUMNS", "160")
-    optimizing.doctor()
+    optimize.doctor()
     shown = capsys.readouterr().out
     assert "pip install 'model_opt[cpu]'" in shown and "an [odd] one" in shown

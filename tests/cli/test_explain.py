@@ -5,19 +5,27 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.figures import Figure
+from model_opt.autotuner.result import CompressionResult
 from model_opt.cli.main import app
+from model_opt.search.evaluator import Measurement
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import Trial
 
 FAST = Plan((Choice(decision="precision", option="int8_static"), Choice(decision="runtime", option="openvino")))
 ORIGIN = "ab" * 32
 
 
+def trial(plan: Plan, at_s: float, metrics: dict) -> Trial:
+    outcome = Measurement(plan=plan, samples={name: (value,) for name, value in metrics.items()})
+    return Trial(plan=plan, purpose="explore", outcome=outcome, at_s=at_s)
+
+
 def result(knowledge: dict) -> CompressionResult:
     metrics = {"log_speedup": 1.5, "log_size_ratio": 1.3, "accuracy_drop": 0.004}
     seen = (
-        Observed(plan=Plan(), purpose="explore", at_s=1.0, metrics=dict.fromkeys(metrics, 0.0)),
-        Observed(plan=FAST, purpose="explore", at_s=2.0, metrics=metrics),
+        trial(Plan(), 1.0, dict.fromkeys(metrics, 0.0)),
+        trial(FAST, 2.0, metrics),
     )
     names = ("speedup", "compression_ratio", "accuracy_drop", "latency_ms")
     return CompressionResult(

@@ -9,8 +9,8 @@ from torch.nn import functional
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
 from model_opt.compression.technique import Material
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature
 
 
 class Block(nn.Module):
@@ -74,7 +74,7 @@ def material(model: nn.Module, x: Inputs, family: Family, phases: list[str] | No
         example=x,
         fit=[x],
         held_out=[x],
-        signature=Signature(family=family, parameters=1, layers=1, operators={}, stages=()),
+        signature=ModelSignature(family=family, parameters=1, layers=1, operators={}, stages=()),
         machine=inspect(),
         threads=1,
         seed=0,

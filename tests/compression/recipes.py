@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import inspect
-from model_opt.compression.signature import sign_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.technique import Material, handler_of
 from model_opt.search.plan import Choice, Plan
 

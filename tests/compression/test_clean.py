@@ -4,9 +4,9 @@ from architectures import ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import applied, hooks_left, material, noisy_norms, state, survives, unchanged
 from torch import Tensor, nn
 
-from model_opt.compression.clean import Pass, PerUse, clean
 from model_opt.compression.inputs import call
-from model_opt.compression.statistics import snr_db
+from model_opt.compression.samples import snr_db
+from model_opt.compression.techniques.clean import Pass, PerUse, clean
 from model_opt.errors import TechniqueDidNothing
 
 

@@ -8,8 +8,8 @@ from architectures import ResidualCNN, TinyViT
 from recipes import material, noisy_norms
 
 from model_opt.compression import space  # noqa: F401  (registers every technique)
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.closeness import signal_to_noise_db
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
 from model_opt.search.plan import Choice, Plan
 

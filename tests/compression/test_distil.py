@@ -4,10 +4,10 @@ import pytest
 import torch
 from recipes import accuracy, applied, digits, state, trained, unchanged
 
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.distil import FINETUNE, divergence
+from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.machine import inspect
 from model_opt.compression.space import build_space
+from model_opt.compression.techniques.distil import FINETUNE, divergence
 from model_opt.errors import TechniqueDidNothing, TechniqueError
 from model_opt.search.plan import Choice, Plan
 
@@ -44,7 +44,7 @@ def test_no_space_has_a_plan_that_distils_what_is_still_the_original() -> None:
 
 
 def test_what_would_take_too_long_is_refused_before_anything_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
+    monkeypatch.setattr("model_opt.compression.techniques.distil.LONGEST_S", 0.0)
     recipe = trained()
     with pytest.raises(TechniqueError, match=r"100 gradient steps, of .* s for the original, take too long"):
         apply_plan(Plan((Choice(decision="prune", option="0.7"), Choice(decision="distil", option="100"))), recipe)
@@ -52,7 +52,7 @@ def test_what_would_take_too_long_is_refused_before_anything_is_pruned(monkeypat
 
 
 def test_what_takes_longer_than_was_foreseen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_opt.compression.distil.LONGEST_S", 0.0)
+    monkeypatch.setattr("model_opt.compression.techniques.distil.LONGEST_S", 0.0)
     with pytest.raises(TechniqueError, match=r"100 gradient steps of .* s take longer"):
         applied(trained(), prune="0.7", distil="100")
 

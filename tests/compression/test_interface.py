@@ -7,13 +7,13 @@ import torch
 from compression_made import material, plan
 from torch import Tensor, nn
 
-from model_opt.compression import runtime
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import Inputs, by_row, call, constants, join, rows, shared
 from model_opt.compression.interface import answers, look, output_names
-from model_opt.compression.runtime_module import WithOriginal, taken_by
+from model_opt.compression.runtimes import runtime_decision
+from model_opt.compression.runtimes.runtime_module import WithOriginal, taken_by
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 
 torch.manual_seed(0)
 
@@ -165,7 +165,7 @@ def test_numbers_that_point_at_nothing_are_refused(runtime_name: str) -> None:
     ids, places, mask = torch.randint(50, (4, 6)), torch.arange(6).repeat(4, 1), torch.ones(4, 6, dtype=torch.int32)
     asked = material(model, (ids, places, mask), Family.OTHER)
     assert look(model, (ids, places, mask)).ranges == ((0, 299), (0, 6), None)
-    made = runtime.apply(copy.deepcopy(model), runtime_name, None, plan(runtime=runtime_name), asked)
+    made = runtime_decision.apply(copy.deepcopy(model), runtime_name, None, plan(runtime=runtime_name), asked)
     assert made.layout.takes()[0] == "ids: int64 [batch, 6], 0 to 299"
     with torch.no_grad():
         for given in ((ids + 249, places, mask), (ids, places + 1, mask), (ids, places, 7 * mask)):
@@ -209,7 +209,7 @@ def test_what_is_compiled_answers_rightly_or_refuses_by_name(name: str, runtime_
     model = model.eval()
     made_of = copy.deepcopy(model)
     try:
-        made = runtime.apply(
+        made = runtime_decision.apply(
             made_of, runtime_name, None, plan(runtime=runtime_name), material(model, example, Family.OTHER)
         )
     except (TechniqueError, MeasurementFailed) as error:
@@ -240,7 +240,7 @@ def test_a_compiled_model_is_called_as_the_original_is(example: Inputs) -> None:
     pytest.importorskip("onnxruntime")
     model = Optional().eval()
     asked = material(model, example, Family.OTHER)
-    made = runtime.apply(copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), asked)
+    made = runtime_decision.apply(copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), asked)
     with torch.no_grad():
         wanted = model(X)
         for args, kwargs in (
@@ -274,7 +274,7 @@ def test_what_a_compiled_model_takes_is_told() -> None:
     pytest.importorskip("onnxruntime")
     model, example, _ = MODELS["masked"]
     asked = material(model.eval(), (*example, 2.0), Family.OTHER)
-    made = runtime.apply(copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), asked)
+    made = runtime_decision.apply(copy.deepcopy(model), "onnxruntime", None, plan(runtime="onnxruntime"), asked)
     places = "float32 [batch, 5, 8]"
     said = (f"parts[0]: {places}", f"parts[1]: {places}", "mask: float32 [5, 5]", "scale: 2.0, built in")
     assert taken_by(made) == said and taken_by(model) == ()

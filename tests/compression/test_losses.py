@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.accuracy import DataJudge, FunctionJudge
-from model_opt.compression.losses import declared_classes
+from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
+from model_opt.compression.evaluation.losses import declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256
@@ -219,7 +219,7 @@ def test_an_eval_fn_that_raises_is_named() -> None:
 
 
 def test_several_labels_a_row_are_judged_by_row() -> None:
-    wanted = (normal(20, seed=3) > 1.5).long()  # mostly noughts
+    wanted = (normal(20, seed=3) > 1.5).long()  # mostly zeros
     scores = 6 * wanted - 3 + 0.1 * normal(20)
     value, judge = lost(scores, change=lambda made: [made[0] - 6], labels=wanted)
     assert judge.baseline == 1 and value == pytest.approx(float((wanted.sum(1) > 0).double().mean()), abs=0.01)

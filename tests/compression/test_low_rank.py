@@ -4,9 +4,9 @@ from architectures import TinyViT
 from recipes import accuracy, applied, material, state, survives, trained, unchanged
 from torch import nn
 
-from model_opt.compression.flops import cost
-from model_opt.compression.low_rank import _directions, _split
-from model_opt.compression.statistics import sampled_inputs
+from model_opt.compression.cost import cost
+from model_opt.compression.samples import sampled_inputs
+from model_opt.compression.techniques.low_rank import _directions, _split
 from model_opt.errors import TechniqueDidNothing
 
 

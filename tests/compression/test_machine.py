@@ -9,15 +9,15 @@ import torch
 
 from model_opt.compression.machine import (
     BF16,
-    EXTRAS,
     INSTRUCTION_SETS,
     INT8_DOT,
     best_instruction_set,
     capabilities,
+    extras,
     inspect,
-    libraries,
     usable_processors,
 )
+from model_opt.compression.runtimes.declared import libraries
 from model_opt.errors import InvalidInput
 from model_opt.processors import usable_memory
 
@@ -143,7 +143,7 @@ def test_affinity_counts() -> None:
 def test_libraries_are_what_latency_depends_on() -> None:
     found = libraries()
     assert "torch" in found
-    assert set(found) <= {"torch", *EXTRAS}
+    assert set(found) <= {"torch", *extras()}
 
 
 @pytest.mark.parametrize(("device", "message"), [("tpu9", "no device"), ("meta", "not supported")])

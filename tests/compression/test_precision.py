@@ -9,16 +9,17 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression import precision, runtime, static_int8
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.machine import inspect
-from model_opt.compression.packed_linear import available
-from model_opt.compression.precision import PRECISIONS, able, forbidden, precisions
-from model_opt.compression.shipping import size_bytes
-from model_opt.compression.static_int8 import quantised_engine, repair_relu6, to_static_int8
+from model_opt.compression.runtimes import precision, runtime_decision, static_int8
+from model_opt.compression.runtimes.declared import RUNTIMES
+from model_opt.compression.runtimes.precision import forbidden, precisions
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.runtimes.static_int8 import quantised_engine, repair_relu6, to_static_int8
+from model_opt.compression.signal_to_noise import signal_to_noise_db
+from model_opt.compression.techniques.packed_linear import available
 from model_opt.errors import InvalidInput, TechniqueDidNothing, UnknownName
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 from model_opt.search.space import Decision, SearchSpace
 
 
@@ -101,8 +102,10 @@ def test_options_fit_the_model_and_rules_fit_the_space() -> None:
         assert "int8_dynamic" not in precisions(without, material(model, x, family).signature, machine)
     space = SearchSpace(
         [
-            Decision("precision", sorted({o for able in PRECISIONS.values() for o in able}, key=lambda o: o != "fp32")),
-            Decision("runtime", sorted(PRECISIONS, key=lambda o: o != "torch")),
+            Decision(
+                "precision", sorted({o for one in RUNTIMES.values() for o in one.precisions}, key=lambda o: o != "fp32")
+            ),
+            Decision("runtime", sorted(RUNTIMES, key=lambda o: o != "torch")),
         ],
         forbidden(machine),
     )
@@ -110,7 +113,6 @@ def test_options_fit_the_model_and_rules_fit_the_space() -> None:
         assert not space.fits(space.plan({"precision": illegal[0], "runtime": illegal[1]}))
     for runtime_name in ("torch", "openvino", "onnxruntime"):
         assert space.fits(space.plan({"precision": "int8_static", "runtime": runtime_name}))
-    assert set(runtime.MAKE) == set(PRECISIONS) - {"torch"}
 
 
 @pytest.mark.parametrize("dot", [True, False])
@@ -127,8 +129,9 @@ def test_no_instruction_set_is_a_condition(dot: bool, bf16: bool) -> None:
 def test_what_a_package_would_do_is_not_offered_without_it() -> None:
     bare = dataclasses.replace(inspect(), packages={"openvino": "1", "onnxruntime": "1"})
     for name in ("openvino", "onnxruntime", "aot_inductor"):
-        assert "int8_static" not in able(name, bare)
-    assert "int8_static" in able("openvino", dataclasses.replace(bare, packages={"openvino": "1", "nncf": "1"}))
+        assert "int8_static" not in RUNTIMES[name].runs(bare)
+    whole = dataclasses.replace(bare, packages={"openvino": "1", "nncf": "1"})
+    assert "int8_static" in RUNTIMES["openvino"].runs(whole)
 
 
 @pytest.mark.parametrize("engine", torch.backends.quantized.supported_engines)
@@ -174,7 +177,7 @@ def test_sums_of_the_largest_products_do_not_saturate(runtime_name: str) -> None
     if runtime_name == "torch":
         made = precision.apply(copy.deepcopy(model), "int8_static", None, chosen, given)
     else:
-        made = runtime.apply(copy.deepcopy(model), runtime_name, None, chosen, given)
+        made = runtime_decision.apply(copy.deepcopy(model), runtime_name, None, chosen, given)
     with torch.no_grad():
         assert signal_to_noise_db(model(x), made(x)) > 35
 
@@ -234,7 +237,7 @@ def test_an_encoders_fast_path_is_left_where_its_linears_are_no_longer_torchs(op
     if option == "packed":
         if not available():
             pytest.skip("this build of torch has no packed linears")
-        made = runtime.apply(copy.deepcopy(model), "packed", None, plan(runtime="packed"), given)
+        made = runtime_decision.apply(copy.deepcopy(model), "packed", None, plan(runtime="packed"), given)
     else:
         made = precision.apply(copy.deepcopy(model), option, None, plan(precision=option), given)
     with torch.no_grad():

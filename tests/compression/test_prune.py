@@ -4,12 +4,12 @@ from architectures import DiT, ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import accuracy, applied, material, noisy_norms, state, survives, trained, unchanged
 from torch import nn
 
-from model_opt.compression.flops import cost
-from model_opt.compression.heads import heads_of, prune_heads
+from model_opt.compression.cost import cost
 from model_opt.compression.inputs import call
-from model_opt.compression.prune import heads
-from model_opt.compression.refit import KEPT
 from model_opt.compression.stages import stages
+from model_opt.compression.techniques.heads import heads_of, prune_heads
+from model_opt.compression.techniques.prune import heads
+from model_opt.compression.techniques.refit import KEPT
 from model_opt.errors import TechniqueError
 
 

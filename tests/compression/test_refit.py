@@ -4,9 +4,9 @@ from architectures import ResidualCNN
 from recipes import accuracy, applied, hooks_left, material, noisy_norms, trained
 from torch import nn
 
-from model_opt.compression import prune, refit
 from model_opt.compression.inputs import batch_size
-from model_opt.compression.statistics import outputs_of, positions, sample, sampled_inputs, snr_db
+from model_opt.compression.samples import outputs_of, positions, sample, sampled_inputs, snr_db
+from model_opt.compression.techniques import prune, refit
 
 
 @pytest.mark.parametrize("ratio", ["0.25", "0.5"])

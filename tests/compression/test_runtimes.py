@@ -10,18 +10,19 @@ import torch
 from compression_made import cnn, material, plan, vit
 from torch import Tensor, nn
 
-from model_opt.compression import aot_inductor, openvino, runtime
-from model_opt.compression.checks import checked
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import call
 from model_opt.compression.layout import Flat, layout_of
 from model_opt.compression.machine import inspect
-from model_opt.compression.openvino import to_openvino
-from model_opt.compression.runtime import runtimes
-from model_opt.compression.runtime_module import RuntimeModule
-from model_opt.compression.shipping import size_bytes
+from model_opt.compression.runtimes import aot_inductor, openvino, runtime_decision
+from model_opt.compression.runtimes.checks import checked
+from model_opt.compression.runtimes.export_program import onnx_bytes
+from model_opt.compression.runtimes.openvino import to_openvino
+from model_opt.compression.runtimes.runtime_decision import runtimes
+from model_opt.compression.runtimes.runtime_module import RuntimeModule
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, MeasurementFailed, MissingDependency, TechniqueError
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 
 COMPILERS = pytest.mark.soak
 CASES = [
@@ -55,10 +56,10 @@ def test_a_runtime_agrees_copies_and_takes_other_batches(make, name, precision, 
     given = copy.deepcopy(model)
     chosen = plan(precision=precision, runtime=name)
     if name == "torch_compile" and precision != "fp32":
-        from model_opt.compression import precision as precisions
+        from model_opt.compression.runtimes import precision as precisions
 
         given = precisions.apply(given, precision, None, chosen, material(model, x, family))
-    made = runtime.apply(given, name, None, chosen, material(model, x, family))
+    made = runtime_decision.apply(given, name, None, chosen, material(model, x, family))
     with torch.no_grad():
         wanted, got = model(x), made(x)
         kept = got.clone()
@@ -162,7 +163,9 @@ def test_mappings_go_in_and_structures_come_out(name: str) -> None:
     pytest.importorskip(name)
     model = Pair().eval()
     x = {"mask": torch.ones(4, 6), "ids": torch.randint(0, 50, (4, 6))}
-    made = runtime.apply(copy.deepcopy(model), name, None, plan(runtime=name), material(model, x, Family.OTHER))
+    made = runtime_decision.apply(
+        copy.deepcopy(model), name, None, plan(runtime=name), material(model, x, Family.OTHER)
+    )
     got, wanted = call(made, x), call(model, x)
     assert torch.allclose(got["hidden"], wanted["hidden"], atol=1e-4)
     assert got["pooled"][1] is None
@@ -196,7 +199,7 @@ def test_what_a_runtime_cannot_run_is_an_error() -> None:
     model, x, family = cnn()
     chosen = plan(precision="bf16", runtime="onnxruntime")
     with pytest.raises(TechniqueError, match="does not run bf16"):
-        runtime.apply(model, "onnxruntime", None, chosen, material(model, x, family))
+        runtime_decision.apply(model, "onnxruntime", None, chosen, material(model, x, family))
 
 
 def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,4 +213,11 @@ def test_a_package_that_is_not_there_is_no_option(monkeypatch: pytest.MonkeyPatc
     assert not {"openvino", "onnxruntime", "aot_inductor"} & set(runtimes(model, given.signature, bare))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependency, match=r"model_opt\[cpu\]"):
-        runtime.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)
+        runtime_decision.apply(model, "onnxruntime", None, plan(runtime="onnxruntime"), given)
+
+
+def test_an_onnx_file_says_nothing_of_where_it_was_made() -> None:
+    pytest.importorskip("onnx")
+    model, x, _ = cnn()
+    file, _ = onnx_bytes(model, layout_of(model, x), x)
+    assert b".py" not in file and b"site-packages" not in file

@@ -5,9 +5,9 @@ import torch
 from architectures import ResidualCNN
 from recipes import accuracy, hooks_left, material, state, trained, unchanged
 
-from model_opt.autotuner.rules import prior
+from model_opt.autotuner.strategies import prior
+from model_opt.compression.evaluation.sensitivity import Sensitivity, combined_db, option_noise_db, sensitivities
 from model_opt.compression.machine import inspect
-from model_opt.compression.sensitivity import Sensitivity, combined_db, option_noise_db, sensitivities
 from model_opt.compression.space import build_space
 
 
@@ -28,7 +28,7 @@ def test_every_layer_and_stage_is_judged_and_nothing_is_changed() -> None:
 def test_a_layer_with_an_outlier_is_named_first() -> None:
     model = ResidualCNN(16).eval()
     with torch.no_grad():
-        model.layer3.conv1.weight[:, 0] *= 300  # the other weights of each output round to nought
+        model.layer3.conv1.weight[:, 0] *= 300  # the other weights of each output round to zero
     x = torch.randn(32, 1, 8, 8)
     found = [s for s in sensitivities(material(model, x[:2], [x])) if s.technique == "int8"]
     assert found[0].where == "layer3.conv1"

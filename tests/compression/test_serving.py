@@ -14,16 +14,19 @@ import torch
 from compression_made import cnn, material, plan
 from torch import Tensor, nn
 
-from model_opt.compression import openvino, runtime, space  # noqa: F401  (registers every technique)
-from model_opt.compression.apply import apply_plan
-from model_opt.compression.closeness import signal_to_noise_db
+from model_opt.compression import space  # noqa: F401  (registers every technique)
+from model_opt.compression.evaluation.apply import apply_plan
+from model_opt.compression.exports import export_model
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.machine import inspect
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtime_module import RuntimeModule, WithOriginal
-from model_opt.compression.shipping import export_model, load_model, save_model, size_bytes
+from model_opt.compression.runtimes import openvino, runtime_decision
+from model_opt.compression.runtimes.runtime_module import RuntimeModule, WithOriginal
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.compression.save_model import load_model, save_model
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 
 RUNTIMES = ["openvino", "onnxruntime", pytest.param("aot_inductor", marks=pytest.mark.soak)]
 
@@ -32,7 +35,7 @@ def in_runtime(model: nn.Module, x: Inputs, name: str, precision: str = "fp32") 
     if name != "aot_inductor":
         pytest.importorskip(name)
     chosen = plan(precision=precision, runtime=name)
-    made = runtime.apply(copy.deepcopy(model), name, None, chosen, material(model, x, Family.OTHER))
+    made = runtime_decision.apply(copy.deepcopy(model), name, None, chosen, material(model, x, Family.OTHER))
     assert isinstance(made, RuntimeModule)
     return made
 
@@ -303,7 +306,7 @@ def test_int8_is_right_for_few_rows(
     model, x = make().eval(), torch.randn(64, *shape)
     given = material(model, x[:rows], family)
     chosen = plan(precision="int8_static", runtime="openvino")
-    made = runtime.apply(copy.deepcopy(model), "openvino", None, chosen, given)
+    made = runtime_decision.apply(copy.deepcopy(model), "openvino", None, chosen, given)
     with torch.no_grad():
         for count in (1, 2, 7, 8, 9, 31, 32):
             assert signal_to_noise_db(model(x[:count]), made(x[:count])) > 15

@@ -3,10 +3,10 @@ import torch
 from architectures import ResidualCNN, TinyViT, UNet, unet_inputs
 from recipes import applied, material, state, survives, unchanged
 
-from model_opt.compression.flops import cost
+from model_opt.compression.cost import cost
 from model_opt.compression.inputs import call
 from model_opt.compression.technique import HANDLERS
-from model_opt.compression.token_merging import merge, merge_at_most
+from model_opt.compression.techniques.token_merging import merge, merge_at_most
 from model_opt.errors import TechniqueError
 
 

@@ -10,12 +10,13 @@ import torch
 from compression_made import material
 from torch import Tensor, nn
 
-from model_opt.compression import precision, runtime
-from model_opt.compression.accuracy import DataJudge
-from model_opt.compression.checks import checked
+from model_opt.compression.evaluation.judge import DataJudge
+from model_opt.compression.runtimes import precision
+from model_opt.compression.runtimes.checks import checked
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed
-from model_opt.search.signature import Family
+from model_opt.search.model_signature import Family
 
 BATCH, CLASSES, TOKENS, FEATURES = 5, 10, 5, 12
 Fault = Callable[["Wrong", tuple[Tensor, ...], list[Tensor]], list[Tensor]]
@@ -85,7 +86,7 @@ def row(number: int, other: int) -> Callable[[Tensor], Tensor]:
 
 
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "nought": torch.zeros_like,
+    "zero": torch.zeros_like,
     "turned": torch.neg,
     "doubled": lambda values: 2 * values,
     "shifted": lambda values: values + 3,
@@ -149,7 +150,7 @@ def faults() -> Iterator[tuple[str, Fault]]:
 
         yield f"garbage for {rows} rows", only_for(rows, at_output(0, garbage))
         yield f"NaN for {rows} rows", only_for(rows, at_output(1, lambda output: output * float("nan")))
-    yield "padding is not heeded", _unmasked
+    yield "padding is not used", _unmasked
     yield "another thread's answer", _another_threads
     yield "rows couple", _coupled
     yield "buffers are shared", _stale
@@ -174,7 +175,7 @@ def made_in(name: str, kind: str) -> tuple[nn.Module, nn.Module, Material]:
     if name == "torch":
         return model, precision.APPLY[kind](copy.deepcopy(model), given), given
     pytest.importorskip(name)
-    return model, runtime.MAKE[name](copy.deepcopy(model), kind, given), given
+    return model, RUNTIMES[name].make(copy.deepcopy(model), kind, given), given
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model_opt.federation.fold import fold, fold_runs
-from model_opt.federation.keyed import KeyedColumns, add
 from model_opt.federation.moments import MomentColumns, Moments, merge
 from model_opt.federation.row import Row
 from model_opt.search.plan import Choice, Plan
@@ -73,27 +72,6 @@ def test_runs_add_up_as_rows_do_bit_for_bit(runs: list[list[list[float]]]) -> No
         for one in run[1:]:
             wanted = merge(wanted, one)
         assert found == wanted
-
-
-def keyed(told: dict[int, list[float]]) -> KeyedColumns:
-    keys = sorted(told)
-    return KeyedColumns(
-        keys=np.array(keys, dtype=np.uint64), moments=MomentColumns.of(Moments.of(told[key]) for key in keys)
-    )
-
-
-KEYED = st.dictionaries(st.integers(0, 2**64 - 1) | st.integers(0, 8), VALUES, max_size=12)
-
-
-@settings(deadline=None)  # the first call compiles
-@given(KEYED, KEYED)
-def test_keyed_columns_add_as_rows_do_bit_for_bit(a: dict[int, list[float]], b: dict[int, list[float]]) -> None:
-    total, other = add(keyed(a), keyed(b)), add(keyed(b), keyed(a))
-    assert total.keys.tolist() == other.keys.tolist() == sorted({*a, *b})
-    assert total.moments.to_list() == other.moments.to_list()
-    for key, found in zip(total.keys.tolist(), total.moments.to_list(), strict=True):
-        both = [Moments.of(told[key]) for told in (a, b) if key in told]
-        assert found == (merge(*both) if len(both) == 2 else both[0])
 
 
 def test_nothing_folds_to_nothing() -> None:

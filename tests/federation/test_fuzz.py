@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from hostile import DATA, altered, claiming
 from model_opt.errors import WireError
-from model_opt.federation.admission import Decision, Gate
-from model_opt.federation.ledger import Ledger
-from model_opt.federation.sealed import Sealed
-from model_opt.federation.wire import Limits, decode_record, encode
+from model_opt.federation.admission import Admission, Gate
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.record_index import RecordIndex
+from model_opt.federation.wire import WireLimits, decode_record, encode
 
 BATCH = 100
 SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
@@ -29,13 +29,13 @@ GATE = Gate(federation="local", trusted={"alpha"})
 
 def survives(raw: bytes) -> bool:
     """Whether `raw` is a record. Either it is refused with a `WireError`, or it can be read, written and judged."""
-    assert GATE.judge(raw, Ledger()).decision is Decision.REFUSED
+    assert GATE.judge(raw, RecordIndex()).decision is Admission.REFUSED
     try:
         record = decode_record(raw)
     except WireError:
         return False
     assert decode_record(encode(record)) is not None
-    for envelope in Sealed.of(record).envelopes:
+    for envelope in EncodedRecord.of(record).envelopes:
         assert len(envelope.rows) == len(envelope.block)
     return True
 
@@ -106,7 +106,7 @@ CLAIMS = {
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_memory_stays_below_four_times_the_limit(claim: str) -> None:
-    raw, limits = CLAIMS[claim](), Limits()
+    raw, limits = CLAIMS[claim](), WireLimits()
     assert len(raw) <= limits.max_bytes
     tracemalloc.start()
     try:

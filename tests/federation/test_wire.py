@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_opt.errors import WireError
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.moments import Moments
-from model_opt.federation.sealed import Sealed
 from model_opt.federation.stream import Stream
-from model_opt.federation.wire import Limits, decode, decode_record, digest_of, encode
+from model_opt.federation.wire import WireLimits, decode, decode_record, digest_of, encode
 from model_opt.search.plan import Choice, Plan
 from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, entries
 
 DATA = Path(__file__).parents[1] / "data"
 EPOCH = "0123456789abcdef0123456789abcdef"
 GOLDEN = {
-    1: ("envelope-1", "envelope-2", "snapshot-1", "revocation-1"),
-    2: ("envelope-3", "envelope-4", "snapshot-2", "revocation-2"),
+    1: ("envelope-1", "envelope-2", "revocation-1"),
+    2: ("envelope-3", "envelope-4", "revocation-2"),
 }
 """Files by the schema of what they hold."""
 
@@ -33,8 +33,6 @@ def golden_records(schema: int = 1) -> dict[str, Record]:
     first = replace(stream.mint(RESNET18, rows), schema=schema)
     stream.previous = digest_of(encode(first))
     second = replace(stream.mint(VIT_B, entries(3)), schema=schema)
-    later = replace(Stream(origin="alpha", epoch="f" * 32).mint(RESNET18, entries(5, 3)), schema=schema)
-    snapshot = Snapshot(federation="local", origin="alpha", replaces=(EPOCH,), parts=(later,), schema=schema)
     revocation = Revocation(
         federation="local",
         origin="alpha",
@@ -44,7 +42,7 @@ def golden_records(schema: int = 1) -> dict[str, Record]:
         schema=schema,
     )
     names = GOLDEN[schema]
-    return dict(zip(names, (first, second, snapshot, revocation), strict=True))
+    return dict(zip(names, (first, second, revocation), strict=True))
 
 
 @pytest.mark.parametrize(("schema", "name"), [(schema, name) for schema, names in GOLDEN.items() for name in names])
@@ -53,7 +51,7 @@ def test_old_bytes_are_read_and_written_alike(schema: int, name: str) -> None:
     read = decode_record(data)
     assert read.schema == schema
     assert encode(read) == data == encode(record)
-    assert Sealed.open(data).identity == Sealed.of(record).identity
+    assert EncodedRecord.open(data).identity == EncodedRecord.of(record).identity
     if isinstance(record, Envelope):
         assert isinstance(read, Envelope) and read.rows == record.rows and read.signature == record.signature
 
@@ -65,9 +63,9 @@ def test_a_chain_names_its_predecessors() -> None:
     assert first.previous == "0" * 64 and second.previous == digest_of(encode(first)) and second.sequence == 2
 
 
-def test_a_snapshot_is_no_envelope() -> None:
-    with pytest.raises(WireError, match="snapshot"):
-        decode((DATA / "snapshot-1.bin").read_bytes())
+def test_a_revocation_is_no_envelope() -> None:
+    with pytest.raises(WireError, match="revocation"):
+        decode((DATA / "revocation-1.bin").read_bytes())
 
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())
@@ -101,11 +99,11 @@ def _parts(data: bytes) -> list:
 def test_limits_hold_before_anything_is_decoded() -> None:
     data = encode(golden_records()["envelope-1"])
     with pytest.raises(WireError, match="limit"):
-        decode(data, Limits(max_bytes=len(data) - 1))
+        decode(data, WireLimits(max_bytes=len(data) - 1))
     with pytest.raises(WireError, match="not an integer within 1 and 2"):
-        decode(data, Limits(max_rows=2))
+        decode(data, WireLimits(max_rows=2))
     with pytest.raises(WireError, match="longer"):
-        decode(data, Limits(max_meta_bytes=10))
+        decode(data, WireLimits(max_meta_bytes=10))
     deep = b"\x91" * 100_000
     with pytest.raises(WireError):
         decode_record(b"\x94" + msgpack.packb("model_opt") + msgpack.packb(deep[:60_000]) + msgpack.packb(b"") * 2)

@@ -10,15 +10,15 @@ import urllib.request
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model_opt.federation.export_policy import coarse
 from model_opt.federation.fold import fold
 from model_opt.federation.identity import Identity
-from model_opt.federation.leaving import coarse
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
 from model_opt.hub.client import HubClient
-from model_opt.hub.exchange import Deployment
 from model_opt.hub.serve import members_folder
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.hub.sync import Deployment
 from servers.starting import _end_with_parent, free_port
 
 

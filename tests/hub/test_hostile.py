@@ -15,9 +15,9 @@ from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode, seal, split
 from model_opt.hub.credentials import written
-from model_opt.hub.frames import pack, unpack, unpack_page
 from model_opt.hub.nonces import Nonces
 from model_opt.hub.rates import Rates
+from model_opt.hub.record_frames import pack, unpack, unpack_page
 from model_opt.storage.testing import RESNET18, entries
 
 PUSH = "/v1/local/records"

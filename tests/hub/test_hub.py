@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from running import RunningHub, Side, knowledge
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput
+from model_opt.exchange.shared import withdraw
 from model_opt.federation.envelope import Revocation
 from model_opt.federation.identity import Identity, deployment_identity, rotate
 from model_opt.federation.signing import sign
@@ -26,10 +27,9 @@ from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers
 from model_opt.federation.wire import digest_of
 from model_opt.hub.client import HubClient
-from model_opt.hub.exchange import pull, push, sync
 from model_opt.hub.serve import members_folder
+from model_opt.hub.sync import pull, push, sync
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import withdraw
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries
 
 MakeSide = Callable[..., Side]

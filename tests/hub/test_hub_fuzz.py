@@ -24,14 +24,14 @@ from model_opt.federation.signing import _RECORD, _mark
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
 from model_opt.federation.wire import encode, split
+from model_opt.hub.app import build_app
 from model_opt.hub.audit import AuditLog
+from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.counts import HubCounts
 from model_opt.hub.credentials import written
-from model_opt.hub.desk import Desk
-from model_opt.hub.frames import pack
-from model_opt.hub.keeper import Keeper
+from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
-from model_opt.hub.service import build_app
+from model_opt.hub.record_frames import pack
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, entries
 
@@ -48,7 +48,7 @@ TARGETS = (PUSH, "/v1/local/status", f"{PUSH}?after=3", "/v1/local/streams/a/b",
 class Hub:
     """A hub's application and what stands behind it."""
 
-    desk: Desk
+    authorizer: Authorizer
     app: Callable[..., Awaitable[None]]
     members: Path
 
@@ -76,20 +76,20 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     members = tmp_path / "members"
-    keeper = Keeper(open_store(tmp_path / "hub.db"), members, LIMITS.records)  # type: ignore[arg-type]
-    keeper.open()
+    hosted = HostedFederation(open_store(tmp_path / "hub.db"), members, LIMITS.records)  # type: ignore[arg-type]
+    hosted.open()
     audit = AuditLog(tmp_path / "audit.jsonl")
-    desk = Desk(
-        {"local": keeper},
+    authorizer = Authorizer(
+        {"local": hosted},
         audiences=frozenset({URL}),
         limits=LIMITS,
         audit=audit,
         counts=HubCounts(),
         clock=time.monotonic,
     )
-    yield Hub(desk=desk, app=build_app(desk, "fuzzed"), members=members)
+    yield Hub(authorizer=authorizer, app=build_app(authorizer, "fuzzed"), members=members)
     audit.close()
-    keeper.close()
+    hosted.close()
 
 
 class Attacker:
@@ -128,7 +128,7 @@ class Attacker:
         push = source.random() < 0.9
         target = PUSH if push else source.choice(TARGETS)
         body, method = (self.body(), "POST") if push else (b"", source.choice(["GET", "POST", "PUT", "HEAD"]))
-        fields = {"target": target, "audience": URL, "nonce": self.hub.desk.nonces.issue(), "body": body}
+        fields = {"target": target, "audience": URL, "nonce": self.hub.authorizer.nonces.issue(), "body": body}
         header = written(self.identity, method=method, **fields).encode()  # type: ignore[arg-type]
         if source.random() < 0.1:
             header = mutated(header, source)
@@ -162,7 +162,7 @@ def test_hostile_requests_are_answered(hub: Hub, tmp_path: Path) -> None:
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     asyncio.run(attack())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    kept = hub.desk.keepers["local"].records
+    kept = hub.authorizer.federations["local"].records
     print(
         f"\n{REQUESTS:,} requests with {REQUESTS * RECORDS:,} records in {time.perf_counter() - began:.0f} s: answers "
         f"{dict(sorted(answers.items()))}, {kept:,} records kept, slowest {slowest:.2f} s, memory grew by "

@@ -13,11 +13,13 @@ from running import knowledge
 
 from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.arrivals import heard_at
-from model_opt.federation.bundle import read_bundle, write_bundle
+from model_opt.exchange.bundle import read_bundle, write_bundle
+from model_opt.exchange.shared import START, export_bundle, import_bundle, preview, withdraw
 from model_opt.federation.envelope import Envelope
+from model_opt.federation.export_policy import DECISIONS, ExportPolicy, coarse, exported
 from model_opt.federation.identity import Identity, deployment_identity, rotate
-from model_opt.federation.leaving import DECISIONS, Rules, coarse, leaving
+from model_opt.federation.known import InspectableStore
+from model_opt.federation.last_heard import last_heard
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.signing import sign, verify
@@ -25,9 +27,7 @@ from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers, trust
 from model_opt.federation.wire import decode, encode
 from model_opt.search.plan import Choice, Plan
-from model_opt.storage.knowledge import InspectableStore
 from model_opt.storage.open import open_store
-from model_opt.storage.sharing import START, export_bundle, import_bundle, preview, withdraw
 from model_opt.storage.testing import CONTEXT, RESNET18, RESNET34, VIT_B, entries, plan
 
 
@@ -53,7 +53,7 @@ class Deployment:
             trust(other.identity.origin, share, folder=self.folder)
 
     def tells(self, path: Path, since: str = START, **rules: int) -> str:
-        return export_bundle(self.store, path, since=since, rules=Rules(**rules), folder=self.folder).cursor
+        return export_bundle(self.store, path, since=since, rules=ExportPolicy(**rules), folder=self.folder).cursor
 
     def hears(self, path: Path, **options: bool):
         return import_bundle(self.store, path, folder=self.folder, **options)
@@ -73,18 +73,18 @@ def test_what_is_told_is_what_was_measured_once(made: Callable[[str], Deployment
     b.trusts(a)
     would = b.hears(bundle, dry_run=True)
     assert (would.new, would.rows_added, b.store.rows()) == (2, 14, [])
-    assert heard_at(b.folder) == {}
+    assert last_heard(b.folder) == {}
     began = time.time()
     assert b.hears(bundle) == would and knowledge(b.store) == knowledge(a.store)
-    first = heard_at(b.folder)
+    first = last_heard(b.folder)
     assert list(first) == [(a.identity.origin, a.identity.epoch)] and began <= min(first.values()) <= time.time()
-    assert b.hears(bundle).known == 2 and heard_at(b.folder) == first
+    assert b.hears(bundle).known == 2 and last_heard(b.folder) == first
     echo = a.hears(bundle)
     assert (echo.own, echo.new) == (2, 0)
     a.store.append(search.mint(RESNET18, entries(12, 4)))
     a.tells(bundle)
     assert b.hears(bundle).rows_updated == 10 and knowledge(b.store) == knowledge(a.store)
-    assert min(heard_at(b.folder).values()) > min(first.values()) and heard_at(a.folder) == {}
+    assert min(last_heard(b.folder).values()) > min(first.values()) and last_heard(a.folder) == {}
 
 
 def test_a_new_key_tells_only_what_is_new(made: Callable[[str], Deployment], tmp_path: Path) -> None:
@@ -232,11 +232,11 @@ ROW = st.builds(
 @given(st.lists(ROW, max_size=12, unique_by=lambda row: row.key), st.randoms())
 def test_coarsening_loses_no_sample_and_needs_no_order(rows: list[Row], source) -> None:
     signatures = {one.key: one for one in (RESNET18, replace(RESNET18, parameters=RESNET18.parameters + 1))}
-    rules, contexts = Rules(least_plans=1), {CONTEXT.key: CONTEXT}
-    left = leaving(rows, signatures, contexts, rules)
+    rules, contexts = ExportPolicy(least_plans=1), {CONTEXT.key: CONTEXT}
+    left = exported(rows, signatures, contexts, rules)
     shuffled = rows[:]
     source.shuffle(shuffled)
-    assert leaving(shuffled, signatures, contexts, rules) == left
+    assert exported(shuffled, signatures, contexts, rules) == left
     told = sum(moments["log_speedup"].n for _, entries in left.rows for _, _, moments in entries)
     assert told == sum(row.moments["log_speedup"].n for row in rows)
 

@@ -5,15 +5,17 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from model_opt.autotuner.engine import Found, mean_metrics, observed_of, predicted_of
-from model_opt.autotuner.finish import front
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.engine import Found, trial_of
+from model_opt.autotuner.figures import Figure
+from model_opt.autotuner.finish import pareto_front
+from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.technique import techniques_of
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.searcher import Searcher
 from model_opt.search.space import Decision, SearchSpace
+from model_opt.search.trial import Trial, predicted_of
 
 SPACE = SearchSpace(
     [
@@ -69,16 +71,14 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
     rng = random.Random(seed)
     noise = {"log_speedup": 0.02**2, "accuracy_drop": 0.0}
     searcher = Searcher(SPACE, OBJECTIVE, budget=budget, seed=seed, noise=noise, evaluations=150)
-    observed: list[Observed] = []
+    observed: list[Trial] = []
     clocks = dict.fromkeys((f"node{i // 2}-{i % 2}" for i in range(workers)) if workers else ["this machine"], 0.0)
     while (proposal := searcher.ask()) is not None:
         outcome = measured(proposal.plan, rng)
         searcher.tell(outcome)
         who = min(clocks, key=lambda name: clocks[name])
         clocks[who] += sum(outcome.seconds.values()) + 0.1
-        seen = replace(
-            observed_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None
-        )
+        seen = replace(trial_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None)
         observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
     found = Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended="budget")
     return _result(found, workers)
@@ -87,7 +87,7 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
 def _result(found: Found, workers: int) -> CompressionResult:
     plan = found.best.plan
     outcome = next(o for o in found.searcher.observations if o.plan == plan and isinstance(o, Measurement))
-    means = mean_metrics(outcome)
+    means = trial_of(outcome, Purpose.EXPLORE).metrics
     speed, drop = math.exp(means["log_speedup"]), means["accuracy_drop"]
     counts: dict[str, int] = {}
     for seen in found.observed:
@@ -109,7 +109,7 @@ def _result(found: Found, workers: int) -> CompressionResult:
         baseline={"latency_ms": 2.0 * speed, "size_bytes": 4_200_000, "accuracy": 0.973},
         context={"device": "a made-up processor", "batch": 8, "threads": 1, "key": "0" * 32},
         signature={"family": "cnn", "key": "1" * 32},
-        pareto=front(found),
+        pareto=pareto_front(found),
         observations=found.observed,
         seconds={"search": 60.0, "total": 75.0},
         ended=found.ended,

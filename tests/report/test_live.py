@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from model_opt.autotuner.progress_log import ProgressLog
 from model_opt.errors import InvalidInput
-from model_opt.report.live import _events, is_loopback, make_app, serve
+from model_opt.report.live import _events, is_loopback, make_app, serve_live
 from model_opt.report.watching import Watching
 
 
@@ -67,7 +67,7 @@ def test_a_token_is_asked_for_and_leaves_the_address(home):
 
 def test_beyond_this_machine_a_token_is_needed(home):
     with pytest.raises(InvalidInput, match="a token is needed"):
-        serve(watching(home), host="0.0.0.0", port=0, token=None, on_ready=print)
+        serve_live(watching(home), host="0.0.0.0", port=0, token=None, on_ready=print)
     with pytest.raises(InvalidInput, match="no IP address"):
         is_loopback("example.org")
     assert is_loopback("::1") and is_loopback("localhost") and not is_loopback("10.0.0.1")

@@ -15,30 +15,32 @@ import pytest
 from made_results import OBJECTIVE, SPACE, made_result, measured
 from rich.console import Console
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Manifest, Request
-from model_opt.actors.coordinator_state import Rules
-from model_opt.actors.deadlines import Deadlines
-from model_opt.actors.durable import SqliteJournal
-from model_opt.actors.messages import Changes, Kept, Result
-from model_opt.actors.proposer import Search
-from model_opt.actors.service import STATE_FILE
+from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import ProgressLog, read_progress
-from model_opt.autotuner.result import CompressionResult, Figure, Observed
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import Tally
 from model_opt.cli.explain import explained
 from model_opt.cli.tables import print_result
 from model_opt.errors import InvalidInput
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import STATE_FILE
+from model_opt.fleet.coordinator_state import FleetRules
+from model_opt.fleet.journal import SqliteJournal
+from model_opt.fleet.messages import Changes, LeaseResult
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Manifest, Submission
+from model_opt.measuring.deadlines import Deadlines
 from model_opt.report.charts import charts
 from model_opt.report.live import summary
-from model_opt.report.page import report
+from model_opt.report.page import report_page
 from model_opt.report.pareto import draw_pareto
 from model_opt.report.tree import grow
 from model_opt.report.view import find, of_fleet, of_folder, of_result
 from model_opt.report.watching import Watching
-from model_opt.search.evaluator import Purpose
+from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
 from model_opt.search.plan import Choice, Plan
+from model_opt.search.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ class Outline(HTMLParser):
 
 
 def test_the_page_is_one_file_with_plotly_once(result):
-    text = report(of_result(result, "<one> & only"))
+    text = report_page(of_result(result, "<one> & only"))
     outline = Outline()
     outline.feed(text)
     assert outline.fetched == ["data:,", "#main"], "nothing is fetched"
@@ -147,12 +149,12 @@ def test_old_results_without_the_new_fields_are_shown(result):
     for point in raw["pareto"]:
         del point["intervals"]
     old = CompressionResult.from_json(json.dumps(raw))
-    assert "There are no predictions here" in report(of_result(old, "old"))
+    assert "There are no predictions here" in report_page(of_result(old, "old"))
 
 
 def test_nothing_measured_says_so(result):
     empty = replace(result, observations=(), pareto=(), importance={})
-    text = report(of_result(empty, "empty"))
+    text = report_page(of_result(empty, "empty"))
     assert text.count("Nothing has been measured yet") >= 3
 
 
@@ -162,7 +164,9 @@ def test_nothing_measured_says_so(result):
 def seen(number):
     plan = Plan((Choice(decision="prune", option=str(number)),))
     metrics = {"log_speedup": 0.1 * number, "log_size_ratio": 0.2, "accuracy_drop": 0.001 * number}
-    return Observed(plan=plan, purpose="explore", at_s=float(number), metrics=metrics, seconds={"time": 0.5})
+    samples = {name: (value,) for name, value in metrics.items()}
+    outcome = Measurement(plan=plan, samples=samples, seconds={"time": 0.5})
+    return Trial(plan=plan, purpose="explore", outcome=outcome, at_s=float(number))
 
 
 def test_a_running_search_is_read_as_far_as_it_was_written(tmp_path):
@@ -232,28 +236,31 @@ def state(tmp_path):
 
     folder = tmp_path / "night"
     folder.mkdir()
-    (folder / bundle.FACTORY).write_bytes(b"factory")
-    rules = Rules(budget=20, objective=OBJECTIVE)
+    (folder / submission.FACTORY).write_bytes(b"factory")
+    rules = FleetRules(budget=20, objective=OBJECTIVE)
     search = Search(space=SPACE, objective=OBJECTIVE)
-    request = Request(search=search, rules=rules, placement=bundle.Placement(), deadlines=Deadlines(), sharing=None)
-    bundle.seal(folder, Manifest(digest=bundle._digest(folder / bundle.FACTORY), size_bytes=7), request)
+    request = Submission(
+        search=search, rules=rules, placement=submission.Placement(), deadlines=Deadlines(), sharing=None
+    )
+    submission.complete(folder, Manifest(digest=submission._digest(folder / submission.FACTORY), size_bytes=7), request)
     journal = SqliteJournal(folder / STATE_FILE)
     term, _, _ = journal.begin()
     rng = random.Random(0)
     plans = [SPACE.plan({"prune": p, "precision": q}) for p in ("0", "0.25", "0.5") for q in ("fp32", "int8_static")]
     kept = [
-        Kept(
-            result=Result(
-                lease_id=f"l{i}",
-                attempt=1,
+        LeaseResult(
+            lease_id=f"l{i}",
+            attempt=1,
+            trial=Trial(
+                plan=plan,
                 purpose=Purpose.EXPLORE,
-                context="c",
                 outcome=measured(plan, rng),
-                worker=f"w{i % 2}",
+                at_s=1000.0 + i,
                 busy_s=1.0,
+                context="c",
+                worker=f"w{i % 2}",
             ),
             position=i,
-            at_s=1000.0 + i,
         )
         for i, plan in enumerate(plans)
     ]
@@ -270,7 +277,7 @@ def test_a_fleet_is_seen_while_it_writes(state):
     assert math.isclose(sum(view.importance.values()), 1.0)
     assert view.observations[-1].predicted and not of_fleet(state).observations[-1].predicted
     assert find("night", str(state.parent)).name == "night"
-    assert 'id="timeline"' in report(view)
+    assert 'id="timeline"' in report_page(view)
 
 
 def test_a_name_that_is_nothing_says_what_there_is(state):
@@ -291,11 +298,15 @@ def test_the_picture_shows_every_measured_plan_in_any_viewer(result, tmp_path):
     assert not list(drawn.iter(f"{space}text")), "no font is needed"
 
 
+def failed(trial, reason, message):
+    outcome = Failure(plan=trial.plan, reason=reason, message=message, seconds=trial.seconds)
+    return replace(trial, purpose="explore", outcome=outcome)
+
+
 def test_one_thing_has_one_number_everywhere(result, tmp_path):
     """The terminal's table, the page, the list of the live page, the notebook and `explain` say the same."""
-    why = {"failure": "illegal: nothing to prune", "metrics": {}, "purpose": "explore"}
-    refused = [replace(seen, **why) for seen in result.observations[-3:]]
-    cut = replace(result.observations[0], failure="deadline: the search's time was up", metrics={})
+    refused = [failed(seen, Reason.ILLEGAL, "nothing to prune") for seen in result.observations[-3:]]
+    cut = failed(result.observations[0], Reason.DEADLINE, "the search's time was up")
     figures = dict(result.figures) | {
         "speedup": Figure(value=2.5, low=2.2, high=2.9),
         "latency_ms": Figure(value=4.0, low=3.9, high=4.1),
@@ -311,7 +322,7 @@ def test_one_thing_has_one_number_everywhere(result, tmp_path):
     (listed,) = Watching([tmp_path], str(tmp_path / "none"), tmp_path / "kb.db").runs()
     shown = {
         "table": console.export_text(),
-        "page": unescape(report(of_result(told, "one")).split("<script>")[0]),
+        "page": unescape(report_page(of_result(told, "one")).split("<script>")[0]),
         "notebook": unescape(told._repr_html_()),
         "list": json.dumps(summary(listed)),
     }

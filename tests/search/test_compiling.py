@@ -15,7 +15,7 @@ from synthetic import Table
 
 from model_opt.search import Decision, Forbid, Limit, Measurement, Objective, Searcher, SearchSpace
 from model_opt.search import planner as planning
-from model_opt.search.compiled import PLAIN, Kernels, load, twins
+from model_opt.search.compiled import PLAIN, Kernels, load_compiled, twins
 
 SPACES = {
     "large, with rules": SearchSpace(
@@ -46,11 +46,11 @@ def course(space: SearchSpace, kernels: Kernels, plans: int) -> list[object]:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_plain_and_compiled_kernels_answer_the_same_to_the_last_bit(name: str) -> None:
-    assert course(SPACES[name], PLAIN, 30) == course(SPACES[name], load(), 30)
+    assert course(SPACES[name], PLAIN, 30) == course(SPACES[name], load_compiled(), 30)
 
 
 def test_the_search_needs_no_other_signature_than_the_one_that_is_compiled_beforehand() -> None:
-    course(SPACES["large, with rules"], load(), 24)
+    course(SPACES["large, with rules"], load_compiled(), 24)
     assert {name: len(twins()[name].signatures) for name in ("enlist_all", "mask_options", "step")} == {
         "enlist_all": 1,
         "mask_options": 1,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model_opt.search.cost import ExpectedSeconds, PlanSeconds, picked_by, seconds_of
 from model_opt.search.evaluator import Failure, Measurement, Purpose, Reason
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds, PlanSeconds, picked_by, seconds_of
 from model_opt.search.space import Decision, SearchSpace
 
 SPACE = SearchSpace(

@@ -9,7 +9,7 @@ from synthetic import Table
 from model_opt.search import Decision, Forbid, SearchSpace
 from model_opt.search.encoding import Encoding
 from model_opt.search.planner import Planner, Ranking
-from model_opt.search.tree import Rules, Tree, back_up, expand, mask_options, new_tree, select
+from model_opt.search.tree import ForbiddenMoves, Tree, back_up, expand, mask_options, new_tree, select
 
 NONE = np.zeros((0, 2), dtype=np.int16)
 
@@ -138,11 +138,11 @@ def test_exhausted_subtrees_are_masked_up_to_the_root() -> None:
     below_first = np.array([[0, 0], [0, 1], [0, 2]], dtype=np.int16)
     tree, nodes, options = two_level_tree()
     prior = np.full((2, 3), 1 / 3)
-    mask_options(tree, 0, 0, below_first[0], Rules(encoding.rules, encoding.named, below_first))
+    mask_options(tree, 0, 0, below_first[0], ForbiddenMoves(encoding.rules, encoding.named, below_first))
     assert masked(tree, 0) == [True, False, True]
     everything = np.concatenate([below_first, below_first + np.array([1, 0], dtype=np.int16)])
     child = expand(tree, 0, 1, 1)
-    mask_options(tree, child, 1, everything[3], Rules(encoding.rules, encoding.named, everything))
+    mask_options(tree, child, 1, everything[3], ForbiddenMoves(encoding.rules, encoding.named, everything))
     assert all(masked(tree, 0))
     assert select(tree, prior, nodes, options) == 0
 
@@ -153,7 +153,7 @@ def test_an_option_that_breaks_a_rule_whatever_follows_is_masked() -> None:
     )
     encoding = Encoding(space)
     tree, _, _ = two_level_tree()
-    rules = Rules(encoding.rules, encoding.named, NONE)
+    rules = ForbiddenMoves(encoding.rules, encoding.named, NONE)
     mask_options(tree, 0, 0, np.zeros(2, dtype=np.int16), rules)
     assert masked(tree, 0) == [False, False, True]
     child = expand(tree, 0, 1, 1)

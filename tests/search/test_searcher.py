@@ -121,12 +121,12 @@ def test_plans_in_flight_are_not_proposed_and_count() -> None:
     table = Table(0)
     searcher = run(table, 20, 0)
     searcher.budget = 40
-    flying: list[Plan] = []
-    while (proposal := searcher.ask(believed=flying)) is not None:
-        assert proposal.plan not in flying
+    pending: list[Plan] = []
+    while (proposal := searcher.ask(pending=pending)) is not None:
+        assert proposal.plan not in pending
         assert proposal.plan.key not in {outcome.plan.key for outcome in searcher.observations}
-        flying.append(proposal.plan)
-    assert len(flying) == 20
+        pending.append(proposal.plan)
+    assert len(pending) == 20
 
 
 def test_workers_that_know_nothing_yet_begin_far_apart() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from model_opt.errors import InvalidInput, UnknownName
 from model_opt.search.context import Context
+from model_opt.search.model_signature import Family, ModelSignature, Stage
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 SPACE = SearchSpace(
@@ -91,7 +91,7 @@ def signature(**changed):
         "operators": {"conv_kxk": 17, "relu": 9, "batch_norm": 20},
         "stages": (Stage(width=64, layers=5, share=0.1), Stage(width=512, layers=5, share=0.9)),
     }
-    return Signature(**fields | changed)
+    return ModelSignature(**fields | changed)
 
 
 def test_a_signatures_key_depends_on_all_of_it_and_on_no_order():

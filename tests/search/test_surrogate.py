@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from model_opt.search.acquisition import log_expected_improvement, log_feasible
-from model_opt.search.kernel import cross, gram, gram_gradient, one_hot, option_tables
+from model_opt.search.expected_improvement import log_expected_improvement, log_feasible
+from model_opt.search.gram import cross, gram, gram_gradient, one_hot, option_tables
 from model_opt.search.metric_model import MetricModel, Rows
 from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp
@@ -110,9 +110,9 @@ def test_covariances_are_those_of_the_formula_pair_by_pair(many: int) -> None:
         moved = option_tables(h + step_h, o + step_o, SIZES, 5)
         return float((sensitivity * gram(codes, moved, weights)[0]).sum())
 
-    nought, step = np.zeros(6), 1e-5 * np.eye(6)
-    by_h = [(changed(e, nought) - changed(-e, nought)) / 2e-5 for e in step]
-    by_o = [(changed(nought, e) - changed(nought, -e)) / 2e-5 for e in step]
+    zero, step = np.zeros(6), 1e-5 * np.eye(6)
+    by_h = [(changed(e, zero) - changed(-e, zero)) / 2e-5 for e in step]
+    by_o = [(changed(zero, e) - changed(zero, -e)) / 2e-5 for e in step]
     scale = np.abs(sensitivity).sum()
     np.testing.assert_allclose(told[0] / scale, np.array(by_h) / scale, atol=1e-8)
     np.testing.assert_allclose(told[1] / (SIZES - 1) / scale, np.array(by_o) / scale, atol=1e-8)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from model_opt.federation.known import InspectableStore
 from model_opt.storage.chroma import ChromaDBBackend
-from model_opt.storage.knowledge import InspectableStore
 from model_opt.storage.mongodb import MongoDBBackend
 from model_opt.storage.open import open_store
-from model_opt.storage.redis_hash import RedisBackend
+from model_opt.storage.redis_backend import RedisBackend
 from model_opt.storage.testing import StoreConformance
 from servers.starting import Server
 

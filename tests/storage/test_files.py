@@ -12,11 +12,12 @@ import pytest
 
 from model_opt.errors import InvalidInput, StoreCorrupt, StoreError, UnknownName
 from model_opt.federation.envelope import Revocation
+from model_opt.federation.known import rows_for, show, stats
 from model_opt.federation.stream import Stream
-from model_opt.storage.knowledge import rows_for, show, stats
+from model_opt.fleet.journal import SqliteJournal
+from model_opt.storage.copy_store import copy_store, rebuild_index
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, RESNET50, VIT_B, entries, expected_rows, sorted_rows
-from model_opt.storage.transfer import copy_store, rebuild_index
 
 SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
 FILES = ["knowledge.db", "knowledge.json"]
@@ -198,6 +199,42 @@ def test_addresses(tmp_path: Path) -> None:
         assert "pa@ss" not in str(raised.value)
     store = open_store(f"sqlite:///{tmp_path / 'k.db'}?federation=team")
     assert store.federation == "team" and open_store(store) is store
+
+
+def _foreign(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE rows(id INTEGER PRIMARY KEY, measurement TEXT)")
+        db.execute("INSERT INTO rows(measurement) VALUES ('precious')")
+    db.close()
+
+
+def _knowledge(path: Path) -> None:
+    with open_store(path) as store:
+        store.append(Stream(origin="alpha").mint(RESNET18, entries(2)))
+
+
+def _search(path: Path) -> None:
+    SqliteJournal(path).close()
+
+
+@pytest.mark.parametrize("read", [lambda path: open_store(path).counts(), SqliteJournal], ids=["store", "journal"])
+@pytest.mark.parametrize("write", [_foreign, _knowledge, _search])
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "of before"])
+def test_a_sqlite_file_of_another_kind_is_left_alone(tmp_path, read, write, marked) -> None:
+    path = tmp_path / "file.db"
+    write(path)
+    if not marked:  # as files were before kinds were written into them
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA application_id = 0")
+        db.close()
+    own = {_knowledge: "store", _search: "journal"}.get(write)
+    before = path.read_bytes()
+    if own == ("journal" if read is SqliteJournal else "store"):
+        read(path)
+        return
+    with pytest.raises(StoreError, match="left alone"):
+        read(path)
+    assert path.read_bytes() == before and {one.name for one in tmp_path.iterdir()} == {"file.db"}
 
 
 def test_importing_loads_nothing_heavy() -> None:

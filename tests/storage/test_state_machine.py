@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from model_opt.errors import StoreConflict
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.join import Knowledge
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
-from model_opt.storage.knowledge import InspectableStore
 from model_opt.storage.open import open_store
 from model_opt.storage.testing import RESNET18, RESNET34, VIT_B, entries, must_raise, sorted_rows
 from servers.starting import Server
@@ -26,7 +26,7 @@ SOAK = bool(os.environ.get("MODEL_OPT_SOAK"))
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Appends in any order and any form, repeats, contradicts, revokes, snapshots, closes: the rows are the join's."""
+    """Appends in any order and any form, repeats, contradicts, revokes, closes: the rows are the join's."""
 
     url: str
 
@@ -80,15 +80,6 @@ class StoreMachine(RuleBasedStateMachine):
             Revocation(federation=self.federation, origin=origin, authority="r", reason="test", epochs=epochs), False
         )
 
-    @rule(origin=st.sampled_from(ORIGINS), size=st.integers(0, 3))
-    def snapshot(self, origin: str, size: int) -> None:
-        old, new = self.streams[origin], Stream(origin=origin, federation=self.federation)
-        parts = (new.mint(RESNET18, entries(size, 2)),) if size else ()
-        self.streams[origin] = new
-        self.tell(
-            Snapshot(federation=self.federation, origin=origin, replaces=(old.epoch,), parts=parts), as_bytes=True
-        )
-
     @rule()
     def reopen(self) -> None:
         self.store.close()
@@ -96,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_those_of_the_join(self) -> None:
-        known = Knowledge.of(Sealed.of(record) for record in self.told)
+        known = Knowledge.of(EncodedRecord.of(record) for record in self.told)
         assert self.store.rows() == sorted_rows(known.rows().values())
         assert sorted(data for _, data in self.store.envelopes()) == sorted(map(encode, self.told))
 

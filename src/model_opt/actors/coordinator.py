@@ -7,25 +7,25 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from model_opt.actors import bundle
-from model_opt.actors.bundle import Manifest, Request, state_root
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
-from model_opt.actors.crew import Crew
-from model_opt.actors.durable import look
-from model_opt.actors.flush import Flush, context_fact, contexts_of
-from model_opt.actors.leases import Holder
-from model_opt.actors.logs import log_as_json
-from model_opt.actors.messages import Ask, MergedRow, Reply, Settled
 from model_opt.actors.metrics import FleetMetrics
-from model_opt.actors.service import STATE_FILE, CoordinatorService
-from model_opt.errors import FleetError
+from model_opt.actors.worker_pool import WorkerPool
+from model_opt.errors import FleetError, ModelOptError
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import CoordinatorService
+from model_opt.fleet.flush import Flush, context_fact, contexts_of
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.logs import log_as_json
+from model_opt.fleet.messages import MergedRow, Reply, WorkRequest
+from model_opt.fleet.submission import Manifest, Submission, state_root
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Outcome
+from model_opt.search.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -40,38 +40,64 @@ class Coordinator:
         log_as_json(search=search, role="coordinator")
         self._search = search
         self._folder = state_root(state) / search
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._service: CoordinatorService | None = None
-        self._request: Request | None = None
+        self._request: Submission | None = None
         self._manifest: Manifest | None = None
         self._flush: Flush | None = None
         self._closing = threading.Event()
         self._reconciler: threading.Thread | None = None
-        if bundle.sealed(self._folder):
-            self._open()
+        self._opening = threading.Lock()
+        try:
+            self._open_kept()
+        except ModelOptError as error:  # Ray would call an actor dead for good that raises here
+            log.warning("the search cannot be opened, until somebody asks again: %s", error)
 
     # submitting -----------------------------------------------------------------------------------------------------
 
     def is_open(self) -> bool:
-        """Whether the search is whole, here on disk, and being searched."""
+        """Whether the search is whole, here on disk, and being searched. Raises `FleetError` where what is on disk
+        cannot be used."""
+        self._open_kept()
         return self._service is not None
 
     def receive(self, number: int, chunk: bytes) -> None:
         """A piece of the factory's pickle; the same piece may come again."""
-        path = self._folder / bundle.FACTORY
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.seek(number * bundle.CHUNK_BYTES)
+        path = self._folder / submission.FACTORY
+        with self._on_disk(), path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(number * submission.CHUNK_BYTES)
             file.write(chunk)
             file.truncate()
 
-    def seal(self, manifest: Manifest, request: Request) -> None:
+    def difference(self, manifest: Manifest, request: Submission) -> str | None:
+        """What this search under the same name would have differently; None where it is the one that is kept."""
+        _, own = self._serving()
+        return None if self._manifest is None else submission.difference((self._manifest, own), (manifest, request))
+
+    def complete(self, manifest: Manifest, request: Submission) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:
-            bundle.seal(self._folder, manifest, request)
-            self._open()
+            with self._on_disk():
+                submission.complete(self._folder, manifest, request)
+            self._open_kept()
+
+    def _open_kept(self) -> None:
+        """Opens the search if it is whole and not open yet; a folder that could not be used may be by now."""
+        with self._opening, self._on_disk():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._service is None and submission.is_complete(self._folder):
+                self._open()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What the system says of the folder inside is told with its name."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise FleetError(f"the state folder {self._folder} on the head node cannot be used: {why}") from error
 
     def _open(self) -> None:
-        self._manifest, self._request = bundle.read(self._folder)
+        self._manifest, self._request = submission.read(self._folder)
         self._service = CoordinatorService.at(self._folder, self._request.rules, fatal=_perish)
         if self._request.sharing is not None:
             self._flush = Flush(self._service, self._request.sharing)
@@ -81,33 +107,35 @@ class Coordinator:
     def _reconcile(self) -> None:
         """Keeps the workers that the cluster has room for, as long as the search lasts; and the metrics."""
         service, request = self._serving()
-        crew, metrics = Crew(self._search, request.placement), FleetMetrics(self._search)
+        pool, metrics = WorkerPool(self._search, request.placement), FleetMetrics(self._search)
         while not self._closing.is_set():
             try:
                 status = service.status()
-                crew.dismiss() if status["ending"] else crew.reconcile()
+                pool.dismiss() if status["ending"] else pool.reconcile()
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
             self._closing.wait(RECONCILE_S)
-        crew.dismiss(grace_s=0.0)
+        pool.dismiss(grace_s=0.0)
 
-    def _serving(self) -> tuple[CoordinatorService, Request]:
+    def _serving(self) -> tuple[CoordinatorService, Submission]:
+        if self._service is None:
+            self._open_kept()
         if self._service is None or self._request is None:
             raise FleetError(f"the search {self._search!r} was never submitted as a whole: submit it again")
         return self._service, self._request
 
     # workers --------------------------------------------------------------------------------------------------------
 
-    async def ask(self, ask: Ask) -> Reply:
+    async def ask(self, ask: WorkRequest) -> Reply:
         """A worker's turn; the answer leaves when it is on disk."""
         return await asyncio.wrap_future(self._serving()[0].submit(ask))
 
-    async def beat(self, holder: Holder, held: frozenset[str]) -> None:
-        """A worker's sign of life."""
-        self._serving()[0].beat(holder, held)
+    async def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
+        """A worker's heartbeat."""
+        self._serving()[0].heartbeat(holder, held)
 
-    async def hire(self) -> tuple[Manifest, Request]:
+    async def register(self) -> tuple[Manifest, Submission]:
         """What a new worker needs to know."""
         _, request = self._serving()
         if self._manifest is None:
@@ -116,7 +144,7 @@ class Coordinator:
 
     async def chunk(self, number: int) -> bytes:
         """A piece of the factory's pickle."""
-        return await asyncio.to_thread(bundle.read_chunk, self._folder / bundle.FACTORY, number)
+        return await asyncio.to_thread(submission.read_chunk, self._folder / submission.FACTORY, number)
 
     async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
         """What a worker's evaluator says of itself; `description` is JSON-like."""
@@ -134,38 +162,23 @@ class Coordinator:
         here["objective"] = request.rules.objective.metric
         return service.status() | here | shared
 
-    async def results(self, since: int) -> list[tuple[str, Outcome]]:
-        """(context key, outcome) of what settled after the first `since`; at most 1,000 at a time."""
-        return self._serving()[0].outcomes()[since : since + 1000]
-
-    async def timeline(self) -> list[Settled]:
-        """Who settled what when, in the order of `results`."""
-        await asyncio.to_thread(self._serving()[0].remember, {})  # all that was settled before is on disk now
-        kept, _ = await asyncio.to_thread(look, self._folder / STATE_FILE)
-        return [
-            Settled(
-                context=item.result.context,
-                worker=item.result.worker,
-                purpose=item.result.purpose,
-                at_s=item.at_s,
-                busy_s=item.result.busy_s,
-            )
-            for item in kept
-        ]
+    async def trials(self, since: int) -> list[Trial]:
+        """What settled after the first `since`, in its order; at most 1,000 at a time. `at_s` is wall time."""
+        return self._serving()[0].trials()[since : since + 1000]
 
     async def rows(self) -> list[MergedRow]:
         """The merged rows."""
         return self._serving()[0].rows()
 
-    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Request]:
+    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Submission]:
         """The contexts by key, what each worker's evaluator said, and the search."""
         service, request = self._serving()
         said = {k.removeprefix(_DESCRIPTION): v for k, v in service.facts.items() if k.startswith(_DESCRIPTION)}
         return contexts_of(service.facts), said, request
 
-    async def extend(self, more: int) -> None:
+    async def extend(self, more: int, request: str) -> None:
         """More budget; a search that had ended goes on."""
-        await asyncio.to_thread(self._serving()[0].extend, more)
+        await asyncio.to_thread(self._serving()[0].extend, more, request)
 
     async def stop(self) -> None:
         """Ends the search; what was measured stays."""

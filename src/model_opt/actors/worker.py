@@ -11,20 +11,20 @@ from typing import Any
 
 import ray
 
-from model_opt.actors.bench import RemoteChild
-from model_opt.actors.bundle import Request
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.kernels import compile_kernels
-from model_opt.actors.leases import Holder
-from model_opt.actors.link import RayLink, child_of
-from model_opt.actors.logs import log_as_json
-from model_opt.actors.proposer import TreeProposer
-from model_opt.actors.slots import Slot
-from model_opt.actors.time_left import TimeLeft
-from model_opt.actors.timing_lock import TimingLock
-from model_opt.actors.worker_loop import WorkerLoop
-from model_opt.actors.worker_state import WorkerState
+from model_opt.actors.measuring_actor import RemoteChild
+from model_opt.actors.ray_link import RayLink, child_of
 from model_opt.errors import ModelOptError
+from model_opt.fleet.leases import Holder
+from model_opt.fleet.logs import log_as_json
+from model_opt.fleet.proposer import TreeProposer
+from model_opt.fleet.submission import Submission
+from model_opt.fleet.time_left import TimeLeft
+from model_opt.fleet.worker_loop import WorkerLoop
+from model_opt.fleet.worker_slots import Slot
+from model_opt.fleet.worker_state import WorkerState
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.kernels import compile_kernels
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.context import Context
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ class SearchWorker:
             wait_s = min(2 * wait_s, MOST_RETRY_S)
 
     def _search_once(self, link: RayLink) -> str:
-        manifest, request = link.hire()
-        log.info("hired")
+        manifest, request = link.register()
+        log.info("registered")
         with RemoteChild(self._search, self._slot) if self._remote else child_of(link, (manifest, request)) as child:
             compile_kernels()
             description = child.describe()
@@ -94,7 +94,7 @@ class SearchWorker:
     def _made_loop(
         self,
         link: RayLink,
-        request: Request,
+        request: Submission,
         child: MeasuringChild | RemoteChild,
         context: str,
         description: Mapping[str, object],

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from model_opt.autotuner.figures import duration, faster, lost, smaller
 from model_opt.autotuner.pace import Pace
-from model_opt.autotuner.wording import duration, faster, lost, smaller
 from model_opt.search.plan import Plan
 
 if TYPE_CHECKING:
-    from model_opt.autotuner.result import CompressionResult, Observed
+    from model_opt.autotuner.result import CompressionResult
+    from model_opt.search.trial import Trial
 
 PHASES: Mapping[str, str] = {
     "load": "loading the model",
@@ -47,8 +48,8 @@ class Callbacks:
     def on_phase(self, name: str, plan: Plan | None) -> None:
         """`name` begins (one of `PHASES`, or "fresh process 1 of 4"), for `plan` or for the whole."""
 
-    def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
-        """A plan is settled: `settled` of `budget`, nought where it is the original, which needs no measuring. `best`
+    def on_measurement(self, observed: "Trial", *, settled: int, budget: int, best: Plan | None) -> None:
+        """A plan is settled: `settled` of `budget`, zero where it is the original, which needs no measuring. `best`
         is the best known that keeps the constraints."""
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
@@ -83,7 +84,7 @@ class Together(Callbacks):
         for each in self._listeners:
             each.on_phase(name, plan)
 
-    def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: "Trial", *, settled: int, budget: int, best: Plan | None) -> None:
         """Passes it on."""
         for each in self._listeners:
             each.on_measurement(observed, settled=settled, budget=budget, best=best)
@@ -146,7 +147,7 @@ class LineProgress(Callbacks):
         self._slow.daemon = True
         self._slow.start()
 
-    def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: "Trial", *, settled: int, budget: int, best: Plan | None) -> None:
         """Says what was measured, and how long the rest will take."""
         self._pace.settle(time.monotonic(), settled, budget)
         self._told, self._settled = "", settled
@@ -207,7 +208,7 @@ def describe_status(status: Mapping[str, Any]) -> str:
     return f"{status['settled']}/{status['budget']} settled; measured by {workers}; merged into {status['rows']} rows"
 
 
-def describe_observed(observed: "Observed") -> str:
+def describe_observed(observed: "Trial") -> str:
     """One line about a settled plan: "precision=int8_static: 5.10x faster, 3.90x smaller, 0.40% lost"."""
     if observed.failure is not None:
         return f"{observed.plan}: {observed.failure.splitlines()[0][:120]}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model_opt.errors import InvalidInput, UnknownName
-from model_opt.search.checks import is_number
+from model_opt.search.is_number import is_number
 from model_opt.search.objective import Limit, Objective
 
 DEFAULT_MAX_ACCURACY_DROP = 0.01

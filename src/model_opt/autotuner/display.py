@@ -4,19 +4,20 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from model_opt.autotuner.result import CompressionResult, ParetoPoint
-from model_opt.autotuner.tally import Tally
-from model_opt.autotuner.trackers import scalars
-from model_opt.autotuner.wording import faster, figure_text, interval_text, lost, smaller, versus
+from model_opt.autotuner.figures import faster, figure_text, interval_text, lost, smaller, versus
+from model_opt.autotuner.pareto_points import ParetoPoint
+from model_opt.autotuner.tally import Tally, scalars
 from model_opt.errors import MissingDependency
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from model_opt.autotuner.result import CompressionResult
+
 _WIDTH, _HEIGHT, _EDGE = 320, 150, 14
 
 
-def as_frame(result: CompressionResult) -> "DataFrame":
+def display_frame(result: "CompressionResult") -> "DataFrame":
     """One row a settled plan: `at_s`, `purpose`, `worker`, the metrics, each decision's option, `failure`, `pareto`.
 
     Raises `MissingDependency` without pandas.
@@ -36,7 +37,7 @@ def as_frame(result: CompressionResult) -> "DataFrame":
     return pandas.DataFrame(rows)
 
 
-def as_html(result: CompressionResult) -> str:
+def display_html(result: "CompressionResult") -> str:
     """A small table and a sketch of the trade-offs; no script, no style sheet, in the notebook's own colours."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{what}</th>"
@@ -54,7 +55,7 @@ def as_html(result: CompressionResult) -> str:
     )
 
 
-def _rows(result: CompressionResult) -> list[tuple[str, str, str]]:
+def _rows(result: "CompressionResult") -> list[tuple[str, str, str]]:
     """What, its value, and its interval, of each figure."""
     speed, size, drop = (result.figures[name] for name in ("speedup", "compression_ratio", "accuracy_drop"))
     return [
@@ -64,7 +65,7 @@ def _rows(result: CompressionResult) -> list[tuple[str, str, str]]:
     ]
 
 
-def _sketch(result: CompressionResult) -> str:
+def _sketch(result: "CompressionResult") -> str:
     """The front as an SVG: speed-up to the right, accuracy lost upwards, the chosen plan as a diamond."""
     chosen = ParetoPoint(
         plan=result.plan,

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from model_opt.actors.child import MeasuringChild
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.result import GIVEN, Observed
-from model_opt.autotuner.rules import prior, strategies
+from model_opt.autotuner.strategies import prior, strategies
 from model_opt.compression.machine import Machine
-from model_opt.search.beliefs import Estimate
-from model_opt.search.cost import ExpectedSeconds, PlanSeconds
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.plan_seconds import ExpectedSeconds, PlanSeconds
 from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
-from model_opt.search.signature import Family, Signature
 from model_opt.search.space import SearchSpace
+from model_opt.search.trial import GIVEN, Trial, predicted_of
 
 RULES_FIRST = 4
 """How many of the family's strategies a search starts with, where nothing is known of similar networks."""
@@ -37,7 +36,7 @@ class Problem:
 
     child: MeasuringChild
     space: SearchSpace
-    signature: Signature
+    signature: ModelSignature
     objective: Objective
     noise: Mapping[str, float | None]
     original: Measurement
@@ -64,7 +63,7 @@ class Found:
     """What a search has found, and why it ended: "budget", "time", "space", "interrupted", "rules"."""
 
     best: Recommendation
-    observed: tuple[Observed, ...]
+    observed: tuple[Trial, ...]
     searcher: Searcher
     ended: str
     fleet: Mapping[str, Any] = field(default_factory=dict)
@@ -145,7 +144,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
 
     Only plans are begun that should end in time; one that the search's end cuts off counts as never begun.
     """
-    observed = [observed_of(problem.original, GIVEN)]
+    observed = [trial_of(problem.original, GIVEN)]
     problem.on_outcome(problem.original)
     problem.callbacks.on_measurement(observed[0], settled=0, budget=budget, best=Plan())
     began = time.monotonic()
@@ -157,7 +156,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
                 ended = ended if searcher.settled >= budget else "time" if clock.refused else "space"
                 break
             taught = searcher.settled or problem.evidence  # the original alone foretells nothing
-            believed = predicted_of(proposal.expected) if taught else {}
+            predicted = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
             problem.on_plan(proposal.plan)
             outcome = problem.child.measure(proposal.plan, proposal.purpose)
@@ -167,8 +166,9 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
                 break
             clock.learn(outcome, proposal.purpose, time.monotonic() - started)
             searcher.tell(outcome)
-            seen = replace(observed_of(outcome, proposal.purpose), at_s=time.monotonic() - began)
-            observed.append(replace(seen, predicted=believed))
+            ended_s = time.monotonic()
+            trial = trial_of(outcome, proposal.purpose)
+            observed.append(replace(trial, at_s=ended_s - began, busy_s=ended_s - started, predicted=predicted))
             problem.on_outcome(outcome)
             best = searcher.recommend()
             problem.callbacks.on_measurement(
@@ -238,25 +238,12 @@ class _Clock:
         self._spent.append(seconds)
 
 
-def observed_of(outcome: Outcome, purpose: str) -> Observed:
-    """An outcome as the result keeps it; `at_s` is still nought."""
-    seen = Observed(plan=outcome.plan, purpose=str(purpose), at_s=0.0, seconds=dict(outcome.seconds))
-    if isinstance(outcome, Failure):
-        return replace(seen, failure=f"{outcome.reason}: {outcome.message}")
-    return replace(seen, metrics=mean_metrics(outcome), notes=outcome.notes, disturbed=tuple(sorted(outcome.disturbed)))
-
-
-def predicted_of(expected: Mapping[str, Estimate]) -> dict[str, tuple[float, float]]:
-    """What was believed of each metric, as the result keeps it: (mean, standard deviation)."""
-    return {metric: (belief.mean, belief.std) for metric, belief in expected.items()}
+def trial_of(outcome: Outcome, purpose: str) -> Trial:
+    """What a plan came to, not yet said when."""
+    return Trial(plan=outcome.plan, purpose=str(purpose), outcome=outcome)
 
 
 def original_of(baseline: Mapping[str, float]) -> Measurement:
     """The model as it is, beside itself: no plan has to be measured for that. `baseline` is what the evaluator says."""
     exact = {"log_size_ratio": 0.0, "log_speedup": 0.0, "latency_ms": baseline["latency_ms"], "accuracy_drop": 0.0}
     return Measurement(plan=Plan(), samples={metric: (value,) for metric, value in exact.items()})
-
-
-def mean_metrics(measurement: Measurement) -> dict[str, float]:
-    """The mean of each metric's samples."""
-    return {name: float(np.mean(values)) for name, values in measurement.samples.items() if len(values)}

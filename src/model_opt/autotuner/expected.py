@@ -1,13 +1,15 @@
 """How long plans should take before one was measured: by technique and runtime, the model's size and its latency."""
 
-from model_opt.compression.evaluate import BLOCKS, TIMING_S
-from model_opt.compression.timing import TURNS
-from model_opt.search.cost import ExpectedSeconds, Picked
+from model_opt.compression.evaluation.evaluator import BLOCKS, TIMING_S
+from model_opt.compression.evaluation.time_pair import TURNS
+from model_opt.compression.runtimes.declared import RUNTIMES
 from model_opt.search.evaluator import Purpose
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import ModelSignature
+from model_opt.search.plan_seconds import ExpectedSeconds, Picked
 
 _TURN_S = 0.008
 """What one model is called for, at the least, in each of its turns."""
+
 
 _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("clean", "fused"),): (0.3, 0.01, 10),
@@ -22,22 +24,10 @@ _BY_OPTION: dict[tuple[tuple[str, str], ...], tuple[float, float, float]] = {
     (("distil", "finetune"),): (1.0, 0.0, 2000),
     (("precision", "int8_static"),): (1.5, 0.1, 40),
     (("precision", "int8_torchao"),): (1.0, 0.05, 10),
-    (("runtime", "openvino"),): (2.0, 0.1, 10),
-    (("runtime", "openvino"), ("precision", "int8_static")): (3.0, 0.4, 60),
-    (("runtime", "onnxruntime"),): (2.5, 0.2, 10),
-    (("runtime", "onnxruntime"), ("precision", "int8_static")): (1.0, 0.2, 30),
-    (("runtime", "aot_inductor"),): (45.0, 0.5, 10),
-    (("runtime", "aot_inductor"), ("precision", "int8_static")): (15.0, 0.5, 30),
-    (("runtime", "torch_compile"),): (30.0, 0.5, 10),
-    (("runtime", "tensorrt"),): (30.0, 1.0, 10),
 }
-"""Options that a plan has → seconds that it then takes longer: for itself, a million parameters, and a call of the
-original (for distillation about ten a step: forwards and back, of more rows)."""
+"""Options that a plan has, beside its runtime → seconds that it then takes longer: for itself, a million parameters,
+and a call of the original (for distillation about ten a step: forwards and back, of more rows)."""
 _ONCE: dict[tuple[tuple[str, str], ...], float] = {
-    (("runtime", "openvino"),): 3.5,
-    (("runtime", "openvino"), ("precision", "int8_static")): 4.0,
-    (("runtime", "onnxruntime"),): 4.0,
-    (("runtime", "aot_inductor"),): 5.0,
     (("prune", "0.25"),): 1.5,
     (("prune", "0.5"),): 1.5,
     (("prune", "0.7"),): 1.5,
@@ -48,7 +38,7 @@ _PLAN = (0.5, 0.01, 20)
 _LONGEST_STEPS_S = 150.0
 
 
-def expected_seconds(signature: Signature, latency_ms: float, *, kept: bool) -> ExpectedSeconds:
+def expected_seconds(signature: ModelSignature, latency_ms: float, *, kept: bool) -> ExpectedSeconds:
     """Of plans for this model, whose call takes `latency_ms` with the example; `kept`: the best models are kept, and
     not made again to be verified."""
     millions, call_s = signature.parameters / 1e6, latency_ms / 1000
@@ -57,14 +47,21 @@ def expected_seconds(signature: Signature, latency_ms: float, *, kept: bool) -> 
         fixed, a_million, a_call = parts
         return fixed + a_million * millions + min(a_call * call_s, _LONGEST_STEPS_S)
 
+    added = {_picked(name, kind): parts for name, one in RUNTIMES.items() for kind, parts in one.seconds.items()}
+    once_s = {_picked(name, kind): parts for name, one in RUNTIMES.items() for kind, parts in one.once_s.items()}
     timing = {purpose: _timing_s(purpose, call_s) for purpose in Purpose}
     return ExpectedSeconds(
         plan_s=seconds(_PLAN) + timing[Purpose.EXPLORE],
         verify_s=timing[Purpose.VERIFY] - timing[Purpose.EXPLORE],
-        added_s={Picked(options): seconds(parts) for options, parts in _BY_OPTION.items()},
-        once_s={Picked(options): seconds for options, seconds in _ONCE.items()},
+        added_s={Picked(options): seconds(parts) for options, parts in {**_BY_OPTION, **added}.items()},
+        once_s={Picked(options): seconds for options, seconds in {**_ONCE, **once_s}.items()},
         again=0.1 if kept else 1.0,
     )
+
+
+def _picked(runtime: str, precision: str) -> tuple[tuple[str, str], ...]:
+    """The options of a plan under `runtime`, in `precision` where that is named."""
+    return (("runtime", runtime), *([("precision", precision)] if precision else []))
 
 
 def _timing_s(purpose: Purpose, call_s: float) -> float:

@@ -8,25 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.child_env import ALLOCATOR
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
+from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
-from model_opt.autotuner.result import GIVEN, Figure, Observed, ParetoPoint, pareto_points
-from model_opt.compression.evaluate import Task, kept_model
-from model_opt.compression.shipping import save_model
+from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
+from model_opt.compression.evaluation.evaluator import Task, kept_model
+from model_opt.compression.save_model import save_model
 from model_opt.errors import MeasurementFailed
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.variables import ALLOCATOR
 from model_opt.search.beliefs import Estimate
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.trial import GIVEN, Trial
 
 SAVE_S = 900.0
 BUSY = "not measured: other programs kept the machine busy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class FinalAnswer:
     """The plan that is handed back, its figures, and where its model lies."""
 
     plan: Plan
@@ -36,7 +38,7 @@ class Answer:
     notes: tuple[str, ...]
 
 
-def conclude(
+def finish(
     child: MeasuringChild,
     found: Found,
     objective: Objective,
@@ -46,7 +48,7 @@ def conclude(
     deadline: float | None,
     search_s: float,
     callbacks: Callbacks,
-) -> Answer:
+) -> FinalAnswer:
     """Saves the best plan's model in `scratch` and measures it in fresh processes.
 
     A plan whose model cannot be saved, loaded or run there is passed over for the next best, the reason among the
@@ -102,14 +104,14 @@ def _candidates(found: Found, objective: Objective) -> list[Plan]:
     return list(dict.fromkeys([found.best.plan, *ranked[:3], Plan()]))
 
 
-def _means(observed: Iterable[Observed]) -> dict[Plan, Mapping[str, float]]:
+def _means(observed: Iterable[Trial]) -> dict[Plan, Mapping[str, float]]:
     """The latest figures of each measured plan."""
     return {seen.plan: seen.metrics for seen in observed if seen.failure is None}
 
 
 def _answer(
     plan: Plan, model: Path, found: Found, objective: Objective, fresh: FreshFigures | None, notes: Sequence[str]
-) -> Answer:
+) -> FinalAnswer:
     seen = [o.metrics for o in found.observed if o.plan == plan and o.failure is None]
     metrics = seen[-1] if seen else dict.fromkeys(("log_speedup", "log_size_ratio", "accuracy_drop"), 0.0)
     drop, error = metrics["accuracy_drop"], metrics.get("accuracy_error", 0.0)
@@ -124,7 +126,7 @@ def _answer(
     final = dict(metrics) | {"log_speedup": math.log(figures["speedup"].value)}
     told = objective.violation(final) == 0
     doubts = [*notes, *_doubts(plan, fresh, found, told)]
-    return Answer(plan=plan, model=model, figures=figures, feasible=told, notes=tuple(doubts))
+    return FinalAnswer(plan=plan, model=model, figures=figures, feasible=told, notes=tuple(doubts))
 
 
 def _searched(plan: Plan, found: Found) -> Searched:
@@ -205,7 +207,7 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
     return notes
 
 
-def front(found: Found) -> tuple[ParetoPoint, ...]:
+def pareto_front(found: Found) -> tuple[ParetoPoint, ...]:
     """The Pareto front of what was measured and nobody disturbed, with intervals from what is believed after the last
     measurement."""
     means = _means([seen for seen in found.observed if not seen.disturbed])

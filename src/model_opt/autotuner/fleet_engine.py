@@ -1,25 +1,28 @@
 """The same search on a Ray cluster: a worker per slot measures, a coordinator merges what they learn."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model_opt.actors import fleet
-from model_opt.actors.bundle import Placement, Sharing
+import torch
+from torch import nn
+
+from model_opt.actors import searches
 from model_opt.actors.cluster import connect, disconnect
-from model_opt.actors.fleet import FleetResult, local_cpus
-from model_opt.actors.proposer import Search
-from model_opt.autotuner.engine import Found, Problem, first_plans, mean_metrics, observed_of, predicted_of, prior_of
-from model_opt.autotuner.knowledge import SHARED_METRICS, WHOLE_ONLY, deployment_origin
-from model_opt.autotuner.result import GIVEN, Observed
-from model_opt.compression.evaluate import Task
-from model_opt.compression.own import evaluator_factory
+from model_opt.actors.searches import FleetResult, local_cpus
+from model_opt.autotuner.engine import Found, Problem, first_plans, prior_of, trial_of
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.errors import FleetError
+from model_opt.federation.recorder import KEPT, WHOLE_ONLY, deployment_origin
+from model_opt.fleet.proposer import Search
+from model_opt.fleet.submission import Placement, Sharing
 from model_opt.processors import usable_memory, usable_processors
-from model_opt.search.evaluator import Outcome, Purpose
 from model_opt.search.plan import Plan
+from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
 
 LOCAL = "local"
@@ -68,7 +71,7 @@ class FleetEngine:
         address = None if cluster.address == LOCAL else cluster.address
         try:
             sharing = self._sharing(problem, address)
-            found = fleet.run_search(
+            found = searches.run_search(
                 evaluator_factory(self._task),
                 self._search(problem),
                 name=cluster.name or f"search-{secrets.token_hex(4)}",
@@ -82,6 +85,7 @@ class FleetEngine:
                 gather=cluster.workers or 0,
                 placement=Placement(workers=cluster.workers),
                 sharing=sharing,
+                subject=subject_of(self._task.model),
                 on_progress=_Watcher(problem),
             )
             if sharing is not None:
@@ -96,7 +100,7 @@ class FleetEngine:
                 problem.on_outcome(outcome)
         return Found(
             best=found.recommendation,
-            observed=(observed_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
+            observed=(trial_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
             searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
@@ -106,13 +110,13 @@ class FleetEngine:
     def _sharing(self, problem: Problem, address: str | None) -> Sharing | None:
         """What the coordinator needs to write to the knowledge store itself; None where it cannot reach it."""
         store = self._cluster.store
-        if store is None or (address is not None and is_local(store) and not fleet.on_head(address)):
+        if store is None or (address is not None and is_local(store) and not searches.on_head(address)):
             return None
-        return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=SHARED_METRICS)
+        return Sharing(store=store, signature=problem.signature, origin=deployment_origin(), metrics=KEPT)
 
     def _await_flush(self, found: FleetResult, address: str | None, problem: Problem) -> None:
         """The coordinator writes behind the search: what it has not written yet is waited for, and said."""
-        missing = fleet.flushed(found.name, address=address)
+        missing = searches.flushed(found.name, address=address)
         if missing is None:
             problem.callbacks.on_note(f"{len(found.rows)} measured plans were added to the knowledge base")
         else:
@@ -130,6 +134,15 @@ class FleetEngine:
             evidence=tuple(problem.evidence),
             expected=problem.expected,
         )
+
+
+def subject_of(model: nn.Module) -> str:
+    """What tells a model from any other: blake2b-128 over its class and its tensors, as 32 hexadecimal digits."""
+    digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def reach(cluster: Cluster) -> None:
@@ -177,38 +190,31 @@ class _Watcher:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._began = problem, time.monotonic()
         self._settled = 0
-        self._means: dict[Plan, Mapping[str, float]] = {problem.original.plan: mean_metrics(problem.original)}
+        self._means: dict[Plan, Mapping[str, float]] = {
+            problem.original.plan: trial_of(problem.original, GIVEN).metrics
+        }
 
     def __call__(self, status: Mapping[str, Any]) -> None:
         if int(status["settled"]) <= self._settled:
             return
-        for outcome in fleet.settled(str(status["name"]), self._settled):
+        for trial in searches.settled(str(status["name"]), self._settled):
             self._settled += 1
-            self._tell(outcome, int(status["budget"]))
+            self._tell(replace(trial, at_s=time.monotonic() - self._began), int(status["budget"]))
         self._problem.callbacks.on_merge(status)
 
-    def _tell(self, outcome: Outcome, budget: int) -> None:
-        purpose = Purpose.VERIFY if outcome.plan in self._means else Purpose.EXPLORE
-        seen = replace(observed_of(outcome, purpose), at_s=time.monotonic() - self._began)
-        if seen.failure is None:
-            self._means[seen.plan] = seen.metrics
+    def _tell(self, trial: Trial, budget: int) -> None:
+        if trial.measurement is not None:
+            self._means[trial.plan] = trial.metrics
         best = min(self._means, key=lambda plan: self._problem.objective.order(self._means[plan]))
         kept = self._problem.objective.violation(self._means[best]) == 0
-        self._problem.callbacks.on_measurement(seen, settled=self._settled, budget=budget, best=best if kept else None)
+        self._problem.callbacks.on_measurement(trial, settled=self._settled, budget=budget, best=best if kept else None)
 
 
-def _observed(found: FleetResult, *, taught: bool) -> tuple[Observed, ...]:
-    """The outcomes in the order in which they were settled; times are from the first lease on. Of the first nothing was
+def _observed(found: FleetResult, *, taught: bool) -> tuple[Trial, ...]:
+    """The trials in the order in which they were settled; times are from the first lease on. Of the first nothing was
     foretold, unless the search was `taught` by others: the original alone foretells nothing."""
     began = float(found.status["first_grant_s"] or 0.0)
     return tuple(
-        replace(
-            observed_of(outcome, told.purpose),
-            at_s=told.at_s - began,
-            worker=told.worker,
-            predicted=predicted_of(expected) if taught or number else {},
-        )
-        for number, (outcome, told, expected) in enumerate(
-            zip(found.outcomes, found.timeline, found.believed, strict=True)
-        )
+        replace(trial, at_s=trial.at_s - began, predicted=trial.predicted if taught or number else {})
+        for number, trial in enumerate(found.trials)
     )

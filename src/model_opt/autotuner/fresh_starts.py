@@ -13,11 +13,11 @@ from typing import Self, cast
 import numpy as np
 from scipy import stats
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.autotuner.result import Figure
-from model_opt.compression.fresh import Comparison, FreshTiming
+from model_opt.autotuner.figures import Figure
+from model_opt.compression.evaluation.fresh import Comparison, FreshTiming
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import MeasurementFailed
+from model_opt.measuring.child import MeasuringChild
 from model_opt.search.evaluator import Evaluator
 
 STARTS = 4

@@ -9,21 +9,21 @@ from typing import Any
 
 from torch import nn
 
-from model_opt.actors.timing_lock import TimingLock
 from model_opt.autotuner.callbacks import Callbacks, LineProgress, Together
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.fleet_engine import Cluster
+from model_opt.autotuner.make_task import make_task
 from model_opt.autotuner.progress_log import ProgressLog
-from model_opt.autotuner.request import make_task
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.run import METHODS, Limits, Run, check_output
-from model_opt.compression.accuracy import EvalFn, JudgeAs
+from model_opt.autotuner.run import METHODS, Run, RunLimits, check_output
+from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
 from model_opt.compression.inputs import Inputs
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.federation.store import KnowledgeStore
 from model_opt.folders import passing
+from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.plan import Plan
 from model_opt.storage.open import default_store_path, open_store, place_of
-from model_opt.storage.store import KnowledgeStore
 
 
 class IntelligentOptimizer:
@@ -32,17 +32,28 @@ class IntelligentOptimizer:
     def __init__(
         self,
         knowledge_base_path: str | Path | None = None,
-        storage_backend: KnowledgeStore | str | None = None,
+        storage_backend: KnowledgeStore | str | Path | None = None,
         *,
         callbacks: Callbacks | None = None,
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
-        """Says where knowledge is kept: a JSON file (`knowledge_base_path`), a store or the URL of one
-        (`storage_backend`), or else an SQLite file in the user's data folder.
+        """Says where knowledge is kept; nothing is opened before the first optimisation.
 
-        `callbacks` are told what happens, in place of the lines on standard error that tell it otherwise:
-        `callbacks=Callbacks()` is quiet. Nothing is opened before the first optimisation.
+        Parameters
+        ----------
+        knowledge_base_path
+            A JSON file.
+        storage_backend
+            A store, or the URL of one; see `storage.open_store`. Without either knowledge is kept in an SQLite file in
+            the user's data folder.
+        callbacks
+            Are told what happens, in place of the lines on standard error that tell it otherwise:
+            `callbacks=Callbacks()` is quiet.
+        device
+            "cpu", "cuda" or "cuda:1".
+        seed
+            Of the search, and of what is drawn from data.
         """
         if knowledge_base_path is not None and storage_backend is not None:
             raise InvalidInput("give knowledge_base_path or storage_backend, not both")
@@ -75,31 +86,75 @@ class IntelligentOptimizer:
         state: str | None = None,
         patience: int | None = None,
     ) -> tuple[nn.Module, CompressionResult]:
-        """The optimised model and the result. The user's model is not changed.
+        """Finds the best way to compress `model`, which is not changed.
 
-        `method` is "rule_based" (the family's strategies and what is known, no search), "mcts" (a search) or
-        "hybrid" (a search that starts from what is known of similar architectures). `n_simulations` counts measured
-        plans, failures included; `timeout_seconds` covers everything. `constraints` are those of
-        `autotuner.constraints.RANGES`, shares also as "2%"; without `max_accuracy_drop` at most one point may be lost.
-        `calibration_data` is an iterable of inputs (batches or rows; in pairs with class indices, a class for each
-        place, or noughts and ones for each column it is labelled data): one half is fitted on, the other judges.
-        `train_data` yields (inputs, target) for fine-tuning; with it techniques are fitted on its inputs, and all
-        calibration data judges, or without any a part of `train_data`. `eval_fn` takes a model and returns its
-        accuracy, a share, or several by name, of which the one that loses most counts; (2.3, "min") or (31.4, "max")
-        says of another score which is better. `judge_as` says what outputs are, all of them or some by name:
-        "classes", "labels", "quantities" or "embedding". `plans` are tried first; `freeze` fixes decisions, `exclude`
-        names techniques or decisions not to be used. `fallback="original"` keeps the original, at its size, for inputs
-        that a compiled answer refuses. `output` is a folder for the result and the model. `ray_address` ("auto",
-        host:port, or "local" for a cluster on this machine) runs the search on a Ray cluster with `workers` workers,
-        one a slot if None, as the search `name`, kept in the head node's folder `state`; there the search also ends
-        after `patience` measured plans in a row that were no better.
+        Parameters
+        ----------
+        model
+            Any module; it is measured in eval mode, on the optimizer's device.
+        method
+            "rule_based" (the family's strategies and what is known, no search), "mcts" (a search) or "hybrid" (a
+            search that starts from what is known of similar architectures).
+        n_simulations
+            How many plans are measured, failures included.
+        timeout_seconds
+            The time for everything, in seconds; None for no limit.
+        constraints
+            Those of `autotuner.constraints.RANGES`, shares also as "2%". Without `max_accuracy_drop` at most one point
+            may be lost.
+        example_input
+            One input as the model is called with: a tensor, a tuple, or a mapping of names. Its batch is what is timed.
+        calibration_data
+            An iterable of inputs, batches or rows; in pairs with class indices, a class for each place, or zeros and
+            ones for each column it is labelled data. One half is fitted on, the other judges.
+        eval_fn
+            Takes a model and returns its accuracy, a share; or several by name, of which the one that loses most
+            counts. `(2.3, "min")` or `(31.4, "max")` says of another score which is better.
+        judge_as
+            What outputs are, all of them or some by name: "classes", "labels", "quantities" or "embedding".
+        train_data
+            An iterable of (inputs, target) for fine-tuning. With it techniques are fitted on its inputs, and all
+            calibration data judges, or without any a part of `train_data`.
+        plans
+            Plans that are tried first.
+        freeze
+            Decisions that are fixed, with their options.
+        exclude
+            Techniques or decisions that are not to be used.
+        fallback
+            "original" keeps the original, at its size, for inputs that a compiled answer refuses.
+        output
+            A folder for the result and the model.
+        ray_address
+            Runs the search on a Ray cluster: "auto", host:port, or "local" for a cluster on this machine. Only
+            searches do.
+        workers
+            How many workers the cluster's search has; None for one a slot.
+        name
+            The cluster's search, by which it is watched, stopped and extended.
+        state
+            The head node's folder that the cluster's searches are kept in.
+        patience
+            The cluster's search also ends after so many measured plans in a row that were no better.
 
-        Raises `InvalidInput` (and nothing is written) for arguments that cannot be used, `MeasurementFailed` where the
-        model itself cannot be measured, `SaveFailed` (with the model and the result) where `output` is full.
+        Returns
+        -------
+        tuple[nn.Module, CompressionResult]
+            The optimised model, in eval mode, and what was measured.
+
+        Raises
+        ------
+        InvalidInput
+            For arguments that cannot be used; nothing is written.
+        MeasurementFailed
+            Where the model itself cannot be measured.
+        SaveFailed
+            Where `output` is full; it has the model and the result.
         """
         began = time.monotonic()
         wanted = Constraints.read(constraints)
         _check_call(method, n_simulations, timeout_seconds)
+        _check_cluster(method, ray_address, {"workers": workers, "name": name, "state": state, "patience": patience})
         task = make_task(
             model,
             example_input=example_input,
@@ -113,7 +168,7 @@ class IntelligentOptimizer:
             device=self._device,
             timing_lock=TimingLock(),
         )
-        limits = Limits(
+        limits = RunLimits(
             method=method,
             budget=n_simulations,
             constraints=wanted,
@@ -144,6 +199,32 @@ class IntelligentOptimizer:
         return LineProgress(timeout_s=timeout_s) if self._callbacks is None else nullcontext(self._callbacks)
 
 
+def optimize(
+    model: nn.Module,
+    *,
+    knowledge: str | Path | KnowledgeStore | None = None,
+    callbacks: Callbacks | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    **arguments: Any,
+) -> tuple[nn.Module, CompressionResult]:
+    """The optimised model and the result, in one call.
+
+    Parameters
+    ----------
+    model
+        Any module; it is not changed.
+    knowledge
+        A store, or the URL or path of one; without it an SQLite file in the user's data folder.
+    callbacks, device, seed
+        As for `IntelligentOptimizer`.
+    **arguments
+        Those of `IntelligentOptimizer.optimize_auto`.
+    """
+    optimizer = IntelligentOptimizer(storage_backend=knowledge, callbacks=callbacks, device=device, seed=seed)
+    return optimizer.optimize_auto(model, **arguments)
+
+
 def _check_call(method: str, n_simulations: int, timeout_seconds: float | None) -> None:
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
@@ -151,6 +232,15 @@ def _check_call(method: str, n_simulations: int, timeout_seconds: float | None) 
         raise InvalidInput(f"n_simulations must be a positive whole number, not {n_simulations!r}")
     if timeout_seconds is not None and not timeout_seconds > 0:
         raise InvalidInput(f"timeout_seconds must be positive, not {timeout_seconds!r}")
+
+
+def _check_cluster(method: str, ray_address: str | None, more: Mapping[str, object]) -> None:
+    """Refuses what a call without a cluster, or without a search, could only ignore."""
+    given = [name for name, value in more.items() if value is not None]
+    if ray_address is None and given:
+        raise InvalidInput(f"only a cluster can use {' and '.join(given)}: give ray_address ('local', 'auto'), too")
+    if ray_address is not None and method == "rule_based":
+        raise InvalidInput("'rule_based' does not search and needs no cluster: use method='hybrid' or 'mcts' with one")
 
 
 @contextmanager

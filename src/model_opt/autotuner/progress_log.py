@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from model_opt.atomic import write_atomically
 from model_opt.autotuner.callbacks import PHASES, Callbacks
 from model_opt.autotuner.folder import PROGRESS_FILE
-from model_opt.autotuner.result import Observed, read_plan
-from model_opt.compression.shipping import write_atomically
 from model_opt.errors import InvalidInput, SaveFailed
-from model_opt.search.plan import Plan
+from model_opt.search.plan import Plan, read_plan
+from model_opt.search.trial import Trial
 
 
 class ProgressLog(Callbacks):
@@ -63,10 +63,10 @@ class ProgressLog(Callbacks):
         if self._started:
             self._write("phase", {"name": name, "plan": None if plan is None else str(plan)})
 
-    def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: Trial, *, settled: int, budget: int, best: Plan | None) -> None:
         """Keeps the measurement."""
         fields = {"settled": settled, "budget": budget, "best": None if best is None else asdict(best)}
-        self._write("measurement", fields | {"observed": asdict(observed)})
+        self._write("measurement", fields | {"observed": observed.as_fields()})
 
     def on_merge(self, status: Mapping[str, Any]) -> None:
         """Keeps the counts."""
@@ -96,7 +96,7 @@ class Progress:
     """What a progress file says. `running` is whether its process lives; times are wall seconds and seconds since."""
 
     facts: Mapping[str, Any]
-    observations: tuple[Observed, ...] = ()
+    observations: tuple[Trial, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     phase: str = ""
@@ -146,7 +146,7 @@ def _after(before: Progress, event: Mapping[str, Any]) -> Progress:
         case "merge":
             return replace(now, status=event["status"], settled=int(event["status"]["settled"]))
         case "measurement":
-            seen = Observed.from_fields(event["observed"])
+            seen = Trial.from_fields(event["observed"])
             best = None if event["best"] is None else read_plan(event["best"])
             return replace(now, observations=(*now.observations, seen), settled=event["settled"], best=best)
     return now

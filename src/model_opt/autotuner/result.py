@@ -1,94 +1,25 @@
 """What an optimisation gives back: measured figures with their intervals, the plan, and all that was measured."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_opt.atomic import write_atomically
+from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.folder import RESULT_FILE
-from model_opt.compression.shipping import write_atomically
+from model_opt.autotuner.pareto_points import ParetoPoint
 from model_opt.compression.technique import Technique
 from model_opt.errors import InvalidInput
 from model_opt.search.evaluator import PART_NOTE
-from model_opt.search.plan import Choice, Plan
+from model_opt.search.plan import Plan, read_plan
+from model_opt.search.trial import GIVEN, Trial
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A value with its 95 % interval; `low` and `high` equal `value` where it is exact.
-
-    `doubt` says why it is not to be relied on, empty where it is: then the interval covers all that was seen.
-    """
-
-    value: float
-    low: float
-    high: float
-    doubt: str = ""
-
-    @classmethod
-    def exact(cls, value: float) -> "Figure":
-        """A figure that is known for certain."""
-        return cls(value=value, low=value, high=value)
-
-
-GIVEN = "given"
-"""The purpose of what needed no measuring: the original, beside itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """One settled plan: its mean metrics, or why it failed. `at_s` is when, in seconds since the start; `purpose` is
-    "explore", "verify" or `GIVEN`.
-
-    `predicted` is what was believed of each metric before it was measured, as (mean, standard deviation); empty where
-    nothing was known. `worker` is who measured it on a cluster. `disturbed` are the metrics that other programs spoilt.
-    """
-
-    plan: Plan
-    purpose: str
-    at_s: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    failure: str | None = None
-    notes: tuple[str, ...] = ()
-    predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    worker: str | None = None
-    disturbed: tuple[str, ...] = ()
-
-    @classmethod
-    def from_fields(cls, raw: Mapping[str, Any]) -> "Observed":
-        """Reads what `asdict` made of one, also by way of JSON. Raises `TypeError`, `KeyError` for anything else."""
-        predicted = {name: (float(mean), float(std)) for name, (mean, std) in raw.get("predicted", {}).items()}
-        fields = {"plan": read_plan(raw["plan"]), "notes": tuple(raw["notes"]), "predicted": predicted}
-        return cls(**dict(raw) | fields | {"disturbed": tuple(raw.get("disturbed", ()))})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParetoPoint:
-    """A plan that no other measured plan beats in speed, size and accuracy at once.
-
-    `intervals` are 95 % intervals (low, high) by name, where they are known: `speedup` for a fresh process,
-    `accuracy_drop` for other data of the same kind.
-    """
-
-    plan: Plan
-    speedup: float
-    compression_ratio: float
-    accuracy_drop: float
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-    @classmethod
-    def from_fields(cls, raw: Mapping[str, Any]) -> "ParetoPoint":
-        """Reads what `asdict` made of one, also by way of JSON."""
-        intervals = {name: (float(low), float(high)) for name, (low, high) in raw.get("intervals", {}).items()}
-        return cls(**dict(raw) | {"plan": read_plan(raw["plan"]), "intervals": intervals})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +48,7 @@ class CompressionResult:
     context: Mapping[str, Any]
     signature: Mapping[str, Any]
     pareto: tuple[ParetoPoint, ...]
-    observations: tuple[Observed, ...]
+    observations: tuple[Trial, ...]
     seconds: Mapping[str, float]
     ended: str
     notes: tuple[str, ...] = ()
@@ -128,7 +59,7 @@ class CompressionResult:
     takes: tuple[str, ...] = ()
 
     @property
-    def measured(self) -> tuple[Observed, ...]:
+    def measured(self) -> tuple[Trial, ...]:
         """The observations that were measured, failures included."""
         return tuple(seen for seen in self.observations if seen.purpose != GIVEN)
 
@@ -174,19 +105,21 @@ class CompressionResult:
 
     def to_frame(self) -> "DataFrame":
         """Every settled plan as a row of a pandas data frame. Raises `MissingDependency` without pandas."""
-        from model_opt.autotuner.display import as_frame
+        from model_opt.autotuner.display import display_frame
 
-        return as_frame(self)
+        return display_frame(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from model_opt.autotuner.display import as_html
+        from model_opt.autotuner.display import display_html
 
-        return as_html(self)
+        return display_html(self)
 
     def to_json(self) -> str:
         """The whole result; `from_json` reads it back equal."""
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, default=str)
+        fields = {"schema": SCHEMA} | asdict(self)
+        fields["observations"] = [trial.as_fields() for trial in self.observations]
+        return json.dumps(fields, indent=2, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "CompressionResult":
@@ -199,7 +132,7 @@ class CompressionResult:
             raw["plan"] = read_plan(raw["plan"])
             raw["techniques"] = tuple(map(Technique, raw["techniques"]))
             raw["pareto"] = tuple(map(ParetoPoint.from_fields, raw["pareto"]))
-            raw["observations"] = tuple(map(Observed.from_fields, raw["observations"]))
+            raw["observations"] = tuple(map(Trial.from_fields, raw["observations"]))
             raw["tree"], raw["takes"] = tuple(raw.get("tree", ())), tuple(raw.get("takes", ()))
             return cls(**raw | {"notes": tuple(raw["notes"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -228,34 +161,3 @@ class CompressionResult:
             raise InvalidInput(
                 f"no result at {path}: {error.strerror}. Make one with model-opt optimize … --output"
             ) from (error)
-
-
-def pareto_points(observed: Mapping[Plan, Mapping[str, float]]) -> tuple[ParetoPoint, ...]:
-    """The plans of `observed` that no other beats in speed, size and accuracy at once, fastest first."""
-    points = [
-        ParetoPoint(
-            plan=plan,
-            speedup=math.exp(metrics["log_speedup"]),
-            compression_ratio=math.exp(metrics["log_size_ratio"]),
-            accuracy_drop=metrics["accuracy_drop"],
-        )
-        for plan, metrics in observed.items()
-        if {"log_speedup", "log_size_ratio", "accuracy_drop"} <= metrics.keys()
-    ]
-    kept = [point for point in points if not any(_beats(other, point) for other in points)]
-    return tuple(sorted(kept, key=lambda point: -point.speedup))
-
-
-def _beats(a: ParetoPoint, b: ParetoPoint) -> bool:
-    at_least = a.speedup >= b.speedup and a.compression_ratio >= b.compression_ratio
-    at_least = at_least and a.accuracy_drop <= b.accuracy_drop
-    return at_least and (a.speedup, a.compression_ratio, a.accuracy_drop) != (
-        b.speedup,
-        b.compression_ratio,
-        b.accuracy_drop,
-    )
-
-
-def read_plan(raw: Mapping[str, Any]) -> Plan:
-    """Reads what `asdict` made of a plan."""
-    return Plan(tuple(Choice(**choice) for choice in raw["choices"]))

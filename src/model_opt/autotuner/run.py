@@ -13,35 +13,39 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from model_opt.actors.child import MeasuringChild
-from model_opt.actors.child_env import forking_workers
-from model_opt.actors.kernels import compile_kernels
+from model_opt.atomic import write_together
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
-from model_opt.autotuner.finish import Answer, conclude, front
+from model_opt.autotuner.finish import FinalAnswer, finish, pareto_front
 from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
-from model_opt.autotuner.knowledge import Lesson, Recalled, recall
-from model_opt.autotuner.request import NOISE
-from model_opt.autotuner.result import CompressionResult, ParetoPoint
+from model_opt.autotuner.make_task import NOISE
+from model_opt.autotuner.pareto_points import ParetoPoint
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import of_tried
-from model_opt.compression.evaluate import Task
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle
+from model_opt.compression.evaluator_factory import evaluator_factory
 from model_opt.compression.machine import inspect
-from model_opt.compression.own import evaluator_factory
-from model_opt.compression.runtime_module import taken_by
-from model_opt.compression.shipping import load_model, write_together
-from model_opt.compression.signature import sign_model
+from model_opt.compression.runtimes.runtime_module import taken_by
+from model_opt.compression.save_model import load_model
+from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
 from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError
+from model_opt.federation.recall import Recalled, recall
+from model_opt.federation.recorder import Recorder
+from model_opt.federation.store import KnowledgeStore
+from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.kernels import compile_kernels
+from model_opt.measuring.variables import forking_workers
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
-from model_opt.storage.store import KnowledgeStore
 
 T = TypeVar("T")
 
@@ -51,8 +55,6 @@ SENSITIVITY_SHARE, SENSITIVITY_S, SENSITIVITY_BUDGET = 0.02, 15.0, 12
 for searches of fewer plans, which hardly get beyond their first ones."""
 LEAST_SENSITIVITY_S = 5.0
 """In less nothing can be told of it."""
-IDLE_S = 10.0
-"""How long it may take to find out which options would change nothing in a model."""
 FINISH_SHARE = 0.3
 FINISH_S = 40.0
 """Of a time limit, this share and at most this many seconds are kept for the final figures."""
@@ -61,7 +63,7 @@ GRACE_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class RunLimits:
     """How to search and for how long. `began` and `deadline` are monotonic seconds; a deadline of None is never."""
 
     method: str
@@ -92,7 +94,7 @@ class Run:
     def __init__(
         self,
         task: Task,
-        limits: Limits,
+        limits: RunLimits,
         callbacks: Callbacks,
         *,
         plans: Sequence[Plan | Mapping[str, str]],
@@ -120,9 +122,9 @@ class Run:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)
             with self._forking(), self._child() as child:
-                found, answer, lesson, described, recalled = self._measure(child, store, scratch)
+                found, answer, recorder, described, recalled = self._measure(child, store, scratch)
             if not found.remembered:
-                self._remember(store, lesson)
+                self._remember(store, recorder)
             optimised = load_model(answer.model)
             result = replace(self._result(found, answer, described, recalled), takes=taken_by(optimised))
             if output is not None:
@@ -131,7 +133,7 @@ class Run:
 
     def _measure(
         self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
-    ) -> tuple[Found, Answer, Lesson, Mapping[str, object], Recalled]:
+    ) -> tuple[Found, FinalAnswer, Recorder, Mapping[str, object], Recalled]:
         described = self._timed("baseline", lambda: self._described(child))
         context = cast(Context, described["context"])
         baseline = cast(Mapping[str, float], described["baseline"])
@@ -141,11 +143,11 @@ class Run:
         objective = self._limits.constraints.objective(baseline)
         self._timed("what applies", lambda: self._leave_out(child))
         recalled = self._recall(store, context, objective)
-        lesson = Lesson(self.signature, context)
+        recorder = Recorder(self.signature, context)
 
         def learn(outcome: Outcome) -> None:
             if isinstance(outcome, Measurement):
-                lesson.add(outcome)
+                recorder.add(outcome)
 
         problem = Problem(
             child=child,
@@ -176,7 +178,7 @@ class Run:
         found = self._timed("search", lambda: self._engine(described).run(problem))
         child.deadline, self._at_work = self._limits.deadline, None
         answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
-        return found, answer, lesson, described, recalled
+        return found, answer, recorder, described, recalled
 
     def _described(self, child: MeasuringChild) -> Mapping[str, object]:
         """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
@@ -217,9 +219,8 @@ class Run:
         if not all(map(space.fits, self._first)):
             return
         self.space = space
-        for decision in dict.fromkeys(decision for decision, _ in idle if "/" not in decision):
-            options = [option for name, option in idle if name == decision]
-            self._warn(f"left out: {decision} {', '.join(options)} ({idle[decision, options[0]]})")
+        for line in describe_idle(idle):
+            self._warn(line)
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
@@ -250,8 +251,8 @@ class Run:
         known = described if self._cluster.address == LOCAL else None  # other machines have to time the original
         return FleetEngine(budget, self._cluster, replace(self._task, described=known))
 
-    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> Answer:
-        return conclude(
+    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> FinalAnswer:
+        return finish(
             child,
             found,
             objective,
@@ -289,9 +290,9 @@ class Run:
         self._callbacks.on_note(recalled.describe())
         return recalled
 
-    def _remember(self, store: KnowledgeStore, lesson: Lesson) -> None:
+    def _remember(self, store: KnowledgeStore, recorder: Recorder) -> None:
         try:
-            count = self._timed("remember", lambda: lesson.teach(store))
+            count = self._timed("remember", lambda: recorder.record(store))
             self._callbacks.on_note(f"what was measured is in the knowledge base now: {count} plans, the original too")
         except StoreError as error:
             self._callbacks.on_note(f"what was measured could not be added to the knowledge base: {error}")
@@ -311,7 +312,7 @@ class Run:
             self._phases[phase] = time.monotonic() - began
 
     def _result(
-        self, found: Found, answer: Answer, described: Mapping[str, object], recalled: Recalled
+        self, found: Found, answer: FinalAnswer, described: Mapping[str, object], recalled: Recalled
     ) -> CompressionResult:
         context = cast(Context, described["context"])
         bounds = {name: bound for name, bound in asdict(self._limits.constraints).items() if bound is not None}
@@ -326,12 +327,12 @@ class Run:
             baseline=cast(Mapping[str, float], described["baseline"]),
             context=asdict(context) | {"key": context.key},
             signature=asdict(self.signature) | {"key": self.signature.key},
-            pareto=with_answer(front(found), answer),
+            pareto=with_answer(pareto_front(found), answer),
             observations=found.observed,
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
             notes=(*self._warnings, *((recalled.describe(),) if recalled.rows else ()), *answer.notes),
-            knowledge=recalled.as_json() | {"heeded": found.searcher.heeded()},
+            knowledge=recalled.as_json() | {"weights": found.searcher.source_weights()},
             fleet=found.fleet,
             importance=of_tried(found.searcher.importance(), found.observed),
             tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
@@ -352,7 +353,7 @@ def _warnings(task: Task, constraints: Constraints) -> list[str]:
     ]
 
 
-def with_answer(points: Sequence[ParetoPoint], answer: Answer) -> tuple[ParetoPoint, ...]:
+def with_answer(points: Sequence[ParetoPoint], answer: FinalAnswer) -> tuple[ParetoPoint, ...]:
     """The front with the answer's final figures in the place of what the search saw of it."""
     speed = answer.figures["speedup"]
 

@@ -21,14 +21,14 @@ SAVED = frozenset({".pt", ".pt2", ".pth", ".ckpt", ".bin", ".safetensors", ".onn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ModelSource:
     """A model, and what came with it: arguments of `optimize_auto`."""
 
     model: nn.Module
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_source(text: str, *, weights: str | None = None, batch: int = 8) -> Source:
+def load_source(text: str, *, weights: str | None = None, batch: int = 8) -> ModelSource:
     """The model that `text` names.
 
     Models of torchvision and timm get random weights (seed 0) unless `weights` names some, which may download them.
@@ -66,19 +66,19 @@ def source_of(text: str) -> tuple[str, str]:
     return kind, name
 
 
-def _torchvision(name: str, weights: str | None, batch: int) -> Source:
+def _torchvision(name: str, weights: str | None, batch: int) -> ModelSource:
     from torchvision import models
 
     if name not in models.list_models():
         raise UnknownName("torchvision model", name, models.list_models())
     pixels = {"inception_v3": 299}.get(name, 224)
-    return Source(
+    return ModelSource(
         model=models.get_model(name, weights=weights),
         arguments={"example_input": torch.randn(batch, 3, pixels, pixels)},
     )
 
 
-def _timm(name: str, weights: str | None, batch: int) -> Source:
+def _timm(name: str, weights: str | None, batch: int) -> ModelSource:
     try:
         import timm
     except ImportError as error:
@@ -87,10 +87,10 @@ def _timm(name: str, weights: str | None, batch: int) -> Source:
         raise UnknownName("timm model", name, timm.list_models(f"*{name.split('_')[0]}*") or timm.list_models()[:50])
     model: Any = timm.create_model(name, pretrained=weights is not None)
     size = model.pretrained_cfg.get("input_size", (3, 224, 224))
-    return Source(model=model, arguments={"example_input": torch.randn(batch, *size)})
+    return ModelSource(model=model, arguments={"example_input": torch.randn(batch, *size)})
 
 
-def _file(path: Path, factory: str) -> Source:
+def _file(path: Path, factory: str) -> ModelSource:
     module = _import(path)
     if not callable(getattr(module, factory, None)):
         raise UnknownName(f"function of {path}:", factory, _functions(module))
@@ -103,12 +103,12 @@ def _file(path: Path, factory: str) -> Source:
             f"{path}:{factory}() raised {type(error).__name__}: {error} ({where}). It is called without arguments"
         ) from error
     if isinstance(made, nn.Module):
-        return Source(model=made)
+        return ModelSource(model=made)
     if isinstance(made, Mapping) and isinstance(made.get("model"), nn.Module):
         for key in made:
             if key not in FACTORY_KEYS:
                 raise UnknownName(f"key returned by {factory}:", key, FACTORY_KEYS)
-        return Source(model=made["model"], arguments={key: value for key, value in made.items() if key != "model"})
+        return ModelSource(model=made["model"], arguments={key: value for key, value in made.items() if key != "model"})
     raise InvalidInput(
         f"{path}:{factory} returned {type(made).__name__}, not a torch.nn.Module or a mapping with 'model'"
     )

@@ -1,12 +1,14 @@
 """What became of the plans that a search tried: one count, told the same everywhere."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_opt.autotuner.result import GIVEN, Observed
+from model_opt.metrics import plain
 from model_opt.search.evaluator import Purpose, Reason
+from model_opt.search.trial import GIVEN, Trial
 
 REFUSED = frozenset({Reason.ILLEGAL, Reason.WRONG_OUTPUT})
 """Plans that cannot be used here: a technique does not apply, or the outputs are wrong."""
@@ -23,7 +25,7 @@ class Tally:
     again: int = 0
 
     @classmethod
-    def of(cls, observed: Iterable[Observed]) -> "Tally":
+    def of(cls, observed: Iterable[Trial]) -> "Tally":
         """The count of what was settled; the original, which needed no measuring, is left out."""
         tried = [seen for seen in observed if seen.purpose != GIVEN]
         first = [seen for seen in tried if seen.purpose != Purpose.VERIFY]
@@ -50,7 +52,7 @@ class Tally:
         return self.measured + self.refused + self.cut_off + self.failed
 
     def __str__(self) -> str:
-        """As "8 plans tried: 2 measured, 2 refused, 4 cut off"; what is nought is not named."""
+        """As "8 plans tried: 2 measured, 2 refused, 4 cut off"; what is zero is not named."""
         parts = [(self.refused, "refused"), (self.cut_off, "cut off"), (self.failed, "failed")]
         told = [f"{count} {what}" for count, what in [(self.measured, "measured"), *parts] if count]
         again = f"; {self.again} measured again" if self.again else ""
@@ -60,9 +62,17 @@ class Tally:
         return f"{plans} tried: {', '.join(told)}{again}"
 
 
-def of_tried(importance: Mapping[str, float], observed: Iterable[Observed]) -> dict[str, float]:
+def of_tried(importance: Mapping[str, float], observed: Iterable[Trial]) -> dict[str, float]:
     """`importance` of those decisions that some plan here had, as shares of one: of the others nothing was learnt."""
     had = {choice.decision for seen in observed if seen.metrics for choice in seen.plan.choices}
     kept = {name: share for name, share in importance.items() if name in had}
     whole = sum(kept.values())
     return {name: share / whole for name, share in kept.items()} if whole else {}
+
+
+def scalars(observed: Trial) -> dict[str, float]:
+    """The finite metrics of a plan by the names that people use, and `failed`: 1 where it could not be measured."""
+    shown = dict(plain(name, value) for name, value in observed.metrics.items())
+    return {name: value for name, value in shown.items() if math.isfinite(value)} | {
+        "failed": float(observed.failure is not None)
+    }

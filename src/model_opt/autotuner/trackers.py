@@ -1,15 +1,14 @@
 """Callbacks that hand what is measured to an experiment tracker: MLflow, TensorBoard."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from model_opt.autotuner.callbacks import Callbacks
-from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.autotuner.result import CompressionResult
+from model_opt.autotuner.tally import scalars
 from model_opt.errors import MissingDependency
 from model_opt.search.plan import Plan
-
-_RATIOS = {"log_speedup": "speedup", "log_size_ratio": "compression_ratio"}
+from model_opt.search.trial import Trial
 
 
 class MLflowCallbacks(Callbacks):
@@ -38,7 +37,7 @@ class MLflowCallbacks(Callbacks):
             self._ours = True
         self._mlflow.log_params({"plans": plans, "budget": budget})
 
-    def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: Trial, *, settled: int, budget: int, best: Plan | None) -> None:
         """Logs the plan's metrics as step `settled`."""
         self._mlflow.log_metrics(scalars(observed), step=settled)
 
@@ -66,7 +65,7 @@ class TensorBoardCallbacks(Callbacks):
         make: Any = SummaryWriter
         self._writer: Any = make(str(folder))
 
-    def on_measurement(self, observed: Observed, *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: Trial, *, settled: int, budget: int, best: Plan | None) -> None:
         """Writes the plan's metrics as step `settled`."""
         for name, value in scalars(observed).items():
             self._writer.add_scalar(f"measured/{name}", value, settled)
@@ -79,15 +78,3 @@ class TensorBoardCallbacks(Callbacks):
             self._writer.add_scalar(f"final/{name}", figure.value, len(result.measured))
         self._writer.add_text("answer", str(result.plan), len(result.measured))
         self._writer.close()
-
-
-def scalars(observed: Observed) -> dict[str, float]:
-    """The finite metrics of a plan by the names that people use, and `failed`: 1 where it could not be measured."""
-    named = {_RATIOS.get(name, name): _plain(name, value) for name, value in observed.metrics.items()}
-    return {name: value for name, value in named.items() if math.isfinite(value)} | {
-        "failed": float(observed.failure is not None)
-    }
-
-
-def _plain(name: str, value: float) -> float:
-    return math.exp(value) if name in _RATIOS else value

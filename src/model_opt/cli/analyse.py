@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from model_opt.compression.sensitivity import Sensitivity
+    from model_opt.compression.evaluation.sensitivity import Sensitivity
 
 Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME or path/to/file.py:factory.")]
 
@@ -27,7 +27,7 @@ def analyse(
 
     Example: model-opt analyse torchvision:mobilenet_v3_small --top 5
     """
-    from model_opt.cli.optimizing import loaded, progress
+    from model_opt.cli.optimize import loaded, progress
 
     with progress(as_json, None) as shown:
         source = loaded(model, shown, weights=weights, batch=batch, threads=threads)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from model_opt.metrics import METRICS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_opt.autotuner.result import CompressionResult, Observed
+    from model_opt.autotuner.result import CompressionResult
+    from model_opt.search.trial import Trial
 
 
 def explain(
@@ -45,7 +48,7 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
         "origins": list(known.get("origins", ())),
         "sources": [dict(source) for source in known.get("sources", ())],
         "first_plans": [plan for plan in first if plan["measured_at"] is not None],
-        "heeded": dict(known.get("heeded", {})),
+        "weights": dict(known.get("weights", known.get("heeded", {}))),
         "answer": answer,
         "settled_after": _place(answer, result.measured),
         "from_knowledge": any(plan["plan"] == answer for plan in first),
@@ -54,7 +57,7 @@ def explained(result: "CompressionResult") -> dict[str, Any]:
     }
 
 
-def _tried(expected: Mapping[str, Any], observed: Sequence["Observed"]) -> dict[str, Any]:
+def _tried(expected: Mapping[str, Any], observed: Sequence["Trial"]) -> dict[str, Any]:
     """A plan that was known to be good elsewhere: what it was there, and here if it was measured."""
     place = _place(expected["plan"], observed)
     return {
@@ -65,7 +68,7 @@ def _tried(expected: Mapping[str, Any], observed: Sequence["Observed"]) -> dict[
     }
 
 
-def _place(plan: Mapping[str, str], observed: Sequence["Observed"]) -> int | None:
+def _place(plan: Mapping[str, str], observed: Sequence["Trial"]) -> int | None:
     """After how many measured plans `plan` had been measured, or None."""
     for number, seen in enumerate(observed, 1):
         if {choice.decision: choice.option for choice in seen.plan.choices} == plan:
@@ -86,14 +89,14 @@ def print_explanation(result: "CompressionResult", console: "Console") -> None:
             f"{origins} deployment{'s' * (origins != 1)} had measured. Here: {told['tried']}.",
             highlight=False,
         )
-        _print_sources(told["sources"], told["heeded"], console)
+        _print_sources(told["sources"], told["weights"], console)
         _print_first(told["first_plans"], console)
     whence = "one of the best plans that were known from elsewhere" if told["from_knowledge"] else "found by the search"
     after = f", tried as number {told['settled_after']} of {told['measured']}" if told["settled_after"] else ""
     console.print(f"The answer, {result.plan}, is {whence}{after}.", markup=False, highlight=False)
 
 
-def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, Any], console: "Console") -> None:
+def _print_sources(sources: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -108,12 +111,12 @@ def _print_sources(sources: Sequence[Mapping[str, Any]], heeded: Mapping[str, An
             table.add_row(source["signature"][:12], alike, str(source["plans"]), Text(name), str(count), share)
     console.print(table)
     for source in sources:
-        borne = heeded.get(source["signature"], {})
+        borne = weights.get(source["signature"], {})
         said = "; ".join(
             f"{name}: confidence {value:.0%}" + (f", borne out here {borne[name]:.0%}" if name in borne else "")
             for name, value in source["confidence"].items()
         )
-        doubt = "" if source.get("sound", True) else "not heeded, its plans' figures do not foretell one another; "
+        doubt = "" if source.get("sound", True) else "not used, its plans' figures do not foretell one another; "
         console.print(f"{source['signature'][:12]}  {doubt}{said}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -123,27 +126,24 @@ def _print_first(plans: Sequence[Mapping[str, Any]], console: "Console") -> None
     from rich.table import Table
     from rich.text import Text
 
-    from model_opt.autotuner.wording import lost
+    from model_opt.autotuner.figures import lost
 
     table = Table(title="the best plans known from elsewhere, as measured: there → here")
     for heading in ("tried as", "faster", "smaller", "lost", "plan"):
         table.add_column(heading, justify="right" if heading != "plan" else "left", overflow="fold")
     for plan in plans:
         both = (plan["there"], plan["here"])
-        faster, smaller = (" → ".join(_ratio(side.get(name), less) for side in both) for name, less in _RATIOS.items())
+        faster, smaller = (
+            " → ".join(_ratio(side, name) for side in both) for name in ("log_speedup", "log_size_ratio")
+        )
         drops = " → ".join("?" if "accuracy_drop" not in side else lost(side["accuracy_drop"]) for side in both)
         chosen = ", ".join(f"{name}={option}" for name, option in plan["plan"].items())
         table.add_row(str(plan["measured_at"]), faster, smaller, drops, Text(chosen))
     console.print(table)
 
 
-_RATIOS = {"log_speedup": "slower", "log_size_ratio": "larger"}
-"""Metric → what it is called where it is less than one."""
+def _ratio(side: Mapping[str, float], name: str) -> str:
+    from model_opt.autotuner.figures import versus
 
-
-def _ratio(log_ratio: float | None, less: str) -> str:
-    import math
-
-    from model_opt.autotuner.wording import versus
-
-    return "?" if log_ratio is None else versus(math.exp(log_ratio), less)
+    metric = METRICS[name]
+    return versus(metric.plain(side[name]), metric.less) if name in side else "?"

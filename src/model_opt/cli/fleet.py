@@ -40,11 +40,11 @@ def search(
 
     """
     from model_opt.autotuner.constraints import Constraints
-    from model_opt.cli.optimizing import loaded, pairs, progress, tell_result
+    from model_opt.cli.optimize import loaded, pairs, progress, tell_result
 
     wanted = {"max_accuracy_drop": max_accuracy_drop}
     Constraints.read(wanted)
-    crew = _workers(workers)
+    many = _workers(workers)
     with progress(as_json, timeout) as shown:
         source = loaded(model, shown)
         from model_opt.autotuner import IntelligentOptimizer
@@ -61,7 +61,7 @@ def search(
             exclude=exclude or [],
             output=output,
             ray_address=address or LOCAL,
-            workers=crew,
+            workers=many,
             name=name,
             state=state,
             patience=patience,
@@ -75,9 +75,9 @@ def status(name: Name, address: Address = "auto", as_json: Json = False) -> None
 
     Example: model-opt status night
     """
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
 
-    _tell(fleet.status(name, address=address), as_json)
+    _tell(searches.status(name, address=address), as_json)
 
 
 def stop(name: Name, address: Address = "auto") -> None:
@@ -85,9 +85,9 @@ def stop(name: Name, address: Address = "auto") -> None:
 
     Example: model-opt stop night
     """
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
 
-    fleet.stop(name, address=address)
+    searches.stop(name, address=address)
     print(f"{name} is stopped")
 
 
@@ -96,9 +96,9 @@ def resume(name: Name, address: Address = None, state: State = None, as_json: Js
 
     Example: model-opt resume night
     """
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
 
-    fleet.resume(name, address=address, state=state)
+    searches.resume(name, address=address, state=state)
     _finish(name, address, as_json)
 
 
@@ -113,9 +113,9 @@ def extend(
 
     Example: model-opt extend night --simulations 2000
     """
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
 
-    fleet.extend(name, simulations, address=address, state=state)
+    searches.extend(name, simulations, address=address, state=state)
     _finish(name, address, as_json)
 
 
@@ -124,19 +124,19 @@ def list_(address: Address = None, state: State = None, as_json: Json = False) -
 
     Example: model-opt list --address auto
     """
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
 
-    _tell(fleet.list_searches(address=address, state=state), as_json)
+    _tell(searches.list_searches(address=address, state=state), as_json)
 
 
 def _finish(name: str, address: str | None, as_json: bool) -> None:
-    from model_opt.actors import fleet
+    from model_opt.actors import searches
     from model_opt.autotuner.callbacks import describe_status
 
     def say(told: Any) -> None:
         print(describe_status(told), file=sys.stderr)
 
-    found = fleet.watch(name, address=address, on_progress=say)
+    found = searches.watch(name, address=address, on_progress=say)
     best = found.recommendation
     _tell(dict(found.status) | {"plan": str(best.plan) if best else None}, as_json)
 

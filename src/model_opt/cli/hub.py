@@ -14,9 +14,9 @@ from model_opt.cli.knowledge import opened_store
 from model_opt.cli.sharing import as_lines, print_taken
 
 if TYPE_CHECKING:
+    from model_opt.exchange.intake import Taken
     from model_opt.hub.client import HubClient
-    from model_opt.hub.exchange import Deployment, PushOutcome
-    from model_opt.storage.intake import Taken
+    from model_opt.hub.sync import Deployment, PushOutcome
 
 app = typer.Typer(no_args_is_help=True, help="Share knowledge with other deployments through a hub, or run one.")
 
@@ -114,7 +114,7 @@ def push(url: Url, store: Store = None, ca: Ca = None, as_json: Json = False) ->
 
     Example: model-opt hub push https://hub.example:8470
     """
-    from model_opt.hub.exchange import push as send
+    from model_opt.hub.sync import push as send
 
     with _sides(url, store, ca) as (here, hub):
         outcome = send(here, hub)
@@ -127,7 +127,7 @@ def pull(url: Url, store: Store = None, ca: Ca = None, as_json: Json = False) ->
 
     Example: model-opt hub pull https://hub.example:8470
     """
-    from model_opt.hub.exchange import pull as fetch
+    from model_opt.hub.sync import pull as fetch
 
     with _sides(url, store, ca) as (here, hub):
         print_taken(fetch(here, hub, url), as_json)
@@ -146,7 +146,7 @@ def sync(
     Example: model-opt hub sync https://hub.example:8470 --every 60
     """
     from model_opt.errors import InvalidInput
-    from model_opt.hub.exchange import sync as exchange
+    from model_opt.hub.sync import sync as exchange
 
     if every is not None and every < 1:
         raise InvalidInput("--every is at least 1 second")
@@ -201,7 +201,7 @@ def _state() -> Path:
 def _sides(url: str, store: str | None, ca: Path | None) -> Iterator[tuple["Deployment", "HubClient"]]:
     from model_opt.federation.identity import deployment_identity
     from model_opt.hub.client import HubClient
-    from model_opt.hub.exchange import Deployment
+    from model_opt.hub.sync import Deployment
 
     identity = deployment_identity()
     with opened_store(store) as opened, HubClient(url, identity, federation=opened.federation, authority=ca) as hub:

@@ -89,12 +89,12 @@ def revoke(
 
     Example: model-opt identity revoke --reason "a stolen laptop" --out withdrawn.mopt
     """
-    from model_opt.federation.bundle import write_bundle
+    from model_opt.exchange.bundle import write_bundle
+    from model_opt.exchange.outgoing import Outgoing
     from model_opt.federation.envelope import Revocation
     from model_opt.federation.identity import deployment_identity
     from model_opt.federation.identity import rotate as renew
     from model_opt.federation.signing import sign
-    from model_opt.storage.outgoing import Outgoing
 
     identity = deployment_identity()
     withdrawn = epoch or identity.epoch

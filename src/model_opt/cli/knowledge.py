@@ -16,7 +16,7 @@ from model_opt.cli.sharing import as_lines as _lines
 from model_opt.cli.sharing import print_leaving, print_taken, touched_by
 
 if TYPE_CHECKING:
-    from model_opt.storage.knowledge import InspectableStore
+    from model_opt.federation.known import InspectableStore
 
 app = typer.Typer(no_args_is_help=True, help="Look at what earlier runs have measured, and move it.")
 
@@ -34,7 +34,7 @@ def show(store: Store = None, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from model_opt.storage.knowledge import show as known_models
+    from model_opt.federation.known import show as known_models
 
     with opened_store(store, may_be_new=False) as opened:
         models = known_models(opened)
@@ -62,8 +62,8 @@ def stats(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge stats
     """
-    from model_opt.federation.arrivals import heard_at
-    from model_opt.storage.knowledge import stats as count
+    from model_opt.federation.known import stats as count
+    from model_opt.federation.last_heard import last_heard
 
     with opened_store(store, may_be_new=False) as opened:
         found = count(opened)
@@ -75,7 +75,7 @@ def stats(store: Store = None, as_json: Json = False) -> None:
     for metric, samples in found.samples.items():
         print(f"samples of {metric}: {samples:,}")
     last: dict[str, float] = {}
-    for (name, _), seconds in heard_at().items():
+    for (name, _), seconds in last_heard().items():
         last[name] = max(seconds, last.get(name, seconds))
     for origin in found.origins:
         heard = f", last heard {datetime.fromtimestamp(last[origin.origin]):%Y-%m-%d}" if origin.origin in last else ""
@@ -101,10 +101,10 @@ def export(
     Example: model-opt knowledge export --out knowledge.mopt
     """
     from model_opt.errors import InvalidInput
-    from model_opt.federation.leaving import Rules
-    from model_opt.storage.sharing import export_bundle, preview
+    from model_opt.exchange.shared import export_bundle, preview
+    from model_opt.federation.export_policy import ExportPolicy
 
-    rules = Rules(least_plans=least_plans, least_samples=least_samples)
+    rules = ExportPolicy(least_plans=least_plans, least_samples=least_samples)
     with opened_store(store, may_be_new=False) as opened:
         if dry_run:
             print_leaving(preview(opened, since=since, rules=rules), as_json)
@@ -127,7 +127,7 @@ def import_(
 
     Example: model-opt knowledge import knowledge.mopt --dry-run
     """
-    from model_opt.storage.sharing import import_bundle
+    from model_opt.exchange.shared import import_bundle
 
     with opened_store(store) as opened:
         print_taken(import_bundle(opened, bundle, dry_run=dry_run), as_json)
@@ -144,7 +144,7 @@ def copy(
 
     Example: model-opt knowledge copy my_kb.json neo4j://neo4j:password@127.0.0.1:7687
     """
-    from model_opt.storage.transfer import copy_store
+    from model_opt.storage.copy_store import copy_store
 
     with opened_store(source, may_be_new=False) as read, opened_store(target) as written:
         _tell(copy_store(read, written, dry_run=dry_run), as_json)
@@ -156,7 +156,7 @@ def rebuild_index(store: Store = None, as_json: Json = False) -> None:
 
     Example: model-opt knowledge rebuild-index --store 'sqlite:///kb.db?chroma=index'
     """
-    from model_opt.storage.transfer import rebuild_index as rebuild
+    from model_opt.storage.copy_store import rebuild_index as rebuild
 
     with opened_store(store, may_be_new=False) as opened:
         count = rebuild(opened)
@@ -175,7 +175,7 @@ def revoke(
 
     Example: model-opt knowledge revoke 3f9c… --reason "wrong clock" --results runs
     """
-    from model_opt.storage.sharing import withdraw
+    from model_opt.exchange.shared import withdraw
 
     with opened_store(store, may_be_new=False) as opened:
         known = any(summary.origin == origin for summary in opened.origins())

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from model_opt import __version__
-from model_opt.cli import analyse, explain, fleet, hub, identity, knowledge, optimizing, report, ui
+from model_opt.cli import analyse, explain, fleet, hub, identity, knowledge, optimize, report, ui
 from model_opt.cli.welcome import welcome
 from model_opt.errors import ModelOptError
 
@@ -18,13 +18,13 @@ app = typer.Typer(
     help="Finds the best way to compress a neural network, by measuring on this machine.",
     epilog="Start with: [bold]model-opt optimize my_model.py:make --max-accuracy-drop 2% --output out[/]",
 )
-app.command("optimize")(optimizing.optimize)
-app.command("show")(optimizing.show)
+app.command("optimize")(optimize.optimize)
+app.command("show")(optimize.show)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
 app.command("ui")(ui.ui)
 app.command("analyse")(analyse.analyse)
-app.command("doctor")(optimizing.doctor)
+app.command("doctor")(optimize.doctor)
 app.command("search")(fleet.search)
 app.command("status")(fleet.status)
 app.command("stop")(fleet.stop)

@@ -17,12 +17,12 @@ from model_opt.autotuner.callbacks import (
     describe_phase,
     describe_status,
 )
+from model_opt.autotuner.figures import duration
 from model_opt.autotuner.pace import Pace
-from model_opt.autotuner.wording import duration
 from model_opt.search.plan import Plan
 
 if TYPE_CHECKING:
-    from model_opt.autotuner.result import Observed
+    from model_opt.search.trial import Trial
 
 AS_IT_IS = "the model as it is"
 
@@ -64,7 +64,7 @@ class LiveProgress(Callbacks):
         """Shows what is going on."""
         self._now, self._since = describe_phase(name, plan), time.monotonic()
 
-    def on_measurement(self, observed: "Observed", *, settled: int, budget: int, best: Plan | None) -> None:
+    def on_measurement(self, observed: "Trial", *, settled: int, budget: int, best: Plan | None) -> None:
         """Shows what was measured."""
         self._settle(settled, budget)
         self._best = "none keeps the constraints yet" if best is None else str(best if best.choices else AS_IT_IS)

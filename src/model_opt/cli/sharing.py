@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_opt.storage.intake import Taken
-    from model_opt.storage.sharing import Preview
+    from model_opt.exchange.intake import Taken
+    from model_opt.exchange.shared import ExportPreview
 
 
-def print_leaving(preview: "Preview", as_json: bool) -> None:
+def print_leaving(preview: "ExportPreview", as_json: bool) -> None:
     """Every field that would leave: all of it as JSON, or by envelope with one line a row."""
     if as_json:
         print(json.dumps(asdict(preview)))

@@ -4,9 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model_opt.autotuner.result import CompressionResult, ParetoPoint
+from model_opt.autotuner.figures import duration, figure_text, interval_text, lost, versus
+from model_opt.autotuner.pareto_points import ParetoPoint
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import Tally
-from model_opt.autotuner.wording import duration, figure_text, interval_text, lost, versus
 
 
 def print_result(result: CompressionResult, console: Console) -> None:

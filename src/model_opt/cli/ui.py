@@ -30,14 +30,14 @@ def ui(
     """
     import secrets
 
-    from model_opt.report.live import is_loopback, serve
+    from model_opt.report.live import is_loopback, serve_live
     from model_opt.report.watching import Watching
     from model_opt.storage.open import default_store_path
 
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(24)
     watching = Watching(folders or [Path()], state, store or default_store_path())
-    serve(watching, host=host, port=port, token=token, on_ready=_say)
+    serve_live(watching, host=host, port=port, token=token, on_ready=_say)
 
 
 def _say(address: str) -> None:

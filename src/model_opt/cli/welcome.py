@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_opt.cli.examine import Check
+    from model_opt.cli.checks import Check
 
 _EXAMPLE = Path("examples/my_model.py")
 _FIRST = (
@@ -36,7 +36,7 @@ def welcome() -> None:
 
     from model_opt import __version__
     from model_opt.autotuner.folder import folders
-    from model_opt.cli.examine import checks
+    from model_opt.cli.checks import checks
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]model_opt {__version__}[/]: finds the best way to compress a neural network, by measuring.\n")

@@ -1,6 +1,6 @@
 """Model inputs: a tensor, a tuple of tensors, or a mapping of names to tensors, with the batch as first axis."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,16 +106,6 @@ def join(batches: Sequence[Inputs]) -> Inputs:
 def rows(inputs: Inputs, start: int, stop: int) -> Inputs:
     """Rows `start` to `stop` of a batch."""
     return by_row(lambda tensor: tensor[start:stop], inputs)
-
-
-def rebatch(batches: Iterable[Inputs], size: int) -> list[Inputs]:
-    """The rows of `batches` in batches of exactly `size`; a remainder is dropped unless it is all there is."""
-    whole = join(list(batches))
-    total = batch_size(whole)
-    if total < size:
-        whole = join([whole] * -(-size // total))
-        return [rows(whole, 0, size)]
-    return [rows(whole, i, i + size) for i in range(0, total - size + 1, size)]
 
 
 def _plain(inputs: Inputs) -> Inputs:

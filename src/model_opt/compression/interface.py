@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.closeness import signal_to_noise_db
 from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, by_row, call, has_rows, map_tensors, tensors
 from model_opt.compression.layout import Layout, Range, layout_of
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
 
 SAME_DB = 40.0
@@ -177,7 +177,7 @@ def with_flags_turned(inputs: Inputs) -> Inputs | None:
 
 
 def _other_flags(tensor: Tensor) -> Tensor:
-    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, nought, 1.0 as in a mask), with the last
+    """Flags `[rows, places, …]` that are alike everywhere (true, false, one, zero, 1.0 as in a mask), with the last
     third of places turned in every other row."""
     if tensor.dim() < 2 or not tensor.numel() or tensor.is_complex():
         return tensor

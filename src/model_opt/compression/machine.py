@@ -20,18 +20,8 @@ from model_opt.errors import InvalidInput
 from model_opt.processors import ROOT
 from model_opt.processors import usable_processors as usable_processors
 
-EXTRAS = {
-    "openvino": "cpu",
-    "nncf": "cpu",
-    "onnx": "cpu",
-    "onnxscript": "cpu",
-    "onnxruntime": "cpu",
-    "torchao": "torchao",
-    "timm": "timm",
-    "tomesd": "diffusion",
-    "torch_tensorrt": "tensorrt",
-}
-"""Optional package → the extra of `model_opt` that brings it."""
+NOT_FOR_USERS = frozenset({"all", "dev", "docs", "bench"})
+"""Extras that bring what others bring too, or what a model needs nothing of."""
 
 INSTRUCTION_SETS = (
     ("amx_int8", "amx"),
@@ -94,17 +84,22 @@ def inspect(device: str = "cpu") -> Machine:
     )
 
 
-def libraries() -> dict[str, str]:
-    """Versions of what a latency depends on: torch, and the runtimes that are installed."""
-    timed = ("openvino", "nncf", "onnxruntime", "torchao", "torch_tensorrt")
-    return {"torch": importlib.metadata.version("torch"), **{n: v for n, v in packages().items() if n in timed}}
+@cache
+def extras() -> dict[str, str]:
+    """Optional package → the extra of `model_opt` that brings it, by its own metadata."""
+    found: dict[str, str] = {}
+    for required in importlib.metadata.requires("model_opt") or ():
+        parts = re.fullmatch(r"([\w.-]+).*extra == '(\w+)'", required)
+        if parts and parts[2] not in NOT_FOR_USERS:
+            found.setdefault(parts[1].replace("-", "_"), parts[2])
+    return found
 
 
 @cache
 def packages() -> dict[str, str]:
     """Versions of the optional packages that are installed; none is imported."""
     found = {}
-    for name in EXTRAS:
+    for name in extras():
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

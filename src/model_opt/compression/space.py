@@ -5,21 +5,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
-from model_opt.compression import (  # noqa: F401  (each registers its technique)
-    clean,
-    distil,
-    low_rank,
-    precision,
-    prune,
-    runtime,
-    token_merging,
+from model_opt.compression.runtimes import (
+    runtime_decision,  # noqa: F401  (each registers its technique)
 )
-from model_opt.compression.precision import forbidden
+from model_opt.compression.runtimes.precision import forbidden
 from model_opt.compression.stages import SAME, stages, weighted_layers
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Machine, Technique, handler_of
+from model_opt.compression.techniques import clean, distil, low_rank, prune, token_merging  # noqa: F401
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Choice
-from model_opt.search.signature import Signature
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 STAGED_LAYERS = 10
@@ -28,7 +23,7 @@ STAGED_LAYERS = 10
 
 def build_space(
     model: nn.Module,
-    signature: Signature,
+    signature: ModelSignature,
     machine: Machine,
     *,
     exclude: Collection[str] = (),

@@ -7,16 +7,18 @@ which a plan names them: other orders fail, or silently do nothing.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from model_opt.compression.inputs import Inputs
 from model_opt.compression.machine import Machine as Machine
 from model_opt.errors import UnknownName
 from model_opt.search.evaluator import Phase
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.signature import Signature
+
+if TYPE_CHECKING:  # a result names techniques, and is read without torch
+    from torch import nn
+
+    from model_opt.compression.inputs import Inputs
 
 
 class Technique(StrEnum):
@@ -54,11 +56,11 @@ class Material:
     inputs that it refuses.
     """
 
-    teacher: nn.Module
-    example: Inputs
-    fit: Sequence[Inputs]
-    held_out: Sequence[Inputs]
-    signature: Signature
+    teacher: "nn.Module"
+    example: "Inputs"
+    fit: "Sequence[Inputs]"
+    held_out: "Sequence[Inputs]"
+    signature: ModelSignature
     machine: Machine
     threads: int
     seed: int
@@ -68,12 +70,12 @@ class Material:
     cache: dict[str, Any] = field(default_factory=dict)
 
 
-Apply = Callable[[nn.Module, str, str | None, Plan, Material], nn.Module]
+Apply = Callable[["nn.Module", str, str | None, Plan, Material], "nn.Module"]
 """`(model, option, stage, plan, material) -> model`: may change `model`, which is a copy, or return another. `stage`
 is what follows the slash of the decision's name ("prune/stage2"), None where the whole model is meant. `plan` is the
 whole plan, for handlers that depend on another decision (the runtime on the precision). Raises `TechniqueError`."""
 
-Options = Callable[[nn.Module, Signature, Machine], Sequence[str]]
+Options = Callable[["nn.Module", ModelSignature, Machine], Sequence[str]]
 """The options worth offering for this model on this machine, without "leave alone"; empty where there are none."""
 
 
@@ -105,10 +107,25 @@ OWN: dict[str, tuple[Handler, str]] = {}
 
 
 def register(handler: Handler, *, before: str | None = None) -> Handler:
-    """Makes `handler` known; raises `UnknownName` for a decision that `ORDER` does not place, or one named twice.
+    """Makes `handler` known; it is taken along to measuring processes.
 
-    A technique of your own names the decision that it is applied `before`; "precision" is right for what changes the
-    model's structure or weights. It is taken along to measuring processes.
+    Parameters
+    ----------
+    handler
+        What a decision does to a model.
+    before
+        The decision that a technique of your own is applied before; "precision" is right for what changes the model's
+        structure or weights.
+
+    Returns
+    -------
+    Handler
+        The same.
+
+    Raises
+    ------
+    UnknownName
+        For a decision that `ORDER` does not place, or one named twice.
     """
     if before is not None and handler.decision not in ORDER:
         if before not in ORDER:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from model_opt.errors import InvalidInput, WireError
-from model_opt.federation.claims import out_of_range
-from model_opt.federation.ledger import Ledger, identity_of
-from model_opt.federation.sealed import Sealed
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.out_of_range import out_of_range
+from model_opt.federation.record_index import RecordIndex, identity_of
 from model_opt.federation.signing import verify
-from model_opt.federation.wire import Limits, read_head
+from model_opt.federation.wire import WireLimits, read_head
 
 
-class Decision(StrEnum):
+class Admission(StrEnum):
     """What becomes of a record. `OWN` says what the reader has measured itself: it is not heard a second time."""
 
     NEW = "new"
@@ -23,18 +23,18 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class AdmissionVerdict:
     """A decision on one record, with its `reason` unless it was taken.
 
-    `sealed` is there where a signature was found good. `quarantine` says that the record proves its origin wrong;
+    `encoded` is there where a signature was found good. `quarantine` says that the record proves its origin wrong;
     `other` is the identity of a record that it contradicts, which must be looked at before that is proof.
     """
 
-    decision: Decision
+    decision: Admission
     identity: str
     origin: str
     reason: str = ""
-    sealed: Sealed | None = None
+    encoded: EncodedRecord | None = None
     quarantine: bool = False
     other: str = ""
 
@@ -48,40 +48,44 @@ class Gate:
     authorities: Collection[str] = ()
     own: str = ""
     own_epochs: Collection[str] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: WireLimits = field(default_factory=WireLimits)
 
-    def judge(self, data: bytes, ledger: Ledger) -> Verdict:
+    def judge(self, data: bytes, ledger: RecordIndex) -> AdmissionVerdict:
         """The verdict on bytes from anywhere; never raises. The caller notes in `ledger` what it keeps."""
         try:
             head = read_head(data, self.limits)
             identity = identity_of(head)
         except (WireError, InvalidInput) as error:
-            return Verdict(decision=Decision.REFUSED, identity="", origin="", reason=str(error))
+            return AdmissionVerdict(decision=Admission.REFUSED, identity="", origin="", reason=str(error))
         if head.federation != self.federation:
             reason = f"of federation {head.federation[:80]!r}; this is {self.federation!r}"
-            return Verdict(decision=Decision.REFUSED, identity=identity, origin=head.origin, reason=reason)
+            return AdmissionVerdict(decision=Admission.REFUSED, identity=identity, origin=head.origin, reason=reason)
         if head.origin == self.own and head.fields.get("epoch") in self.own_epochs:
-            return Verdict(decision=Decision.OWN, identity=identity, origin=head.origin, reason="measured here")
+            return AdmissionVerdict(
+                decision=Admission.OWN, identity=identity, origin=head.origin, reason="measured here"
+            )
         try:
-            sealed = verify(data, self.trusted, authorities=self.authorities, limits=self.limits)
+            encoded = verify(data, self.trusted, authorities=self.authorities, limits=self.limits)
         except WireError as error:
-            return Verdict(decision=Decision.REFUSED, identity=identity, origin=head.origin, reason=str(error))
+            return AdmissionVerdict(
+                decision=Admission.REFUSED, identity=identity, origin=head.origin, reason=str(error)
+            )
         if ledger.knows(head):
-            return Verdict(decision=Decision.KNOWN, identity=identity, origin=head.origin, sealed=sealed)
-        return self._weigh(sealed, ledger.conflict(head))
+            return AdmissionVerdict(decision=Admission.KNOWN, identity=identity, origin=head.origin, encoded=encoded)
+        return self._weigh(encoded, ledger.conflict(head))
 
-    def _weigh(self, sealed: Sealed, other: str | None) -> Verdict:
-        identity, origin = sealed.identity, sealed.record.origin
+    def _weigh(self, encoded: EncodedRecord, other: str | None) -> AdmissionVerdict:
+        identity, origin = encoded.identity, encoded.record.origin
         if other is not None:
             reason = f"contradicts {other}"
-            decision = Decision.CONTRADICTS
-            return Verdict(
-                decision=decision, identity=identity, origin=origin, reason=reason, sealed=sealed, other=other
+            decision = Admission.CONTRADICTS
+            return AdmissionVerdict(
+                decision=decision, identity=identity, origin=origin, reason=reason, encoded=encoded, other=other
             )
-        claim = next(filter(None, map(out_of_range, sealed.envelopes)), None)
+        claim = next(filter(None, map(out_of_range, encoded.envelopes)), None)
         if claim is not None:
-            decision = Decision.REFUSED
-            return Verdict(
-                decision=decision, identity=identity, origin=origin, reason=claim, sealed=sealed, quarantine=True
+            decision = Admission.REFUSED
+            return AdmissionVerdict(
+                decision=decision, identity=identity, origin=origin, reason=claim, encoded=encoded, quarantine=True
             )
-        return Verdict(decision=Decision.NEW, identity=identity, origin=origin, sealed=sealed)
+        return AdmissionVerdict(decision=Admission.NEW, identity=identity, origin=origin, encoded=encoded)

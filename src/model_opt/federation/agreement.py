@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from model_opt.federation.pooling import Bools, Floats
+from model_opt.federation.pool import Bools, Floats
 
 TOLERANCE = 1e-4
 """How far exact figures may lie apart: a hundredth of a percent, the headers of other library versions."""
 
 
-def agree(
+def agreement(
     mean: Floats, low: Floats, high: Floats, discount: Floats
 ) -> tuple[Floats, Floats, Floats, Floats, Floats, Bools, Bools]:
     """(mean, variance, low, high, weight, out, agreed) of each plan; arguments are `[plans, places]`.

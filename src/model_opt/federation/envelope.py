@@ -1,4 +1,4 @@
-"""What travels between processes and deployments: envelopes around rows, snapshots and revocations."""
+"""What travels between processes and deployments: envelopes around rows, and revocations."""
 
 import re
 import secrets
@@ -11,8 +11,8 @@ from model_opt.federation.block import RowBlock
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
-from model_opt.search.signature import Signature
 
 SCHEMA = 2
 """The version of what is written now."""
@@ -58,7 +58,7 @@ class Envelope:
     """
 
     federation: str
-    signature: Signature
+    signature: ModelSignature
     contexts: tuple[Context, ...]
     origin: str
     epoch: str
@@ -102,31 +102,6 @@ class Envelope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Replaces closed epochs of one origin by envelopes of a new one; it is joined as a whole or not at all.
-
-    Replaced epochs leave a tombstone: whatever still arrives of them is ignored for ever.
-    """
-
-    federation: str
-    origin: str
-    replaces: tuple[str, ...]
-    parts: tuple[Envelope, ...]
-    schema: int = SCHEMA
-
-    def __post_init__(self) -> None:
-        check_name("federation", self.federation)
-        check_name("origin", self.origin)
-        if not self.replaces or list(self.replaces) != sorted({check_hex("epoch", e, 32) for e in self.replaces}):
-            raise InvalidInput("a snapshot replaces at least one epoch, each once, sorted")
-        for part in self.parts:
-            if (part.federation, part.origin) != (self.federation, self.origin):
-                raise InvalidInput("a snapshot's parts are of its own federation and origin")
-            if part.epoch in self.replaces:
-                raise InvalidInput("a snapshot cannot replace the epoch of its own parts")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Revocation:
     """Withdraws what an origin has said: an epoch's envelopes from a sequence on, or (`epochs` empty) everything.
 
@@ -156,7 +131,7 @@ class Revocation:
         return not self.epochs
 
 
-Record = Envelope | Snapshot | Revocation
+Record = Envelope | Revocation
 """What is exchanged and kept, byte for byte."""
 
 Entries = Iterable[tuple[Plan, Context, Mapping[str, Moments]]]

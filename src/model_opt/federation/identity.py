@@ -17,9 +17,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
 
+from model_opt.atomic import write_private
 from model_opt.errors import StoreError
 from model_opt.federation.envelope import check_hex, new_epoch
-from model_opt.federation.private_file import write_private
 from model_opt.folders import data_folder
 
 KEY_BYTES, SIGNATURE_BYTES, EPOCH_BYTES = 32, 64, 16

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation, Snapshot
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import FIRST, Envelope, Record, Revocation
 from model_opt.federation.row import Row, RowKey
-from model_opt.federation.sealed import Sealed
 
 StreamKey = tuple[str, str, str]
 """(federation, origin, epoch)."""
@@ -19,12 +19,11 @@ _OriginKey = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is not to be read any more: epochs replaced by snapshots, and what revocations refuse.
+    """What is not to be read any more: what revocations refuse.
 
     `refused[federation, origin][epoch]` is the first sequence refused; the epoch "" stands for all of them.
     """
 
-    tombstones: frozenset[StreamKey] = frozenset()
     refused: Mapping[_OriginKey, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
@@ -34,21 +33,16 @@ class Policy:
 
     def with_records(self, records: Iterable[Record]) -> Self:
         """The policy joined with that of `records`."""
-        tombstones = set(self.tombstones)
         refused = {origin: dict(epochs) for origin, epochs in self.refused.items()}
         for record in records:
-            if isinstance(record, Snapshot):
-                tombstones |= {(record.federation, record.origin, epoch) for epoch in record.replaces}
-            elif isinstance(record, Revocation):
+            if isinstance(record, Revocation):
                 limits = refused.setdefault((record.federation, record.origin), {})
                 for epoch, sequence in ({"": 1} if record.everything else record.epochs).items():
                     limits[epoch] = min(sequence, limits.get(epoch, sequence))
-        return type(self)(tombstones=frozenset(tombstones), refused=refused)
+        return type(self)(refused=refused)
 
     def admits(self, federation: str, origin: str, epoch: str, sequence: int) -> bool:
         """Whether what this sequence of the epoch says is to be read."""
-        if (federation, origin, epoch) in self.tombstones:
-            return False
         limits = self.refused.get((federation, origin))
         if limits is None:
             return True
@@ -67,35 +61,29 @@ class Policy:
 class Knowledge:
     """All that a replica has been told: records by (federation, identity)."""
 
-    records: Mapping[tuple[str, str], Sealed] = field(default_factory=dict)
+    records: Mapping[tuple[str, str], EncodedRecord] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, records: Iterable[Sealed]) -> Self:
+    def of(cls, records: Iterable[EncodedRecord]) -> Self:
         """The state after `records`, in whatever order and however often each."""
-        kept: dict[tuple[str, str], Sealed] = {}
-        for sealed in records:
-            key = (sealed.record.federation, sealed.identity)
-            if key not in kept or sealed.digest < kept[key].digest:
-                kept[key] = sealed
+        kept: dict[tuple[str, str], EncodedRecord] = {}
+        for encoded in records:
+            key = (encoded.record.federation, encoded.identity)
+            # Of two envelopes at one place of one stream every replica keeps that of the smaller digest.
+            if key not in kept or encoded.digest < kept[key].digest:
+                kept[key] = encoded
         return cls(records=kept)
 
     @property
     def policy(self) -> Policy:
-        """Tombstones and revocations among the records."""
-        return Policy.of(sealed.record for sealed in self.records.values())
+        """What the revocations among the records amount to."""
+        return Policy.of(encoded.record for encoded in self.records.values())
 
     def rows(self) -> dict[RowKey, Row]:
         """The latest admitted row of every key."""
         policy = self.policy
-        envelopes: dict[tuple[str, str], tuple[str, Envelope]] = {}
-        for sealed in self.records.values():
-            for envelope in sealed.envelopes:
-                key = (envelope.federation, envelope.identity)
-                # Of two envelopes at one place of one stream every replica keeps that of the smaller digest.
-                digest = sealed.digest if envelope is sealed.record else Sealed.of(envelope).digest
-                if key not in envelopes or digest < envelopes[key][0]:
-                    envelopes[key] = (digest, envelope)
-        admitted = (envelope for _, envelope in envelopes.values() if policy.admits_envelope(envelope))
+        envelopes = (one.record for one in self.records.values() if isinstance(one.record, Envelope))
+        admitted = (envelope for envelope in envelopes if policy.admits_envelope(envelope))
         return latest_rows(row for envelope in admitted for row in envelope.rows)
 
 
@@ -115,7 +103,7 @@ def latest_rows(rows: Iterable[Row]) -> dict[RowKey, Row]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class ChainLink:
     """One envelope's place in the chain of its epoch. Hashes are 64 hexadecimal digits."""
 
     stream: StreamKey
@@ -138,9 +126,9 @@ class Cursor:
     forked: bool = False
 
 
-def cursors(links: Iterable[Link]) -> dict[StreamKey, Cursor]:
+def cursors(links: Iterable[ChainLink]) -> dict[StreamKey, Cursor]:
     """The cursor of every stream that `links` are of."""
-    streams: dict[StreamKey, dict[int, Link]] = {}
+    streams: dict[StreamKey, dict[int, ChainLink]] = {}
     for link in links:
         known = streams.setdefault(link.stream, {})
         if link.sequence not in known or link.digest < known[link.sequence].digest:
@@ -148,7 +136,7 @@ def cursors(links: Iterable[Link]) -> dict[StreamKey, Cursor]:
     return {stream: _cursor(known) for stream, known in streams.items()}
 
 
-def _cursor(links: Mapping[int, Link]) -> Cursor:
+def _cursor(links: Mapping[int, ChainLink]) -> Cursor:
     sequence, digest = 0, FIRST
     while (link := links.get(sequence + 1)) is not None and link.previous == digest:
         sequence, digest = link.sequence, link.digest

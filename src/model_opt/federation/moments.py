@@ -48,7 +48,7 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """The unbiased variance of one sample; nought where n = 1, which says nothing about the noise."""
+        """The unbiased variance of one sample; zero where n = 1, which says nothing about the noise."""
         return self.m2 / (self.n - 1) if self.n > 1 else 0.0
 
 
@@ -99,7 +99,7 @@ class MomentColumns:
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """The unbiased variances, `[rows]`; nought where n = 1."""
+        """The unbiased variances, `[rows]`; zero where n = 1."""
         return np.asarray(np.where(self.n > 1, self.m2 / np.maximum(self.n - 1, 1), 0.0))
 
     def faults(self) -> str | None:

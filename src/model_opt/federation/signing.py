@@ -5,8 +5,8 @@ A seal is the last part of a record's bytes (see `wire`), one byte that says whi
     1 | signing key 32 | epoch 16 | the root's signature over them 64 | the signing key's over the record 64
     2 | the root's signature over the record 64
 
-Envelopes are signed with the key of their epoch. What takes away is signed with a root: a snapshot with its origin's, a
-revocation with its authority's. So a stolen signing key can tell lies in one epoch, and erase nothing.
+Envelopes are signed with the key of their epoch. What takes away is signed with a root: a revocation
+with its authority's. So a stolen signing key can tell lies in one epoch, and erase nothing.
 
 What is signed is the whole head, which holds the hash of the body: one bit anywhere, and it does not verify. ed25519 as
 in RFC 8032. A record's digest does not depend on its seal, so the same record signed twice is one record.
@@ -15,6 +15,7 @@ in RFC 8032. A record's digest does not depend on its seal, so the same record s
 from collections.abc import Collection
 
 from model_opt.errors import InvalidInput, WireError
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.identity import (
     EPOCH_BYTES,
@@ -25,8 +26,7 @@ from model_opt.federation.identity import (
     signed_by,
     signed_with,
 )
-from model_opt.federation.sealed import Sealed
-from model_opt.federation.wire import Head, Limits, encode, read_head, seal, split
+from model_opt.federation.wire import Head, WireLimits, encode, read_head, seal, split
 
 _BY_KEY, _BY_ROOT = 1, 2
 _RECORD, _REQUEST = b"model_opt record 1\n", b"model_opt request 1\n"
@@ -36,7 +36,7 @@ _LENGTHS = {_BY_KEY: 1 + KEY_BYTES + EPOCH_BYTES + 2 * SIGNATURE_BYTES, _BY_ROOT
 def sign(identity: Identity, record: Record) -> bytes:
     """The bytes of `record`, signed; keep them, for they are never made again.
 
-    An envelope is of the identity's origin and epoch, a snapshot of its origin; a revocation's authority is the
+    An envelope is of the identity's origin and epoch; a revocation's authority is the
     identity. Raises `InvalidInput` for others.
     """
     data = encode(record)
@@ -74,8 +74,8 @@ def verify(
     trusted: Collection[str],
     *,
     authorities: Collection[str] = (),
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-) -> Sealed:
+    limits: WireLimits = WireLimits(),  # noqa: B008 - frozen
+) -> EncodedRecord:
     """The record in `data` if one of the origins `trusted` has signed it, else `WireError`.
 
     Withdrawals are taken from the origin that they are of, and from `authorities` (the reader's own, a hub's). The
@@ -92,7 +92,7 @@ def verify(
         _check_envelope(head, mark, message, trusted)
     else:
         _check_law(head, mark, message, trusted, authorities)
-    return Sealed.open(data, limits)
+    return EncodedRecord.open(data, limits)
 
 
 def is_signed(data: bytes) -> bool:
@@ -100,7 +100,7 @@ def is_signed(data: bytes) -> bool:
     return bool(split(data).seal)
 
 
-def equivocates(a: Sealed, b: Sealed) -> bool:
+def equivocates(a: EncodedRecord, b: EncodedRecord) -> bool:
     """Whether one origin has told two stories: two envelopes of one place in its stream, or after one predecessor.
 
     Only of records that `verify` returned does it prove anything: then quarantine the origin (`trust.quarantine`).
@@ -134,7 +134,7 @@ def _genuine(origin: str, mark: bytes, message: bytes, what: str) -> Certificate
 
 
 def _check_law(head: Head, mark: bytes, message: bytes, trusted: Collection[str], authorities: Collection[str]) -> None:
-    signer = head.fields.get("authority") if head.kind == "revocation" else head.origin
+    signer = head.fields.get("authority")
     if not isinstance(signer, str):
         raise WireError("a revocation names its authority")
     own = signer == head.origin and signer in trusted

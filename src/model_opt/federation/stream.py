@@ -2,7 +2,7 @@
 
 from model_opt.federation.envelope import FIRST, Entries, Envelope, new_epoch, pack_rows
 from model_opt.federation.wire import digest_of, encode
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import ModelSignature
 
 
 class Stream:
@@ -28,7 +28,7 @@ class Stream:
         self.sequence = sequence
         self.previous = previous
 
-    def mint(self, signature: Signature, entries: Entries) -> Envelope:
+    def mint(self, signature: ModelSignature, entries: Entries) -> Envelope:
         """The next envelope: the cumulative moments of rows that changed. Raises `InvalidInput` for no rows."""
         contexts, block = pack_rows(entries)
         envelope = Envelope(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from model_opt.atomic import write_private
 from model_opt.errors import StoreError
-from model_opt.federation.discount import checked_share
 from model_opt.federation.envelope import check_hex
 from model_opt.federation.identity import identity_folder
-from model_opt.federation.private_file import write_private
+from model_opt.federation.similarities import checked_share
 
 _FILE = "trust.json"
 
@@ -48,9 +48,34 @@ def trust(
     authority: bool | None = None,
     folder: Path | None = None,
 ) -> Peer:
-    """Sets how far `origin` is trusted; 0 means not at all. Name and authority stay until others are given.
+    """Sets how far `origin` is trusted.
 
-    Raises `InvalidInput` for no origin or share, and `StoreError`.
+    Parameters
+    ----------
+    origin
+        A deployment's name: 64 hexadecimal digits.
+    share
+        Within 0 and 1; 0 means not at all.
+    name
+        What people call it; it stays until another is given.
+    note
+        Why.
+    authority
+        Whether its withdrawals of others' records are followed, too; None leaves that as it is.
+    folder
+        The identity's; None for the user's own.
+
+    Returns
+    -------
+    Peer
+        What is known of it now.
+
+    Raises
+    ------
+    InvalidInput
+        For no origin, or no share.
+    StoreError
+        Where it cannot be kept.
     """
     check_hex("origin", origin, 64)
     share = checked_share("trust", share)
@@ -89,7 +114,7 @@ def authorities(own: str, folder: Path | None = None) -> frozenset[str]:
 
 
 def shares(own: str, folder: Path | None = None) -> Mapping[str, float]:
-    """Trust by origin, as `weighting.merge_origins` takes it; `own` is 1."""
+    """Trust by origin, as `merge_origins` takes it; `own` is 1."""
     return {origin: peer.trust for origin, peer in peers(folder).items()} | {own: 1.0}
 
 

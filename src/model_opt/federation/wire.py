@@ -5,7 +5,7 @@
 
 `head` (msgpack map) says what it is, whose, its place in the chain, and the hash of the body, blake3; the digest of
 a record is blake2b-256 over the head, signed or not. `meta` (msgpack map) describes the rows, `columns` holds their
-arrays end to end. A snapshot's columns are its parts, each after its length; a revocation has a head only.
+arrays end to end. A revocation has a head only.
 Records of schema 1 have a body hash of blake2b-256, and are read and written as they were.
 
 Sizes are checked before anything is decoded, and every value afterwards: bytes from anybody may be given to `decode`.
@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation import wire_rows
-from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, Snapshot
+from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation
 
 MAGIC = "model_opt"
 OLDEST_READER = 2
@@ -35,7 +35,7 @@ Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class WireLimits:
     """What a decoder accepts: sizes in bytes, counts of rows, metrics and names' characters."""
 
     max_bytes: int = 8 * 2**20
@@ -81,10 +81,6 @@ def encode(record: Record) -> bytes:
         head |= {"epoch": record.epoch, "sequence": record.sequence, "previous": bytes.fromhex(record.previous)}
         fields, columns = wire_rows.pack(record)
         meta = msgpack.packb(fields)
-    elif isinstance(record, Snapshot):
-        kind = "snapshot"
-        head |= {"replaces": list(record.replaces)}
-        columns = b"".join(len(part).to_bytes(4, "little") + part for part in map(encode, record.parts))
     else:
         kind = "revocation"
         epochs = dict(sorted(record.epochs.items()))
@@ -95,15 +91,15 @@ def encode(record: Record) -> bytes:
     return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Envelope:
-    """The envelope in `data`; raises `WireError` for anything else, snapshots and revocations included."""
+def decode(data: bytes, limits: WireLimits = WireLimits()) -> Envelope:
+    """The envelope in `data`; raises `WireError` for anything else, revocations included."""
     record = decode_record(data, limits)
     if not isinstance(record, Envelope):
         raise WireError(f"an envelope was expected, not a {type(record).__name__.lower()}")
     return record
 
 
-def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
+def decode_record(data: bytes, limits: WireLimits = WireLimits()) -> Record:
     """The record in `data`; raises `WireError` where it is too large, malformed, or claims what cannot be.
 
     A seal is not looked at: `signing.verify` does that.
@@ -118,7 +114,7 @@ def decode_record(data: bytes, limits: Limits = Limits()) -> Record:
         raise WireError(f"not a valid {head.kind}: {type(error).__name__}: {error}") from error
 
 
-def read_head(data: bytes, limits: Limits = Limits()) -> Head:
+def read_head(data: bytes, limits: WireLimits = WireLimits()) -> Head:
     """The head alone, of bytes that have been decoded before: the body is neither read nor checked."""
     return _head(split(data, limits).head, limits)
 
@@ -135,7 +131,7 @@ def _body_hash(reader: int, meta: bytes, columns: Bytes) -> bytes:
     return digest.digest()
 
 
-def split(data: bytes, limits: Limits = Limits()) -> Frame:
+def split(data: bytes, limits: WireLimits = WireLimits()) -> Frame:
     """The parts of a record's bytes, after checks of size and of nothing else; raises `WireError`."""
     if len(data) > limits.max_bytes:
         raise WireError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
@@ -177,7 +173,7 @@ def seal(data: bytes, signed: bytes) -> bytes:
     return bytes([_FRAME_OF_FIVE]) + b"".join(msgpack.packb(part) for part in parts)
 
 
-def _head(raw: bytes, limits: Limits) -> Head:
+def _head(raw: bytes, limits: WireLimits) -> Head:
     fields = _unpack_map(raw, limits)
     schema, reader = fields.get("schema"), fields.get("reader")
     if not (isinstance(schema, int) and isinstance(reader, int) and 1 <= reader <= schema):
@@ -193,7 +189,7 @@ def _head(raw: bytes, limits: Limits) -> Head:
     return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=digest, fields=fields)
 
 
-def _unpack_map(raw: bytes, limits: Limits) -> dict[str, Any]:
+def _unpack_map(raw: bytes, limits: WireLimits) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(
             raw,
@@ -210,7 +206,7 @@ def _unpack_map(raw: bytes, limits: Limits) -> dict[str, Any]:
     return fields
 
 
-def _envelope(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Envelope:
+def _envelope(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> Envelope:
     signature, contexts, block = wire_rows.unpack(
         _unpack_map(meta, limits), columns, max_rows=limits.max_rows, max_metrics=limits.max_metrics
     )
@@ -230,27 +226,7 @@ def _envelope(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Envelo
     )
 
 
-def _snapshot(head: Head, meta: bytes, columns: Bytes, limits: Limits) -> Snapshot:
-    if meta:
-        raise WireError("a snapshot has no meta")
-    parts: list[Envelope] = []
-    offset = 0
-    while offset < len(columns):
-        length = int.from_bytes(columns[offset : offset + 4], "little")
-        offset += 4
-        if not 0 < length <= len(columns) - offset or len(parts) >= limits.max_items:
-            raise WireError("a snapshot's parts do not fit its body")
-        if columns[offset] != _FRAME_OF_FOUR:
-            raise WireError("a snapshot's parts are not signed one by one")
-        parts.append(decode(bytes(columns[offset : offset + length]), limits))
-        offset += length
-    replaces = tuple(head.fields["replaces"])
-    return Snapshot(
-        federation=head.federation, origin=head.origin, replaces=replaces, parts=tuple(parts), schema=head.schema
-    )
-
-
-def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: Limits) -> Revocation:
+def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) -> Revocation:
     if meta or columns:
         raise WireError("a revocation has no body")
     fields = head.fields
@@ -264,5 +240,5 @@ def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: Limits) -> Rev
     )
 
 
-_Maker = Callable[[Head, bytes, Bytes, Limits], Record]
-_MAKERS: dict[str, _Maker] = {"envelope": _envelope, "snapshot": _snapshot, "revocation": _revocation}
+_Maker = Callable[[Head, bytes, Bytes, WireLimits], Record]
+_MAKERS: dict[str, _Maker] = {"envelope": _envelope, "revocation": _revocation}

@@ -12,7 +12,7 @@ from model_opt.federation.block import DecisionTable, MetricColumns, RowBlock
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.moments import MomentColumns
 from model_opt.search.context import Context
-from model_opt.search.signature import OPERATORS, Family, Signature, Stage
+from model_opt.search.model_signature import OPERATORS, Family, ModelSignature, Stage
 
 _DTYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "u8": "<u8"}
 _LARGEST_NAME = 200
@@ -66,7 +66,7 @@ def _narrowest(array: NDArray[Any]) -> str:
 
 def unpack(
     meta: Mapping[str, Any], columns: bytes | memoryview, *, max_rows: int, max_metrics: int
-) -> tuple[Signature, tuple[Context, ...], RowBlock]:
+) -> tuple[ModelSignature, tuple[Context, ...], RowBlock]:
     """Signature, contexts and rows; raises `WireError`, `KeyError`, `TypeError` or `ValueError` for wrong ones."""
     contexts = tuple(context_of(fields) for fields in meta["contexts"])
     rows = integer(meta["rows"], 1, max_rows)
@@ -168,7 +168,7 @@ def _metric(fields: Sequence[Any], reader: _Reader, rows: int) -> MetricColumns:
     return MetricColumns(rows=present, moments=moments)
 
 
-def signature_fields(signature: Signature) -> list[Any]:
+def signature_fields(signature: ModelSignature) -> list[Any]:
     """A signature as plain values, for the wire and for stores that keep documents."""
     operators = sorted((name, int(count)) for name, count in signature.operators.items())
     return [
@@ -180,13 +180,13 @@ def signature_fields(signature: Signature) -> list[Any]:
     ]
 
 
-def signature_of(fields: Sequence[Any]) -> Signature:
+def signature_of(fields: Sequence[Any]) -> ModelSignature:
     """The signature of plain values; raises `WireError` or `ValueError` where it is none."""
     family, parameters, layers, operators, stages = fields
     counts = {name: integer(count, 0, 2**40) for name, count in operators}
     if not set(counts) <= set(OPERATORS) or len(counts) != len(operators):
         raise WireError("an operator is not in the vocabulary, or named twice")
-    return Signature(
+    return ModelSignature(
         family=Family(family),
         parameters=integer(parameters, 0, 2**53),
         layers=integer(layers, 0, 2**31),

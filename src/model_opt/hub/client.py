@@ -10,7 +10,7 @@ from urllib.parse import quote, urlparse
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput, MissingDependency, WireError
 from model_opt.federation.identity import Identity
-from model_opt.hub import frames
+from model_opt.hub import record_frames
 from model_opt.hub.credentials import NONCE_HEADER, written
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PushAnswer:
     """What became of a push: counts, reasons for refusals, and what the hub misses after which sequence."""
 
     new: int
@@ -126,11 +126,11 @@ class HubClient:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise self._nonsense(error) from error
 
-    def push(self, records: list[bytes]) -> Answer:
+    def push(self, records: list[bytes]) -> PushAnswer:
         """Sends records in one request; when it returns the hub has written those that it took."""
-        said = self._fields(self._ask("POST", "records", body=frames.pack(records)))
+        said = self._fields(self._ask("POST", "records", body=record_frames.pack(records)))
         try:
-            return Answer(
+            return PushAnswer(
                 new=int(said["new"]),
                 known=int(said["known"]),
                 refused={str(reason): int(count) for reason, count in said["refused"].items()},
@@ -150,7 +150,9 @@ class HubClient:
     def _page(self, response: _Reply) -> Pulled:
         try:
             cursor, more = int(response.headers["hub-cursor"]), response.headers["hub-more"] == "1"
-            return Pulled(records=tuple(frames.unpack_page(response.body, _MOST_BYTES)), cursor=cursor, more=more)
+            return Pulled(
+                records=tuple(record_frames.unpack_page(response.body, _MOST_BYTES)), cursor=cursor, more=more
+            )
         except (KeyError, ValueError, WireError) as error:
             raise self._nonsense(error) from error
 

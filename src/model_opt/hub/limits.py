@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from model_opt.errors import InvalidInput
-from model_opt.federation.wire import Limits
+from model_opt.federation.wire import WireLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class HubLimits:
             raise InvalidInput("rates and times are above 0")
 
     @property
-    def records(self) -> Limits:
+    def records(self) -> WireLimits:
         """The decoder's limits."""
         # What describes the rows may take 64 times its bytes in memory.
-        return Limits(max_bytes=self.max_record_bytes, max_meta_bytes=min(2**18, self.max_record_bytes // 8))
+        return WireLimits(max_bytes=self.max_record_bytes, max_meta_bytes=min(2**18, self.max_record_bytes // 8))

@@ -117,7 +117,7 @@ STREAM: dict[str, Any] = {
 }
 
 
-def describe(app: "FastAPI") -> None:
+def describe_openapi(app: "FastAPI") -> None:
     """Adds to the document how requests are signed."""
     document = app.openapi()
     scheme = {"type": "apiKey", "in": "header", "name": "Authorization", "description": "see the introduction"}

@@ -14,15 +14,16 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from model_opt.atomic import write_atomically
 from model_opt.errors import HubError, InvalidInput, MissingDependency
 from model_opt.federation.envelope import check_name
+from model_opt.federation.known import InspectableStore
+from model_opt.hub.app import build_app
 from model_opt.hub.audit import AuditLog
+from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.counts import HubCounts
-from model_opt.hub.desk import Desk
-from model_opt.hub.keeper import Keeper
+from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
-from model_opt.hub.service import build_app
-from model_opt.storage.knowledge import InspectableStore
 from model_opt.storage.open import open_store
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -82,17 +83,17 @@ def serve(settings: HubSettings) -> None:
         import uvicorn
     except ImportError as error:
         raise MissingDependency("uvicorn", "hub") from error
-    with _alone(settings.state), _keepers(settings) as keepers:
+    with _alone(settings.state), _keepers(settings) as federations:
         audit = AuditLog(settings.state / "audit.jsonl")
-        desk = Desk(
-            keepers,
+        authorizer = Authorizer(
+            federations,
             audiences=frozenset(settings.addresses),
             limits=settings.limits,
             audit=audit,
             counts=HubCounts(),
             clock=time.monotonic,
         )
-        app = build_app(desk, _hub_id(settings.state))
+        app = build_app(authorizer, _hub_id(settings.state))
         options: dict[str, Any] = {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.key}
         config = uvicorn.Config(
             app,
@@ -110,7 +111,7 @@ def serve(settings: HubSettings) -> None:
             **options,
         )
         _claim(settings)
-        kept = {name: keeper.records for name, keeper in keepers.items()}
+        kept = {name: hosted.records for name, hosted in federations.items()}
         audit.write("started", addresses=list(settings.addresses), records=kept)
         _announce(settings, kept)
         server = uvicorn.Server(config)
@@ -156,25 +157,25 @@ def _alone(state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _keepers(settings: HubSettings) -> Iterator[dict[str, Keeper]]:
-    keepers: dict[str, Keeper] = {}
+def _keepers(settings: HubSettings) -> Iterator[dict[str, HostedFederation]]:
+    federations: dict[str, HostedFederation] = {}
     try:
         for name in settings.federations:
             store = open_store(settings.store or settings.state / "hub.db", federation=name)
             if store.federation != name:
                 raise InvalidInput(f"the store's URL names federation {store.federation!r}, the hub serves {name!r}")
-            keeper = Keeper(cast(InspectableStore, store), settings.folder(name), settings.limits.records)
-            keepers[name] = keeper
-            keeper.open()
-        yield keepers
+            hosted = HostedFederation(cast(InspectableStore, store), settings.folder(name), settings.limits.records)
+            federations[name] = hosted
+            hosted.open()
+        yield federations
     finally:
-        for keeper in keepers.values():
-            keeper.close()
+        for hosted in federations.values():
+            hosted.close()
 
 
 def _hub_id(state: Path) -> str:
     """A random name for this hub's cursors; they mean nothing at another."""
     path = state / "hub-id"
     if not path.exists():
-        path.write_text(secrets.token_hex(16))
+        write_atomically(path, secrets.token_hex(16).encode())
     return path.read_text().strip()

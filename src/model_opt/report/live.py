@@ -171,7 +171,7 @@ def details(seen: Seen) -> dict[str, Any]:
     }
 
 
-def serve(watching: Watching, *, host: str, port: int, token: str | None, on_ready: Callable[[str], None]) -> None:
+def serve_live(watching: Watching, *, host: str, port: int, token: str | None, on_ready: Callable[[str], None]) -> None:
     """Serves until it is interrupted; `on_ready` is told the address once it can be opened.
 
     Raises `InvalidInput` for a host beyond this machine without a token, or a port that is taken.

@@ -7,8 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from model_opt import __version__
+from model_opt.atomic import write_atomically
+from model_opt.autotuner.figures import duration, faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.wording import duration, faster, figure_text, interval_text, lost, smaller, versus
 from model_opt.errors import InvalidInput, MissingDependency
 from model_opt.report.chart import Chart
 from model_opt.report.charts import charts
@@ -17,15 +18,15 @@ from model_opt.report.view import View
 
 def write_report(view: View, path: Path) -> None:
     """Writes the report to `path`. Raises `MissingDependency` without plotly, `InvalidInput` where it cannot write."""
-    text = report(view)
+    text = report_page(view)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
+        raise InvalidInput(f"{path.parent} cannot be made: {error.strerror or error}") from error
+    write_atomically(path, text.encode())
 
 
-def report(view: View) -> str:
+def report_page(view: View) -> str:
     """The whole page as text."""
     shown = charts(view)
     figures = {chart.key: chart.figure for chart in shown if chart.figure is not None}

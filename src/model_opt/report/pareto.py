@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_opt.autotuner.figures import faster, lost, smaller
 from model_opt.autotuner.result import CompressionResult
-from model_opt.autotuner.wording import faster, lost, smaller
 from model_opt.errors import InvalidInput, MissingDependency
 
 FORMATS = (".svg", ".png", ".pdf")

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from model_opt.autotuner.result import Figure as Speed
-from model_opt.autotuner.result import ParetoPoint, pareto_points
-from model_opt.autotuner.wording import faster, figure_text, interval_text, lost, smaller
+from model_opt.autotuner.figures import Figure as Speed
+from model_opt.autotuner.figures import faster, figure_text, interval_text, lost, smaller
+from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
 from model_opt.report.chart import ACCENT, CHOSEN, MUTED, Chart, Figure, ratio_axis
 from model_opt.report.view import View
 from model_opt.search.plan import Plan
 
 
-def pareto(view: View) -> Chart:
+def tradeoffs(view: View) -> Chart:
     """Speed-up against accuracy lost, with the front, its intervals, the limit and the chosen plan."""
     about = (
         "Every measured plan: to the right is faster, down is more accurate, a larger marker is a smaller model. "

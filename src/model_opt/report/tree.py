@@ -13,7 +13,7 @@ MOST_NODES = 400
 
 
 @dataclass
-class Node:
+class PlanNode:
     """A prefix of choices. `plans` were measured at or below it; `best` is the best reward there that keeps the
     constraints, None where none does."""
 
@@ -22,17 +22,17 @@ class Node:
     plans: int = 0
     failed: int = 0
     best: float | None = None
-    children: dict[str, "Node"] = field(default_factory=dict)
+    children: dict[str, "PlanNode"] = field(default_factory=dict)
 
 
-def grow(view: View) -> Node:
+def grow(view: View) -> PlanNode:
     """The tree of all settled plans; a plan's choices are in the order of the decisions' importance, then by name."""
-    root = Node(ROOT, 0)
+    root = PlanNode(ROOT, 0)
     for seen in view.observations:
         path = [root]
         for choice in sorted(seen.plan.choices, key=lambda c: (-view.importance.get(c.decision, 0.0), c.decision)):
             label = f"{choice.decision}={choice.option}"
-            path.append(path[-1].children.setdefault(label, Node(label, len(path))))
+            path.append(path[-1].children.setdefault(label, PlanNode(label, len(path))))
         reward = view.reward(seen) if view.feasible(seen) else None
         for node in path:
             node.plans += 1
@@ -81,7 +81,7 @@ def tree(view: View) -> Chart:
     )
 
 
-def _icicle(view: View, shown: list[tuple[str, str, Node]]) -> dict[str, object]:
+def _icicle(view: View, shown: list[tuple[str, str, PlanNode]]) -> dict[str, object]:
     """The trace of `shown`: (key, key of the parent, node)."""
     values = [node.best for _, _, node in shown if node.best is not None]
     shades = _shades([node.best for _, _, node in shown], values, view)
@@ -113,7 +113,7 @@ def _planner(options: tuple[Mapping[str, object], ...]) -> str:
     return f" For its last suggestion the planner looked at {visited[0]['decision']} first: {shares} of {total} visits."
 
 
-def _walk(node: Node, key: str, up: str) -> list[tuple[str, str, Node]]:
+def _walk(node: PlanNode, key: str, up: str) -> list[tuple[str, str, PlanNode]]:
     here = f"{key}/{node.label}"
     ranked = sorted(node.children.values(), key=lambda child: -child.plans)
     return [(here, up, node), *(found for child in ranked for found in _walk(child, here, here))]
@@ -133,12 +133,12 @@ def _shades(best: list[float | None], values: list[float], view: View) -> list[s
     return shades
 
 
-def _said(view: View, node: Node) -> str:
+def _said(view: View, node: PlanNode) -> str:
     plans = f"{node.plans} plan{'s' if node.plans > 1 else ''}"
     return f"{_best(view, node)} · {plans}"
 
 
-def _best(view: View, node: Node) -> str:
+def _best(view: View, node: PlanNode) -> str:
     if node.best is None:
         return "none kept"
     return view.said(node.best)

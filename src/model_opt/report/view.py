@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model_opt.actors import bundle
-from model_opt.actors.durable import look
-from model_opt.actors.messages import Kept
-from model_opt.actors.service import STATE_FILE
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.engine import observed_of, predicted_of
+from model_opt.autotuner.figures import figure_text, versus
 from model_opt.autotuner.folder import PROGRESS_FILE, folders
 from model_opt.autotuner.progress_log import read_progress
-from model_opt.autotuner.result import CompressionResult, Observed
+from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import Tally, of_tried
-from model_opt.autotuner.wording import figure_text, versus
 from model_opt.errors import InvalidInput
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import STATE_FILE
+from model_opt.fleet.journal import look
+from model_opt.metrics import plain
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.replay import replay
+from model_opt.search.trial import Trial
 
 QUIET_S = 600.0
 """A fleet that has written nothing for so long is not taken to be running."""
@@ -43,7 +43,7 @@ class View:
     where: str
     budget: int
     settled: int
-    observations: tuple[Observed, ...]
+    observations: tuple[Trial, ...]
     constraints: Mapping[str, float] = field(default_factory=dict)
     objective: str = "log_speedup"
     maximize: bool = True
@@ -66,20 +66,20 @@ class View:
         wanted = {"log_speedup", "accuracy_drop"}
         return any(wanted <= seen.metrics.keys() for seen in self.observations)
 
-    def reward(self, seen: Observed) -> float | None:
+    def reward(self, seen: Trial) -> float | None:
         """What is wanted of a plan, as people read it (times faster; else the metric); None where it is missing."""
         value = seen.metrics.get(self.objective)
         if value is None or not math.isfinite(value):
             return None
-        return math.exp(value) if self.objective in ("log_speedup", "log_size_ratio") else value
+        return plain(self.objective, value)[1]
 
-    def feasible(self, seen: Observed) -> bool:
+    def feasible(self, seen: Trial) -> bool:
         """Whether the measured means keep every constraint."""
         if seen.failure is not None:
             return False
         return self.limits is None or self.limits.violation(seen.metrics) == 0
 
-    def best(self) -> Observed | None:
+    def best(self) -> Trial | None:
         """The best measured plan that keeps the constraints."""
         kept = [seen for seen in self.observations if self.feasible(seen) and self.reward(seen) is not None]
         sign = 1.0 if self.maximize else -1.0
@@ -159,44 +159,39 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
 
     Raises `InvalidInput` where there is no search, `StoreCorrupt` where it cannot be read.
     """
-    if not bundle.sealed(folder):
+    if not submission.is_complete(folder):
         raise InvalidInput(f"{folder} holds no search")
-    _, request = bundle.read(folder)
+    _, request = submission.read(folder)
     kept, facts = look(folder / STATE_FILE)
-    home = _most_measured(kept)
-    kept = [item for item in kept if item.result.context == home]
+    settled = [one.trial for one in kept]
+    home = _most_measured(settled)
+    settled = [trial for trial in settled if trial.context == home]
     objective, budget = request.search.objective, int(str(facts.get("budget", request.rules.budget)))
-    ratio = objective.metric == "latency_ms" and any("log_speedup" in seen for seen in map(_samples, kept))
+    ratio = objective.metric == "latency_ms" and any("log_speedup" in trial.metrics for trial in settled)
     view = View(
         name=folder.name,
         state=_state(folder, facts),
         where="fleet",
         budget=budget,
-        settled=len(kept),
-        observations=_observations(kept, facts),
+        settled=len(settled),
+        observations=_since_the_start(settled, facts),
         constraints={limit.metric: limit.bound for limit in objective.limits},
         objective="log_speedup" if ratio else objective.metric,
         maximize=True if ratio else objective.maximize,
         limits=objective,
-        status={"measured_by": dict(Counter(item.result.worker for item in kept))},
+        status={"measured_by": dict(Counter(trial.worker for trial in settled))},
     )
-    if explain and 0 < len(kept) <= EXPLAINED_PLANS:
-        view = _explained(view, request, kept)
+    if explain and 0 < len(settled) <= EXPLAINED_PLANS:
+        view = _explained(view, request)
     best = view.best()
     return replace(view, chosen=best.plan if best else None)
 
 
-def _explained(view: View, request: bundle.Request, kept: Sequence[Kept]) -> View:
+def _explained(view: View, request: submission.Submission) -> View:
     """With what the search had learnt: what was believed of each plan before, and how much each decision matters."""
     searcher = request.search.searcher(view.budget, {})
-    believed = replay(searcher, [item.result.outcome for item in kept])
-    told = zip(view.observations, believed, strict=True)
-    observations = tuple(replace(seen, predicted=predicted_of(expected)) for seen, expected in told)
+    observations = replay(searcher, view.observations)
     return replace(view, observations=observations, importance=of_tried(searcher.importance(), observations))
-
-
-def _samples(kept: Kept) -> Mapping[str, Any]:
-    return getattr(kept.result.outcome, "samples", {})
 
 
 def _state(folder: Path, facts: Mapping[str, object]) -> str:
@@ -207,17 +202,13 @@ def _state(folder: Path, facts: Mapping[str, object]) -> str:
     return "running" if time.time() - written < QUIET_S else "interrupted"
 
 
-def _observations(kept: Sequence[Kept], facts: Mapping[str, object]) -> tuple[Observed, ...]:
-    began = float(str(facts.get("first_grant_s") or (kept[0].at_s if kept else 0.0)))
-    made = []
-    for item in kept:
-        seen = observed_of(item.result.outcome, item.result.purpose)
-        made.append(replace(seen, at_s=item.at_s - began, worker=item.result.worker))
-    return tuple(made)
+def _since_the_start(settled: Sequence[Trial], facts: Mapping[str, object]) -> tuple[Trial, ...]:
+    began = float(str(facts.get("first_grant_s") or (settled[0].at_s if settled else 0.0)))
+    return tuple(replace(trial, at_s=trial.at_s - began) for trial in settled)
 
 
-def _most_measured(kept: Sequence[Kept]) -> str:
-    counts = Counter(item.result.context for item in kept)
+def _most_measured(settled: Sequence[Trial]) -> str:
+    counts = Counter(trial.context for trial in settled)
     return max(counts, key=lambda context: counts[context], default="")
 
 
@@ -238,10 +229,10 @@ def find(text: str, state: str | None) -> View:
         return of_result(CompressionResult.load(path), path.resolve().parent.name)
     if path.is_dir() and folders([path])[:1] == [path]:
         return of_folder(path, path.resolve().name)
-    root = bundle.state_root(state)
-    if bundle.sealed(root / text):
+    root = submission.state_root(state)
+    if submission.is_complete(root / text):
         return of_fleet(root / text, explain=True)
-    kept = ", ".join(sorted(p.name for p in root.glob("*/") if bundle.sealed(p))) or "none"
+    kept = ", ".join(sorted(p.name for p in root.glob("*/") if submission.is_complete(p))) or "none"
     raise InvalidInput(
         f"{text!r} is no result: neither a folder that model-opt optimize … --output has written nor a search kept in "
         f"{root} (kept: {kept})"

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from model_opt.actors import bundle
-from model_opt.actors.service import STATE_FILE
 from model_opt.autotuner.folder import PROGRESS_FILE, RESULT_FILE, folders
 from model_opt.errors import ModelOptError
+from model_opt.federation.known import InspectableStore, show, stats
 from model_opt.federation.trust import peers
+from model_opt.fleet import submission
+from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.report.view import View, of_fleet, of_folder
-from model_opt.storage.knowledge import InspectableStore, show, stats
-from model_opt.storage.open import open_store, redacted
+from model_opt.storage.address import redacted
+from model_opt.storage.open import open_store
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Watching:
 
     def __init__(self, roots: Sequence[Path], state: str | None, store: str | Path) -> None:
         """`roots` are looked through for result folders; `state` is a fleet's folder; `store` a URL or a path."""
-        self._roots, self._state, self._store = list(roots), bundle.state_root(state), store
+        self._roots, self._state, self._store = list(roots), submission.state_root(state), store
         self._seen: dict[str, Seen] = {}
         self._lock = threading.Lock()
         self._known: tuple[float, Mapping[str, Any]] | None = None
@@ -63,7 +64,9 @@ class Watching:
         ]
         kept = sorted(self._state.glob("*/")) if self._state.is_dir() else []
         fleets = [
-            self._one(folder, (STATE_FILE, f"{STATE_FILE}-wal"), of_fleet) for folder in kept if bundle.sealed(folder)
+            self._one(folder, (STATE_FILE, f"{STATE_FILE}-wal"), of_fleet)
+            for folder in kept
+            if submission.is_complete(folder)
         ]
         return local + fleets
 

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.ownership import owned_by, owner
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature
 from model_opt.search.space import Decision, Forbid, SearchSpace
 
 if TYPE_CHECKING:
+    from model_opt.search.any_problem import Observation, SearchResult, search
     from model_opt.search.beliefs import Estimate
-    from model_opt.search.front import Observation, SearchResult, search
     from model_opt.search.ledger import Evidence
     from model_opt.search.recommendation import Recommendation
     from model_opt.search.searcher import OptionSummary, Proposal, Searcher
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _ON_FIRST_USE = {
     "Estimate": "beliefs",
     "Evidence": "ledger",
-    "Observation": "front",
+    "Observation": "any_problem",
     "OptionSummary": "searcher",
     "Proposal": "searcher",
     "Recommendation": "recommendation",
-    "SearchResult": "front",
+    "SearchResult": "any_problem",
     "Searcher": "searcher",
-    "search": "front",
+    "search": "any_problem",
 }
 """Name → module of what loads compiled code (0.6 s): a process that only measures does without (PEP 562)."""
 
@@ -43,6 +43,7 @@ __all__ = [
     "Forbid",
     "Limit",
     "Measurement",
+    "ModelSignature",
     "Objective",
     "Observation",
     "OptionSummary",
@@ -56,7 +57,6 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "Searcher",
-    "Signature",
     "owned_by",
     "owner",
     "search",

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput
-from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.encoding import Encoding
+from model_opt.search.expected_improvement import log_expected_improvement
 from model_opt.search.failures import FailureModel
-from model_opt.search.ledger import Ledger, Record
+from model_opt.search.ledger import Ledger, TriedPlan
 from model_opt.search.metric_model import MetricModel
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -32,7 +32,7 @@ class Judged:
     """Plans that have every metric of the objective: `score` (warped, small is better) and its `std`, raw estimates of
     each metric `[plans]` as (mean, std), and `feasible`, the probability that all limits hold."""
 
-    records: Sequence[Record]
+    records: Sequence[TriedPlan]
     score: Array
     std: Array
     feasible: Array
@@ -95,10 +95,10 @@ class Beliefs:
             raise InvalidInput(f"nothing is known of metric {metric!r}; known: {', '.join(self._ledger.metrics)}")
         return model
 
-    def believe(self, objective: Objective, codes: Codes) -> None:
+    def add_pending(self, objective: Objective, codes: Codes) -> None:
         """Takes plans in flight, `[plans, decisions]`, as if measured at their posterior mean, until `forget`."""
         for model in self._relevant(objective).values():
-            model.believe(codes)
+            model.add_pending(codes)
 
     def forget(self) -> None:
         """Drops what was believed."""
@@ -133,7 +133,7 @@ class Beliefs:
         parts = [model.importance / model.importance.sum() for model in models]
         return np.mean(parts, axis=0) if parts else np.full(len(self._encoding.sizes), 1 / len(self._encoding.sizes))
 
-    def heeded(self, objective: Objective) -> dict[str, dict[str, float]]:
+    def source_weights(self, objective: Objective) -> dict[str, dict[str, float]]:
         """The correlation with the problem that each source of evidence is believed to have, by metric."""
         models = self._relevant(objective)
         return {

@@ -59,7 +59,7 @@ def twins() -> Mapping[str, Any]:
 
 
 @cache
-def load() -> Kernels:
+def load_compiled() -> Kernels:
     """The compiled kernels, from the cache where they are there, else compiled now: seconds.
 
     One call of each brings in all that `Planner` will use: arrays of the same types and layouts.
@@ -74,7 +74,9 @@ def _call_each(kernels: Kernels) -> None:
     """A search of a few steps through a made-up space."""
     sizes, rng = np.array([2, 3]), np.random.default_rng(0)
     plans = np.zeros((1, 2), dtype=np.int16)
-    rules = tree.Rules(table=np.zeros((0, 2, 3), dtype=np.bool_), named=np.zeros((0, 2), dtype=np.bool_), known=plans)
+    rules = tree.ForbiddenMoves(
+        table=np.zeros((0, 2, 3), dtype=np.bool_), named=np.zeros((0, 2), dtype=np.bool_), known=plans
+    )
     archive, walkers = tree.new_archive(64, sizes, rng), tree.new_walkers(1, sizes, rng)
     made = tree.new_tree(np.arange(2), sizes, 8)
     kernels.enlist_all(archive, plans, -np.inf)

@@ -46,7 +46,7 @@ class Compiler:
         """Not a daemon: a thread that is stopped amid compiled code would take the interpreter's end with it."""
         try:
             if compiled.is_kept() or self._compiled_apart(program):
-                self.kernels = compiled.load()
+                self.kernels = compiled.load_compiled()
         except Exception:
             log.warning("the search's kernels cannot be compiled, so it runs without", exc_info=True)
 
@@ -109,7 +109,7 @@ def fill_cache() -> None:
         return
     with _alone(mark.with_suffix(".lock")):
         if not mark.exists():
-            compiled.load()
+            compiled.load_compiled()
             mark.touch()
 
 

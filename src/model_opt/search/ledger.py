@@ -41,7 +41,7 @@ class Evidence:
 
 
 @dataclass
-class Record:
+class TriedPlan:
     """One plan that was tried. `attempts` counts its outcomes; it is measured once it has any sample, and `whole`
     once a measurement was not cut short. `means` are those of the samples, without noise where `exact`. It is
     `explained` where a failure said itself what is to blame."""
@@ -73,7 +73,7 @@ class _Table:
         self._codes = np.zeros((max(64, 2 * len(evidence)), dims), dtype=np.int16)
         self.mean: list[float] = []
         self.count: list[float] = []
-        self.records: list[Record] = []
+        self.records: list[TriedPlan] = []
         self.place: dict[str, int] = {}
         self.given = np.array([piece.variance for _, piece in evidence])
         self._sources = np.array([(sources or {}).get(piece.source, 0) for _, piece in evidence], dtype=np.int16)
@@ -89,7 +89,7 @@ class _Table:
         """`[rows]`: 0 is what was measured here."""
         return np.concatenate([self._sources, np.zeros(len(self.records), dtype=np.int16)])
 
-    def put(self, record: Record, metric: str) -> None:
+    def put(self, record: TriedPlan, metric: str) -> None:
         """Adds the plan's row, or brings it up to date."""
         mean, count = record.means[metric], len(record.samples[metric])
         row = self.place.setdefault(record.plan.key, len(self.mean))
@@ -126,7 +126,7 @@ class Ledger:
         self._tables = {metric: _Table(dims, pieces, sources) for metric, pieces in by_metric.items()}
         self._repeated: set[str] = set()
         self.outcomes: list[Outcome] = []
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, TriedPlan] = {}
 
     def add(self, outcome: Outcome, *, exact: bool = False) -> None:
         """Settles one outcome; samples that are not finite are dropped. Those of an `exact` one have no noise, and
@@ -134,7 +134,7 @@ class Ledger:
         plan = outcome.plan
         record = self.records.get(plan.key)
         if record is None:
-            record = self.records[plan.key] = Record(plan, self._encoding.encode([plan])[0])
+            record = self.records[plan.key] = TriedPlan(plan, self._encoding.encode([plan])[0])
         self.outcomes.append(outcome)
         record.attempts += 1
         if record.exact:
@@ -146,7 +146,7 @@ class Ledger:
         record.whole |= not outcome.partial
         self._add_samples(record, outcome)
 
-    def _add_samples(self, record: Record, measurement: Measurement) -> None:
+    def _add_samples(self, record: TriedPlan, measurement: Measurement) -> None:
         for metric, values in measurement.samples.items():
             finite = tuple(float(value) for value in values if math.isfinite(value))
             if finite:
@@ -180,7 +180,7 @@ class Ledger:
         """Plans of which a figure of `metric` is known, measured or from elsewhere."""
         return len(self._tables[metric].mean) if metric in self._tables else 0
 
-    def measured(self, metric: str) -> Sequence[Record]:
+    def measured(self, metric: str) -> Sequence[TriedPlan]:
         """The plans that have samples of `metric`, in the order of their rows."""
         return self._tables[metric].records if metric in self._tables else ()
 
@@ -234,7 +234,7 @@ class Ledger:
         places[order] = np.arange(many)
         return np.concatenate([np.full(len(table.given), float(many)), places])
 
-    def _stack(self, records: Collection[Record]) -> NDArray[np.int16]:
+    def _stack(self, records: Collection[TriedPlan]) -> NDArray[np.int16]:
         dims = len(self._encoding.sizes)
         raw = b"".join(record.codes.tobytes() for record in records)
         return np.frombuffer(raw, dtype=np.int16).reshape(len(records), dims)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from model_opt.search.acquisition import log_feasible
+from model_opt.search.expected_improvement import log_feasible
 from model_opt.search.objective import Limit
 from model_opt.search.sources import Sources
 from model_opt.search.surrogate import Surrogate
@@ -119,7 +119,7 @@ class MetricModel:
         carried = np.minimum(self._warp.noise(rows.mean, known), 4.0)
         return np.where(np.isnan(rows.variance), _GUESS / rows.count, carried)
 
-    def believe(self, codes: NDArray[np.int16]) -> None:
+    def add_pending(self, codes: NDArray[np.int16]) -> None:
         """Takes plans in flight, `[plans, decisions]`, as if measured at their posterior mean, until `forget`.
 
         The kriging believer of Ginsbourger, Le Riche and Carraro 2010.
@@ -174,7 +174,7 @@ class MetricModel:
         return log_feasible(mean, std, self.score(limit), limit.at_most)
 
     def feasible_at_rows(self, limit: Limit) -> Array:
-        """P(limit holds) of every row given, `[rows]`; nought or one where there is no noise."""
+        """P(limit holds) of every row given, `[rows]`; zero or one where there is no noise."""
         mean, std = self.at_rows()
         sign = 1.0 if limit.at_most else -1.0
         with np.errstate(over="ignore"):  # a limit far beyond reach

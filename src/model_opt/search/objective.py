@@ -14,7 +14,7 @@ class Limit:
     at_most: bool = True
 
     def excess(self, value: float) -> float:
-        """How far `value` is beyond the bound, as a share of the bound (absolute where that is nought); 0 inside."""
+        """How far `value` is beyond the bound, as a share of the bound (absolute where that is zero); 0 inside."""
         beyond = value - self.bound if self.at_most else self.bound - value
         return max(0.0, beyond) / (abs(self.bound) or 1.0)
 

@@ -1,9 +1,10 @@
 """A plan: what to do to a model, as a set of choices with a key that every machine computes alike."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -45,7 +46,6 @@ class Plan:
         return ", ".join(f"{c.decision}={c.option}" for c in self.choices) or "leave alone"
 
 
-def merge_choices(plan: Plan, choices: Iterable[Choice]) -> Plan:
-    """`plan` with `choices` put in place of its own for the same decisions."""
-    by_decision = {c.decision: c for c in plan.choices} | {c.decision: c for c in choices}
-    return Plan(tuple(by_decision.values()))
+def read_plan(raw: Mapping[str, Any]) -> Plan:
+    """Reads what `asdict` made of a plan."""
+    return Plan(tuple(Choice(**choice) for choice in raw["choices"]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model_opt.search.compiled import Kernels
 from model_opt.search.compiling import kernels
 from model_opt.search.encoding import Encoding
-from model_opt.search.tree import CHUNK, Archive, Rules, Tree, new_archive, new_tree, new_walkers
+from model_opt.search.tree import CHUNK, Archive, ForbiddenMoves, Tree, new_archive, new_tree, new_walkers
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int16]
@@ -61,7 +61,7 @@ class Planner:
         """
         encoding, moves = self._encoding, kernels()
         known, incumbents = (np.ascontiguousarray(codes, dtype=np.int16) for codes in (known, incumbents))
-        rules = Rules(table=encoding.rules, named=encoding.named, known=known)
+        rules = ForbiddenMoves(table=encoding.rules, named=encoding.named, known=known)
         limit = self._evaluations if self.every is None else min(self._evaluations, len(self.every))
         archive = new_archive(
             len(known) + limit + int(encoding.sizes.sum()) + 2 * _WALKERS * CHUNK, encoding.sizes, rng
@@ -81,7 +81,9 @@ class Planner:
         order = np.argsort(-values, kind="stable")
         return Ranking(codes=codes[order], values=values[order], tree=tree)
 
-    def _look_around(self, moves: Kernels, score: Score, archive: Archive, rules: Rules, incumbent: Codes) -> None:
+    def _look_around(
+        self, moves: Kernels, score: Score, archive: Archive, rules: ForbiddenMoves, incumbent: Codes
+    ) -> None:
         """Estimates every one-option change of the incumbent that may be proposed."""
         sizes = self._encoding.sizes
         pairs = [(d, o) for d, size in enumerate(sizes) for o in range(size) if o != incumbent[d]]
@@ -107,7 +109,7 @@ class Planner:
         moves: Kernels,
         score: Score,
         tree: Tree,
-        rules: Rules,
+        rules: ForbiddenMoves,
         archive: Archive,
         incumbents: Codes,
         policy: NDArray[np.float32],

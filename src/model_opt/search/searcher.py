@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from model_opt.errors import InvalidInput
-from model_opt.search.acquisition import log_expected_improvement
 from model_opt.search.beliefs import Beliefs, Estimate, Judged
-from model_opt.search.checks import is_whole
-from model_opt.search.design import draw, hypercube
 from model_opt.search.encoding import Encoding
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
+from model_opt.search.expected_improvement import log_expected_improvement
+from model_opt.search.hypercube import draw, hypercube
+from model_opt.search.is_number import is_whole
 from model_opt.search.ledger import Evidence, Ledger
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
@@ -33,7 +33,7 @@ _REPEATS = 4  # measurements of a leader, verification included
 _ENOUGH = 5  # figures of the objective from which a model tells more than distance does, to many workers that begin
 _DRAWN = 512
 _HOPELESS = 1e-3
-_BELIEVED = 64
+_PENDING = 64
 _SHORTLIST = 64
 
 
@@ -62,15 +62,39 @@ class OptionSummary:
 class Searcher:
     """Sequential model-based search over the plans of one space.
 
-    `noise` is the variance of one observation per metric: 0 or absent is exact, None unknown. `first` are plans to try
-    before others, after the one that leaves every decision alone. `given` are figures that need no measuring, such as
-    those of the user's model beside itself: taken as exact and recommended like others, but neither proposed nor
-    counted; a plan that the space does not have (a decision is frozen) is compared with in the end, and teaches
-    nothing, and leaving every decision alone is then a plan like others. `prior` weighs (decision, option) pairs, 1
-    where nothing is said. `budget` counts settled outcomes, failures included; it may be set anew at any time.
-    `tree_nodes` bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without
-    growing. What `ask` answers depends on the seed and on what was told and asked before, in order, and on nothing
-    else. Raises `InvalidInput` for a `first` plan that the space does not allow.
+    What `ask` answers depends on the seed and on what was told and asked before, in order, and on nothing else.
+
+    Parameters
+    ----------
+    space
+        The decisions, and what is not allowed together.
+    objective
+        The metric that is made small or large, and the limits.
+    budget
+        How many outcomes may be settled, failures included; it may be set anew at any time.
+    seed
+        At least 0.
+    noise
+        The variance of one observation per metric: 0 or absent is exact, None unknown.
+    first
+        Plans to try before others, after the one that leaves every decision alone.
+    given
+        Figures that need no measuring, such as those of the user's model beside itself: taken as exact and recommended
+        like others, but neither proposed nor counted. A plan that the space does not have (a decision is frozen) is
+        compared with in the end, and teaches nothing, and leaving every decision alone is then a plan like others.
+    prior
+        Weights of (decision, option) pairs, 1 where nothing is said.
+    evidence
+        What is known of plans from elsewhere.
+    evaluations
+        How many plans are looked at for a suggestion.
+    tree_nodes
+        Bounds the tree's memory: a node of 12 options takes 198 bytes, and a full tree is searched on without growing.
+
+    Raises
+    ------
+    InvalidInput
+        For a `first` plan that the space does not allow, and for numbers that mean nothing.
     """
 
     def __init__(
@@ -144,32 +168,32 @@ class Searcher:
 
     # asking ---------------------------------------------------------------------------------------------------------
 
-    def ask(self, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> Proposal | None:
+    def ask(self, *, owned: Owned | None = None, pending: Sequence[Plan] = ()) -> Proposal | None:
         """The plan to measure next, or None: the budget is settled, or there is nothing left that is `owned`.
 
-        `believed` are plans in flight elsewhere: they are not proposed, and are taken as measured at what is expected.
+        `pending` are plans in flight elsewhere: they are not proposed, and are taken as measured at what is expected.
         """
-        return next(iter(self.ask_many(1, owned=owned, believed=believed)), None)
+        return next(iter(self.ask_many(1, owned=owned, pending=pending)), None)
 
-    def ask_many(self, many: int, *, owned: Owned | None = None, believed: Sequence[Plan] = ()) -> list[Proposal]:
+    def ask_many(self, many: int, *, owned: Owned | None = None, pending: Sequence[Plan] = ()) -> list[Proposal]:
         """Up to `many` distinct plans, best first, each chosen as if those before it were in flight."""
         if many < 1:
             raise InvalidInput(f"at least one plan must be asked for, not {many}")
-        if self.settled + len(believed) >= self.budget:
+        if self.settled + len(pending) >= self.budget:
             return []
         mine = self._promising(owned)
-        rng = np.random.default_rng([self._seed, self.settled, len(believed)])
-        if self.settled + len(believed) >= self.budget - self._verifications_left():
-            leaders = self._leaders(mine, believed, contend=True)[:many]
+        rng = np.random.default_rng([self._seed, self.settled, len(pending)])
+        if self.settled + len(pending) >= self.budget - self._verifications_left():
+            leaders = self._leaders(mine, pending, contend=True)[:many]
             if leaders:
                 return self._proposals(leaders, Purpose.VERIFY)
-        plans = [plan for plan in self._waiting_first_plans(believed) if mine(plan)][:many]
+        plans = [plan for plan in self._waiting_first_plans(pending) if mine(plan)][:many]
         if len(plans) < many and not (plans and self.settled < len(self._start)):
-            plans += self._explore(many - len(plans), mine, [*believed, *plans], rng)
+            plans += self._explore(many - len(plans), mine, [*pending, *plans], rng)
         if (
             not plans and self.verifications
         ):  # nothing is left to explore: the rest of the budget makes the leaders surer
-            return self._proposals(self._leaders(mine, believed)[:many], Purpose.VERIFY)
+            return self._proposals(self._leaders(mine, pending)[:many], Purpose.VERIFY)
         return self._proposals(plans, Purpose.EXPLORE)
 
     def _promising(self, owned: Owned | None) -> Owned:
@@ -204,16 +228,16 @@ class Searcher:
         """Leave-alone, the plans that were named, and those drawn that the budget has room for: time may run out."""
         return [*self._named, *self._drawn[: self._room()]]
 
-    def _waiting_first_plans(self, believed: Sequence[Plan]) -> Iterator[Plan]:
+    def _waiting_first_plans(self, pending: Sequence[Plan]) -> Iterator[Plan]:
         """Drawn ones only while the start lasts: time that was gained since is the model's."""
-        taken = {plan.key for plan in believed} | self._ledger.records.keys()
+        taken = {plan.key for plan in pending} | self._ledger.records.keys()
         start = self._start if self.settled < len(self._start) else self._named
         return (plan for plan in start if plan.key not in taken)
 
-    def _explore(self, many: int, mine: Owned, believed: Sequence[Plan], rng: np.random.Generator) -> list[Plan]:
+    def _explore(self, many: int, mine: Owned, pending: Sequence[Plan], rng: np.random.Generator) -> list[Plan]:
         """The best plans by acquisition that are neither settled nor in flight."""
-        flying = self._encoding.encode(believed[-_BELIEVED:])
-        known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(believed)]), axis=0)
+        assumed = self._encoding.encode(pending[-_PENDING:])
+        known = np.unique(np.concatenate([self._ledger.codes, self._encoding.encode(pending)]), axis=0)
         if self._planner.every is not None and len(known) >= len(self._planner.every):
             return []
         if self.settled < len(self._start) and self._ledger.figures(self.objective.metric) < _ENOUGH:
@@ -221,7 +245,7 @@ class Searcher:
             if far:
                 return [self._encoding.decode(codes) for codes in far]
         self._beliefs.refresh(self.objective)
-        self._beliefs.believe(self.objective, flying)
+        self._beliefs.add_pending(self.objective, assumed)
         judged = self._beliefs.judged(self.objective)
         score = self._beliefs.acquisition(self.objective, _incumbent(judged))
         ranking = self._planner.rank(
@@ -285,11 +309,11 @@ class Searcher:
             best = 0 if not chosen else int(np.argmax(score(shortlist)))
             chosen.append(shortlist[best])
             if len(chosen) < many:
-                self._beliefs.believe(self.objective, shortlist[best : best + 1])
+                self._beliefs.add_pending(self.objective, shortlist[best : best + 1])
             shortlist = np.delete(shortlist, best, axis=0)
         return chosen
 
-    def _leaders(self, mine: Owned, believed: Sequence[Plan], *, contend: bool = False) -> list[Plan]:
+    def _leaders(self, mine: Owned, pending: Sequence[Plan], *, contend: bool = False) -> list[Plan]:
         """Measured plans worth another measurement: the answer as it stands where it was measured once, then the others
         by the same acquisition, from what is believed of them; to `contend`, only those that may yet be the best."""
         self._beliefs.refresh(self.objective)
@@ -304,10 +328,10 @@ class Searcher:
         answer = recommend(judged, self.objective, self._ledger).plan.key
         unsure = [record.plan.key == answer and record.attempts == 1 for record in judged.records]
         value = np.where(unsure, np.inf, value)
-        flying = {plan.key for plan in believed}
+        taken = {plan.key for plan in pending}
         order = (judged.records[i] for i in np.argsort(-value, kind="stable") if value[i] > -np.inf)
         again = (record for record in order if record.attempts < _REPEATS and not record.exact)
-        return [record.plan for record in again if record.plan.key not in flying and mine(record.plan)]
+        return [record.plan for record in again if record.plan.key not in taken and mine(record.plan)]
 
     # telling and answering ------------------------------------------------------------------------------------------
 
@@ -368,9 +392,9 @@ class Searcher:
         self._beliefs.refresh(self.objective)
         return dict(zip(self._encoding.names, map(float, self._beliefs.importance(self.objective)), strict=True))
 
-    def heeded(self) -> Mapping[str, Mapping[str, float]]:
+    def source_weights(self) -> Mapping[str, Mapping[str, float]]:
         """How far each source of evidence is believed now, within 0 and 1, by metric: what was learnt of it here."""
-        return self._beliefs.heeded(self.objective)
+        return self._beliefs.source_weights(self.objective)
 
     def tree_summary(self) -> tuple[OptionSummary, ...]:
         """The options of the tree's first decision, and below each those of the second, from the last suggestion."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from model_opt.search.kernel import cross, gram, gram_gradient, one_hot, option_tables
+from model_opt.search.gram import cross, gram, gram_gradient, one_hot, option_tables
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.integer]

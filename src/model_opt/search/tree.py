@@ -22,6 +22,11 @@ EXPLORATION = 0.5
 """c of PUCT: Q + c P sqrt(N + 1) / (1 + n) (Rosin 2011; Silver et al. 2017)."""
 
 
+NONE = -1
+"""In the place of a node, a place in the archive, or a count: there is none."""
+IDLE, STARTING, CLIMBING = 0, 1, 2
+"""What a walker does: nothing yet, it waits for the estimate of its start, it waits for those of changes."""
+
 _HALF, _ONE, _MASKED = np.float32(0.5), np.float32(1.0), np.float32(-np.inf)
 _VECTORS = {"nnan", "nsz"}
 """What lets LLVM find a greatest number by vectors. Nothing that rounds differently: the twins would part."""
@@ -45,8 +50,8 @@ def kernel(*, entry: bool = False, **options: Any) -> Callable[[Callable[..., An
 
 
 class Tree(NamedTuple):
-    """`children` `[nodes, options]` (-1: not expanded); `visits`, `total` and `best` of the values in [0, 1] backed up
-    through each edge, `[nodes, options]`, `best` -inf where the edge is masked: not allowed, exhausted, or no such
+    """`children` `[nodes, options]` (`NONE`: not expanded); `visits`, `total` and `best` of the values in [0, 1] backed
+    up through each edge, `[nodes, options]`, `best` -inf where the edge is masked: not allowed, exhausted, or no such
     option; `parent` and `edge` `[nodes]`; `used` `[1]`: nodes in use; `order` `[depths]`: which decision each depth
     decides; `sizes` `[depths]`; `scores` `[options]`: room for one node's. Bytes per node of 12 options: 198."""
 
@@ -62,7 +67,7 @@ class Tree(NamedTuple):
     scores: NDArray[np.float32]
 
 
-class Rules(NamedTuple):
+class ForbiddenMoves(NamedTuple):
     """What may not be proposed: `table` `[rules, decisions, widest]` and `named` `[rules, decisions]` as in `Encoding`;
     `known` `[plans, decisions]`: plans that are settled or in flight."""
 
@@ -76,11 +81,11 @@ def new_tree(order: NDArray[np.int64], sizes: NDArray[np.int64], capacity: int) 
     widest = int(sizes.max())
     shape = (capacity, widest)
     tree = Tree(
-        children=np.full(shape, -1, dtype=np.int32),
+        children=np.full(shape, NONE, dtype=np.int32),
         visits=np.zeros(shape, dtype=np.int32),
         total=np.zeros(shape, dtype=np.float32),
         best=np.zeros(shape, dtype=np.float32),
-        parent=np.full(capacity, -1, dtype=np.int32),
+        parent=np.full(capacity, NONE, dtype=np.int32),
         edge=np.zeros(capacity, dtype=np.int16),
         used=np.ones(1, dtype=np.int64),
         order=np.ascontiguousarray(order, dtype=np.int64),
@@ -117,7 +122,7 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
             chosen += 1
         nodes[depth], options[depth] = node, chosen
         depth += 1
-        node = tree.children[node, chosen] if depth < len(tree.sizes) else -1
+        node = tree.children[node, chosen] if depth < len(tree.sizes) else NONE
     for i in range(depth):
         tree.visits[nodes[i], options[i]] += 1
     return depth
@@ -125,9 +130,10 @@ def select(tree, prior, nodes, options):  # type: ignore[no-untyped-def]
 
 @kernel()
 def expand(tree, node, option, depth):  # type: ignore[no-untyped-def]
-    """Adds the child below an edge whose node is at `depth` - 1; returns it, or -1 where the tree is full or ends."""
+    """Adds the child below an edge whose node is at `depth` - 1; returns it, or `NONE` where the tree is full or
+    ends."""
     if tree.used[0] >= len(tree.parent) or depth >= len(tree.sizes):
-        return -1
+        return NONE
     child = tree.used[0]
     tree.used[0] += 1
     tree.children[node, option] = child
@@ -236,9 +242,9 @@ class Archive(NamedTuple):
 
 
 class Walkers(NamedTuple):
-    """`codes` `[walkers, decisions]`, `values` `[walkers]`; `state` `[walkers]`: 0 idle, 1 at a start, 2 climbing;
+    """`codes` `[walkers, decisions]`, `values` `[walkers]`; `state` `[walkers]`: `IDLE`, `STARTING` or `CLIMBING`;
     `moves` `[walkers, changes]` a shuffled list of all (decision, option) pairs, `cursor` how far it is tried;
-    `picks` `[walkers, CHUNK]` archive places of the changes being estimated (-1: none); `nodes`, `options` `[walkers,
+    `picks` `[walkers, CHUNK]` archive places of the changes being estimated (or `NONE`); `nodes`, `options` `[walkers,
     decisions]` and `depth` `[walkers]` the path down the tree; `pairs` `[changes, 2]`; `random` `[1]` the generator's
     state."""
 
@@ -259,7 +265,7 @@ def new_archive(capacity: int, sizes: NDArray[np.int64], rng: np.random.Generato
     """Room for `capacity` plans."""
     widest = int(sizes.max())
     return Archive(
-        slots=np.full(1 << (2 * capacity - 1).bit_length(), -1, dtype=np.int32),
+        slots=np.full(1 << (2 * capacity - 1).bit_length(), NONE, dtype=np.int32),
         hashes=np.zeros(capacity, dtype=np.uint64),
         codes=np.zeros((capacity, len(sizes)), dtype=np.int16),
         values=np.full(capacity, -np.inf),
@@ -274,10 +280,10 @@ def new_walkers(many: int, sizes: NDArray[np.int64], rng: np.random.Generator) -
     return Walkers(
         codes=np.zeros((many, len(sizes)), dtype=np.int16),
         values=np.full(many, -np.inf),
-        state=np.zeros(many, dtype=np.int64),
+        state=np.full(many, IDLE, dtype=np.int64),
         moves=np.tile(np.arange(len(pairs)), (many, 1)),
         cursor=np.zeros(many, dtype=np.int64),
-        picks=np.full((many, CHUNK), -1, dtype=np.int64),
+        picks=np.full((many, CHUNK), NONE, dtype=np.int64),
         nodes=np.zeros((many, len(sizes)), dtype=np.int64),
         options=np.zeros((many, len(sizes)), dtype=np.int64),
         depth=np.zeros(many, dtype=np.int64),
@@ -288,7 +294,7 @@ def new_walkers(many: int, sizes: NDArray[np.int64], rng: np.random.Generator) -
 
 @kernel()
 def enlist(archive, codes):  # type: ignore[no-untyped-def]
-    """The place of a plan in the archive, and whether it is new there; -1 where the archive is full."""
+    """The place of a plan in the archive, and whether it is new there; `NONE` where the archive is full."""
     word = np.uint64(0)
     for d in range(len(codes)):
         word ^= archive.twist[d, codes[d]]
@@ -300,7 +306,7 @@ def enlist(archive, codes):  # type: ignore[no-untyped-def]
         at = (at + np.uint64(1)) & last
     place = archive.used[0]
     if place >= len(archive.hashes):
-        return np.int64(-1), False
+        return np.int64(NONE), False
     archive.slots[at], archive.hashes[place] = place, word
     for d in range(len(codes)):
         archive.codes[place, d] = codes[d]
@@ -376,7 +382,7 @@ def _shuffle(walkers, w):  # type: ignore[no-untyped-def]
 @kernel()
 def _arrive(tree, archive, walkers, w, top):  # type: ignore[no-untyped-def]
     """Takes the estimates that walker `w` waited for: moves it, or ends its climb and backs its value up."""
-    target, value = -1, walkers.values[w]
+    target, value = NONE, walkers.values[w]
     for c in range(CHUNK):
         place = walkers.picks[w, c]
         if place >= 0 and archive.values[place] > value + 1e-9:
@@ -389,7 +395,7 @@ def _arrive(tree, archive, walkers, w, top):  # type: ignore[no-untyped-def]
     elif walkers.cursor[w] >= len(walkers.pairs):
         scaled = max(0.0, 1.0 - (top - value) / NATS) if value > -np.inf else 0.0
         back_up(tree, walkers.nodes[w], walkers.options[w], walkers.depth[w], scaled)
-        walkers.state[w] = 0
+        walkers.state[w] = IDLE
 
 
 @kernel()
@@ -407,21 +413,21 @@ def step(tree, rules, archive, walkers, places, incumbents, prior, top):  # type
     """Moves every walker on once the estimates it waited for are in `archive.values`, the greatest of which is `top`.
 
     Writes the archive places of what waits for an estimate now to `places`, `[walkers * CHUNK]`; returns how many, or
-    -1 where nothing is left to explore.
+    `NONE` where nothing is left to explore.
     """
     waiting, alive = np.int64(0), False
     for w in range(len(walkers.state)):
-        if walkers.state[w] == 1:  # its start has been estimated
+        if walkers.state[w] == STARTING:  # its start has been estimated
             walkers.values[w] = archive.values[walkers.picks[w, 0]] if walkers.picks[w, 0] >= 0 else -np.inf
-            walkers.state[w] = 2
-        elif walkers.state[w] == 2:
+            walkers.state[w] = CLIMBING
+        elif walkers.state[w] == CLIMBING:
             _arrive(tree, archive, walkers, w, top)
         for c in range(CHUNK):
-            walkers.picks[w, c] = -1
+            walkers.picks[w, c] = NONE
         codes = walkers.codes[w]
-        if walkers.state[w] == 0:
+        if walkers.state[w] == IDLE:
             if _start(tree, rules, walkers, w, incumbents, prior):
-                walkers.state[w] = 1
+                walkers.state[w] = STARTING
                 _shuffle(walkers, w)
                 walkers.picks[w, 0], waiting = _await(archive, places, waiting, codes, rules)
             alive |= walkers.depth[w] > 0
@@ -438,4 +444,4 @@ def step(tree, rules, archive, walkers, places, incumbents, prior, top):  # type
                 walkers.picks[w, taken], waiting = _await(archive, places, waiting, codes, rules)
                 codes[d] = old
                 taken += 1
-    return waiting if alive else -1
+    return waiting if alive else NONE

@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput, StoreError
-from model_opt.federation.envelope import Envelope, Record, Revocation, Snapshot, check_name
-from model_opt.federation.join import Cursor, Link, Policy, StreamKey, cursors
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import Envelope, Record, Revocation, check_name
+from model_opt.federation.join import ChainLink, Cursor, Policy, StreamKey, cursors
+from model_opt.federation.record_index import link_of
 from model_opt.federation.row import Row
-from model_opt.federation.sealed import Sealed
-from model_opt.federation.wire import Head, Limits, decode_record, read_head
+from model_opt.federation.store import Counts, OriginSummary
+from model_opt.federation.wire import WireLimits, decode_record, read_head
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.neighbours import Neighbours, check_query
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts, OriginSummary
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _PAGE = 200
 class Write:
     """One record to be kept, and those of its envelopes whose rows are to be written."""
 
-    sealed: Sealed
+    encoded: EncodedRecord
     envelopes: tuple[Envelope, ...]
 
 
@@ -45,11 +46,13 @@ class BaseStore(ABC):
     rows_schema = 1
     """The version of how a back end lays rows out. Where a store's is older, rows are derived from the records anew."""
 
-    def __init__(self, *, federation: str = "local", retry: Retry | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *, federation: str = "local", retry: Retry | None = None, limits: WireLimits | None = None
+    ) -> None:
         """Nothing is touched before the first call. `limits` are for records given as bytes."""
         self.federation = check_name("federation", federation)
         self._retry = retry or Retry()
-        self._limits = limits or Limits()
+        self._limits = limits or WireLimits()
         self._lock = threading.RLock()
         self._connected = False
         self._policy = Policy()
@@ -66,15 +69,15 @@ class BaseStore(ABC):
 
     def append(self, *records: bytes | Record) -> int:
         """See `KnowledgeStore.append`."""
-        sealed = [self._seal(record) for record in records]
-        return self._call(lambda: self._append(sealed)) if sealed else 0
+        encoded = [self._seal(record) for record in records]
+        return self._call(lambda: self._append(encoded)) if encoded else 0
 
     def rows(self, signatures: Iterable[str] | None = None) -> list[Row]:
         """See `KnowledgeStore.rows`."""
         keys = None if signatures is None else sorted(set(signatures))
         return self._call(lambda: self._admitted_rows(keys))
 
-    def nearest(self, query: Signature | NDArray[np.float32], k: int = 5) -> list[tuple[Signature, float]]:
+    def nearest(self, query: ModelSignature | NDArray[np.float32], k: int = 5) -> list[tuple[ModelSignature, float]]:
         """See `KnowledgeStore.nearest`: exact, by comparing with every signature."""
         vector = check_query(query, k)
         return self._call(lambda: self._known_signatures().nearest(vector, k))
@@ -117,7 +120,7 @@ class BaseStore(ABC):
         """How far every (federation, origin, epoch) is known without a gap; reads every record's head."""
         return cursors(link for _, data in self.envelopes() for link in _links(data, self._limits))
 
-    def signatures(self) -> dict[str, Signature]:
+    def signatures(self) -> dict[str, ModelSignature]:
         """See `Inspection.signatures`."""
         return self._call(lambda: dict(self._known_signatures().by_key))
 
@@ -138,13 +141,15 @@ class BaseStore(ABC):
 
     # How
 
-    def _seal(self, record: bytes | Record) -> Sealed:
-        sealed = Sealed.of(record) if not isinstance(record, bytes) else Sealed.open(record, self._limits)
-        if sealed.record.federation != self.federation:
+    def _seal(self, record: bytes | Record) -> EncodedRecord:
+        encoded = (
+            EncodedRecord.of(record) if not isinstance(record, bytes) else EncodedRecord.open(record, self._limits)
+        )
+        if encoded.record.federation != self.federation:
             raise InvalidInput(
-                f"a record of federation {sealed.record.federation!r}; this store is {self.federation!r}"
+                f"a record of federation {encoded.record.federation!r}; this store is {self.federation!r}"
             )
-        return sealed
+        return encoded
 
     def _call(self, action: Callable[[], T]) -> T:
         def connected() -> T:
@@ -169,25 +174,23 @@ class BaseStore(ABC):
             _log.info("%r: deriving rows anew (schema %d to %d)", self, found, self.rows_schema)
             self._rebuild()
 
-    def _append(self, sealed: Sequence[Sealed]) -> int:
+    def _append(self, encoded: Sequence[EncodedRecord]) -> int:
         with self._transaction():
             policy = self._fresh_policy()
-            laws = [one.record for one in sealed if not isinstance(one.record, Envelope)]
+            laws = [one.record for one in encoded if not isinstance(one.record, Envelope)]
             if not laws:
-                return self._put([_write(one, policy) for one in sealed])
+                return self._put([_write(one, policy) for one in encoded])
             self._set_schema(STALE)
             policy = policy.with_records(laws)
-            new = self._put([_write(one, policy) for one in sealed])
+            new = self._put([_write(one, policy) for one in encoded])
             for law in laws:
                 self._obey(law, policy)
             self._set_schema(self.rows_schema)
             return new
 
     def _obey(self, law: Record, policy: Policy) -> None:
-        """Takes rows away that a snapshot has replaced or a revocation refuses, and puts earlier ones back."""
-        if isinstance(law, Snapshot):
-            self._forget(law.origin, law.replaces)
-        elif isinstance(law, Revocation):
+        """Takes rows away that a revocation refuses, and puts earlier ones back."""
+        if isinstance(law, Revocation):
             self._forget(law.origin, None if law.everything else sorted(law.epochs))
             if not law.everything:
                 self._derive(policy, origin=law.origin)
@@ -206,7 +209,7 @@ class BaseStore(ABC):
             cursor = page[-1][0]
             for _, data in page:
                 if origin is None or read_head(data, self._limits).origin == origin:
-                    self._put_rows(_write(Sealed.open(data, self._limits), policy).envelopes)
+                    self._put_rows(_write(EncodedRecord.open(data, self._limits), policy).envelopes)
 
     def _fresh_policy(self) -> Policy:
         while page := self._records(self._policy_cursor, _PAGE, policies=True):
@@ -218,10 +221,10 @@ class BaseStore(ABC):
         while True:
             policy = self._fresh_policy()
             rows = self._rows(keys)
-            # A snapshot or revocation that landed between the two reads would show half of what it did.
+            # A revocation that landed between the two reads would show half of what it did.
             if self._fresh_policy() is policy:
                 break
-        if policy.tombstones or policy.refused:
+        if policy.refused:
             rows = [row for row in rows if policy.admits_row(row)]
         return sorted(rows, key=lambda row: row.key)
 
@@ -271,7 +274,7 @@ class BaseStore(ABC):
 
     @abstractmethod
     def _records(self, since: int, limit: int, *, policies: bool) -> list[tuple[int, bytes]]:
-        """At most `limit` records after the cursor, in order; with `policies` only snapshots and revocations."""
+        """At most `limit` records after the cursor, in order; with `policies` only revocations."""
 
     @abstractmethod
     def _rows(self, keys: Sequence[str] | None) -> list[Row]:
@@ -282,7 +285,7 @@ class BaseStore(ABC):
         """Something that differs whenever the set of signatures does; cheap."""
 
     @abstractmethod
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         """Every signature that has rows, by key."""
 
     @abstractmethod
@@ -294,24 +297,10 @@ class BaseStore(ABC):
         """How much there is."""
 
 
-def _write(sealed: Sealed, policy: Policy) -> Write:
-    return Write(sealed=sealed, envelopes=tuple(e for e in sealed.envelopes if policy.admits_envelope(e)))
+def _write(encoded: EncodedRecord, policy: Policy) -> Write:
+    return Write(encoded=encoded, envelopes=tuple(e for e in encoded.envelopes if policy.admits_envelope(e)))
 
 
-def _links(data: bytes, limits: Limits) -> list[Link]:
+def _links(data: bytes, limits: WireLimits) -> list[ChainLink]:
     head = read_head(data, limits)
-    if head.kind == "envelope":
-        return [_link(head)]
-    if head.kind == "snapshot":
-        record = decode_record(data, limits)
-        return [_link(read_head(Sealed.of(part).data, limits)) for part in Sealed.of(record).envelopes]
-    return []
-
-
-def _link(head: Head) -> Link:
-    return Link(
-        stream=(head.federation, head.origin, head.fields["epoch"]),
-        sequence=head.fields["sequence"],
-        previous=head.fields["previous"].hex(),
-        digest=head.digest,
-    )
+    return [link_of(head)] if head.kind == "envelope" else []

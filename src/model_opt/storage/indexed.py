@@ -7,15 +7,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_opt.errors import StoreError
+from model_opt.errors import InvalidInput, StoreError
 from model_opt.federation.envelope import Record, Revocation
 from model_opt.federation.join import Cursor, StreamKey
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.row import Row
+from model_opt.federation.store import Counts, Inspection, KnowledgeStore, OriginSummary
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
-from model_opt.storage.knowledge import InspectableStore
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.neighbours import Neighbours, check_query
-from model_opt.storage.store import Counts, OriginSummary
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class SignatureIndex(Protocol):
     def keys(self) -> set[str]:
         """The keys of the signatures that are indexed."""
 
-    def add(self, signatures: Sequence[Signature]) -> None:
+    def add(self, signatures: Sequence[ModelSignature]) -> None:
         """Adds or replaces."""
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class IndexedStore:
         """See `KnowledgeStore.rows`."""
         return self.store.rows(signatures)
 
-    def nearest(self, query: Signature | NDArray[np.float32], k: int = 5) -> list[tuple[Signature, float]]:
+    def nearest(self, query: ModelSignature | NDArray[np.float32], k: int = 5) -> list[tuple[ModelSignature, float]]:
         """See `KnowledgeStore.nearest`: candidates come from the index, and are ordered by their exact similarity."""
         vector = check_query(query, k)
         if not self._follow():
@@ -127,7 +127,7 @@ class IndexedStore:
         """See `Inspection.origins`."""
         return self.store.origins()
 
-    def signatures(self) -> dict[str, Signature]:
+    def signatures(self) -> dict[str, ModelSignature]:
         """See `Inspection.signatures`."""
         return self.store.signatures()
 
@@ -142,3 +142,10 @@ class IndexedStore:
     def envelopes(self, since: int = 0, page: int = 200) -> Iterator[tuple[int, bytes]]:
         """See `Inspection.envelopes`."""
         return self.store.envelopes(since, page)
+
+
+def inspectable(store: KnowledgeStore) -> InspectableStore:
+    """`store`, of which an index can be made; raises `InvalidInput` where it cannot tell what it holds."""
+    if not isinstance(store, Inspection):
+        raise InvalidInput(f"{store!r} cannot be inspected, so no index can be made from it")
+    return store

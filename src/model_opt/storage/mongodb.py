@@ -14,16 +14,16 @@ from model_opt.errors import MissingDependency, StoreConflict, StoreError, Store
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Signature
+from model_opt.storage.address import redacted, understood
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.open import redacted, understood
 from model_opt.storage.plain_rows import in_batches, plain_rows, plan_text
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
 
 _BATCH = 2000
 _DUPLICATE = 11000
@@ -40,7 +40,7 @@ class MongoDBBackend(BaseStore):
         database: str = "model_opt",
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
         **options: Any,
     ) -> None:
         """`options` go to `pymongo.MongoClient`: `tls`, `tlsCAFile`, `username`, `password`, …"""
@@ -117,7 +117,7 @@ class MongoDBBackend(BaseStore):
 
     def _unknown(self, writes: Sequence[Write]) -> list[Write]:
         """The writes whose records are not there, each once; raises `StoreConflict` where another is in its place."""
-        places = [self._id(write.sealed.identity) for write in writes]
+        places = [self._id(write.encoded.identity) for write in writes]
         with self._translated():
             found = self._db.records.find({"_id": {"$in": places}}, {"digest": 1})
             known = {document["_id"]: document["digest"] for document in found}
@@ -125,8 +125,8 @@ class MongoDBBackend(BaseStore):
         for place, write in zip(places, writes, strict=True):
             if place not in known:
                 new.append(write)
-            if known.setdefault(place, write.sealed.digest) != write.sealed.digest:
-                raise StoreConflict(f"{write.sealed.identity} is there already, and says something else")
+            if known.setdefault(place, write.encoded.digest) != write.encoded.digest:
+                raise StoreConflict(f"{write.encoded.identity} is there already, and says something else")
         return new
 
     def _put_together(self, writes: Sequence[Write]) -> int:
@@ -159,8 +159,8 @@ class MongoDBBackend(BaseStore):
                     known = self._db.records.find_one({"_id": document["_id"]}, {"digest": 1})
                     if known is None:
                         continue
-                    if known["digest"] != write.sealed.digest:
-                        message = f"{write.sealed.identity} was written by somebody else meanwhile"
+                    if known["digest"] != write.encoded.digest:
+                        message = f"{write.encoded.identity} was written by somebody else meanwhile"
                         raise StoreConflict(message) from None
                     return 0
                 return 1
@@ -170,13 +170,13 @@ class MongoDBBackend(BaseStore):
         return int(last["cursor"]) if last else 0
 
     def _record(self, write: Write) -> dict[str, Any]:
-        sealed = write.sealed
+        encoded = write.encoded
         return {
-            "_id": self._id(sealed.identity),
+            "_id": self._id(encoded.identity),
             "federation": self.federation,
-            "law": sealed.kind != "envelope",
-            "digest": sealed.digest,
-            "data": sealed.data,
+            "law": encoded.kind != "envelope",
+            "digest": encoded.digest,
+            "data": encoded.data,
         }
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
@@ -310,7 +310,7 @@ class MongoDBBackend(BaseStore):
         with self._translated():
             return self._db.signatures.count_documents({"federation": self.federation})
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         with self._translated():
             found = self._db.signatures.find({"federation": self.federation})
             return {document["key"]: signature_of(document["fields"]) for document in found}

@@ -133,15 +133,3 @@ FORGET = (
 
 In schema 1 plans were nodes of their own, behind `:PLAN`.
 """
-
-FOLD = """
-MATCH (s:Signature {key: $signature})-[:ROOT]->(root:State)
-MATCH (root)-[:OPTION*0..]->(:State)-[edge:OPTION]->(below:State)
-MATCH (below)-[:OPTION*0..]->(plan:Plan)<-[:OF]-(m:Measurement)
-WITH edge, count(DISTINCT plan) AS plans, sum(coalesce(m.log_speedup_n, 0)) AS samples,
-  avg(m.log_speedup_mean) AS log_speedup, avg(m.log_size_ratio_mean) AS log_size_ratio,
-  avg(m.accuracy_drop_mean) AS accuracy_drop
-SET edge.derived = true, edge.plans = plans, edge.samples = samples, edge.log_speedup_mean = log_speedup,
-  edge.log_size_ratio_mean = log_size_ratio, edge.accuracy_drop_mean = accuracy_drop
-RETURN count(edge) AS edges
-"""

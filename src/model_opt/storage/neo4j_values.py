@@ -11,13 +11,13 @@ from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
+from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Signature
 from model_opt.storage.plain_rows import PlainChoice, plain_rows, plan_text
 
 
-def signature_node(federation: str, signature: Signature) -> dict[str, Any]:
-    """The properties of a `:Signature`; `value` is all of it, as JSON."""
+def signature_node(federation: str, signature: ModelSignature) -> dict[str, Any]:
+    """The properties of a `:ModelSignature`; `value` is all of it, as JSON."""
     return {
         "key": f"{federation}|{signature.key}",
         "federation": federation,
@@ -29,7 +29,7 @@ def signature_node(federation: str, signature: Signature) -> dict[str, Any]:
     }
 
 
-def signature_value(value: str) -> Signature:
+def signature_value(value: str) -> ModelSignature:
     """The signature of a node's `value`."""
     return signature_of(json.loads(value))
 

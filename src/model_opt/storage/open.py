@@ -1,31 +1,13 @@
 """One way in: a URL, a path, or a store."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import ParseResult, parse_qsl, unquote, urlencode, urlparse
 
 from model_opt.errors import InvalidInput, UnknownName
+from model_opt.federation.store import KnowledgeStore
 from model_opt.folders import data_folder
-from model_opt.storage.store import KnowledgeStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """A store's URL in parts; the password is in no `repr` of it."""
-
-    parts: ParseResult
-    options: Mapping[str, str]
-    federation: str
-
-    def __repr__(self) -> str:
-        return f"Address({redacted(self.parts.geturl())!r})"
-
-    def driver_url(self) -> str:
-        """The URL as its driver wants it: with the options that are not ours, and with the password."""
-        return self.parts._replace(query=urlencode(self.options)).geturl()
-
+from model_opt.storage.address import Address
 
 _OURS = ("chroma", "federation")
 
@@ -38,10 +20,20 @@ def default_store_path() -> Path:
 def open_store(store: str | Path | KnowledgeStore, federation: str = "local") -> KnowledgeStore:
     """The store that a URL or path names; a store is handed back as it is. Nothing is connected yet.
 
-    `sqlite:///relative.db` or `sqlite:////absolute.db`, `neo4j://user:password@host:7687/database` (also `bolt`, and
-    with `+s` for TLS), `redis://…` and `rediss://…`, `mongodb://…` and `mongodb+srv://…`, and paths that end in
-    `.json`, `.db` or `.sqlite`. Any of them takes `?federation=NAME`, and `?chroma=` with a folder or the URL of a
-    Chroma server for the index of signatures. Other options go to the driver. Raises `UnknownName` for another scheme.
+    Parameters
+    ----------
+    store
+        `sqlite:///relative.db` or `sqlite:////absolute.db`, `neo4j://user:password@host:7687/database` (also `bolt`,
+        and with `+s` for TLS), `redis://…` and `rediss://…`, `mongodb://…` and `mongodb+srv://…`, or a path that ends
+        in `.json`, `.db` or `.sqlite`. A URL takes `?federation=NAME`, and `?chroma=` with a folder or the URL of a
+        Chroma server for the index of model signatures; its other options go to the driver.
+    federation
+        The name under which knowledge is shared, where a URL says none.
+
+    Raises
+    ------
+    InvalidInput, UnknownName
+        For an address that cannot be read, or another scheme.
     """
     if not isinstance(store, str | Path):
         return store
@@ -73,24 +65,6 @@ def _check_host(parts: ParseResult) -> None:
         raise InvalidInput(f"the {parts.scheme} URL names no host: {parts.scheme}://user:password@host:port; {advice}")
 
 
-@contextmanager
-def understood(store: str, *errors: type[Exception]) -> Iterator[None]:
-    """Raises `InvalidInput` where a driver does not understand an address or option; says nothing of its values.
-
-    `errors` are the driver's own for that, beside `TypeError` and `ValueError`.
-    """
-    try:
-        yield
-    except TypeError as error:
-        raise InvalidInput(f"{store}: its driver does not know an option: {str(error).rpartition(' ')[2]}") from None
-    except Exception as error:
-        if not isinstance(error, (ValueError, *errors)):
-            raise
-        raise InvalidInput(
-            f"{store}: its driver cannot read the address or the value of an option, or finds no such name"
-        ) from None
-
-
 def place_of(store: str | Path | KnowledgeStore | None) -> str | None:
     """What another process on this machine opens the same store by; None where only this one has it.
 
@@ -108,18 +82,9 @@ def is_local(place: str) -> bool:
     return "://" not in place or place.startswith("sqlite:")
 
 
-def redacted(url: str) -> str:
-    """`url` with its password replaced by `***`, and without its query."""
-    parts = urlparse(url)
-    user, separator, host = parts.netloc.rpartition("@")
-    if separator:
-        user = f"{user.partition(':')[0]}:***" if ":" in user else user
-    return parts._replace(netloc=f"{user}{separator}{host}", query="").geturl()
-
-
 def _open_path(path: Path, federation: str) -> KnowledgeStore:
     if path.suffix == ".json":
-        from model_opt.storage.json_file import JSONBackend
+        from model_opt.storage.json_backend import JSONBackend
 
         return JSONBackend(path, federation=federation)
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
@@ -140,7 +105,7 @@ def _open_sqlite(address: Address) -> KnowledgeStore:
 
 
 def _open_neo4j(address: Address) -> KnowledgeStore:
-    from model_opt.storage.neo4j_graph import Neo4jBackend
+    from model_opt.storage.neo4j_backend import Neo4jBackend
 
     parts = address.parts
     user = None if parts.username is None else unquote(parts.username)
@@ -154,7 +119,7 @@ def _open_neo4j(address: Address) -> KnowledgeStore:
 
 
 def _open_redis(address: Address) -> KnowledgeStore:
-    from model_opt.storage.redis_hash import RedisBackend
+    from model_opt.storage.redis_backend import RedisBackend
 
     return RedisBackend(url=address.driver_url(), federation=address.federation)
 
@@ -175,13 +140,9 @@ _SCHEMES: dict[str, Callable[[Address], KnowledgeStore]] = {
 
 
 def _indexed(store: KnowledgeStore, where: str) -> KnowledgeStore:
-    from model_opt.storage.chroma import ChromaDBBackend
+    from model_opt.storage.chroma_index import ChromaIndex
+    from model_opt.storage.indexed import IndexedStore, inspectable
 
     if not where:
         raise InvalidInput("?chroma= names a folder, or the URL of a Chroma server")
-    if "://" not in where:
-        return ChromaDBBackend(where, store=store)
-    parts = urlparse(where)
-    secure = parts.scheme == "https"
-    port = parts.port or (443 if secure else 8000)
-    return ChromaDBBackend(host=parts.hostname, port=port, ssl=secure, store=store)
+    return IndexedStore(inspectable(store), ChromaIndex(where, federation=store.federation))

@@ -3,21 +3,23 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import compress
 from pathlib import Path
 
-from model_opt.errors import StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
+from model_opt.errors import StoreConflict, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
-from model_opt.federation.wire import Limits
+from model_opt.federation.store import Counts
+from model_opt.federation.wire import WireLimits
 from model_opt.federation.wire_rows import context_fields, context_of, signature_fields, signature_of
 from model_opt.search.context import Context
-from model_opt.search.signature import Signature
+from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
-from model_opt.storage.packing import Packed, pack_block, unpack
+from model_opt.storage.packed import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.storage.store import Counts
+from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
+from model_opt.storage.transaction import transaction, translated
 
 _BUSY_S = 60.0
 """How long a writer waits for its turn. Turns are not taken in order: on a starved machine 30 s were too short."""
@@ -73,7 +75,7 @@ class SQLiteBackend(BaseStore):
         *,
         federation: str = "local",
         retry: Retry | None = None,
-        limits: Limits | None = None,
+        limits: WireLimits | None = None,
     ) -> None:
         """`path` is made, with its folder, on first use."""
         super().__init__(federation=federation, retry=retry, limits=limits)
@@ -95,12 +97,13 @@ class SQLiteBackend(BaseStore):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             link = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
+                check_kind(link, self.path, SqliteKind.KNOWLEDGE)
                 link.execute("PRAGMA journal_mode = WAL")
                 # NORMAL would lose the last transactions when the machine loses power: an answer is a promise.
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("PRAGMA cache_size = -65536")
                 link.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-                link.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
+                link.executescript(f"BEGIN IMMEDIATE;{claim(SqliteKind.KNOWLEDGE)}{_TABLES}COMMIT;")
             except BaseException:
                 link.close()
                 raise
@@ -111,18 +114,8 @@ class SQLiteBackend(BaseStore):
             self._link.close()
         self._link, self._depth = None, 0
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StoreUnavailable(f"{self!r}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if "malformed" in str(error) or "not a database" in str(error):
-                raise StoreCorrupt(f"{self!r} cannot be read ({error}); it was left as it is") from error
-            raise StoreError(f"{self!r}: {error}") from error
-        except OSError as error:
-            raise StoreUnavailable(f"{self!r}: {error}") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(repr(self))
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
@@ -130,17 +123,12 @@ class SQLiteBackend(BaseStore):
             if self._depth:
                 yield
                 return
-            self._db.execute(f"BEGIN {kind}")
-            self._depth = 1
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            else:
-                self._db.execute("COMMIT")
-            finally:
-                self._depth = 0
+            with transaction(self._db, kind):
+                self._depth = 1
+                try:
+                    yield
+                finally:
+                    self._depth = 0
 
     def _schema(self) -> int | None:
         found = self._read("SELECT value FROM facts WHERE federation = ? AND name = 'rows'", self.federation)
@@ -162,17 +150,17 @@ class SQLiteBackend(BaseStore):
 
     def _keep(self, write: Write) -> bool:
         """Whether the record is new; raises `StoreConflict` where another is in its place."""
-        sealed = write.sealed
+        encoded = write.encoded
         known = self._db.execute(
-            "SELECT digest FROM records WHERE federation = ? AND identity = ?", (self.federation, sealed.identity)
+            "SELECT digest FROM records WHERE federation = ? AND identity = ?", (self.federation, encoded.identity)
         ).fetchone()
         if known is None:
             self._db.execute(
                 "INSERT INTO records (federation, identity, policy, digest, data) VALUES (?, ?, ?, ?, ?)",
-                (self.federation, sealed.identity, sealed.kind != "envelope", sealed.digest, sealed.data),
+                (self.federation, encoded.identity, encoded.kind != "envelope", encoded.digest, encoded.data),
             )
-        elif known[0] != sealed.digest:
-            raise StoreConflict(f"{sealed.identity} is there already, and says something else")
+        elif known[0] != encoded.digest:
+            raise StoreConflict(f"{encoded.identity} is there already, and says something else")
         return known is None
 
     def _put_rows(self, envelopes: Sequence[Envelope]) -> None:
@@ -267,7 +255,7 @@ class SQLiteBackend(BaseStore):
         query = "SELECT COUNT(*), MAX(id) FROM signatures WHERE federation = ?"
         return self._read(query, self.federation)[0]
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _signatures(self) -> dict[str, ModelSignature]:
         found = self._read("SELECT key, value FROM signatures WHERE federation = ?", self.federation)
         return {key: signature_of(json.loads(value)) for key, value in found}
 

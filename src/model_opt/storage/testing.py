@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from model_opt.errors import InvalidInput, StoreConflict, WireError
-from model_opt.federation.envelope import Entries, Envelope, Revocation, Snapshot
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import Entries, Envelope, Revocation
 from model_opt.federation.join import Knowledge
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.moments import Moments
 from model_opt.federation.row import Row
-from model_opt.federation.sealed import Sealed
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
 from model_opt.search.context import Context
+from model_opt.search.model_signature import Family, ModelSignature, Stage
 from model_opt.search.plan import Choice, Plan
-from model_opt.search.signature import Family, Signature, Stage
-from model_opt.storage.knowledge import InspectableStore
 
 CONTEXT = Context(
     device="AMD EPYC, avx512_bf16",
@@ -41,10 +41,10 @@ OTHER_CONTEXT = Context(
 )
 
 
-def resnet(blocks: int, parameters: int) -> Signature:
+def resnet(blocks: int, parameters: int) -> ModelSignature:
     """The signature of a residual network of basic blocks, about as `sign_model` makes it."""
     convolutions = 2 * blocks + 1
-    return Signature(
+    return ModelSignature(
         family=Family.CNN,
         parameters=parameters,
         layers=convolutions + 1,
@@ -60,9 +60,9 @@ def resnet(blocks: int, parameters: int) -> Signature:
     )
 
 
-def vit(depth: int, width: int) -> Signature:
+def vit(depth: int, width: int) -> ModelSignature:
     """The signature of a vision transformer."""
-    return Signature(
+    return ModelSignature(
         family=Family.VIT,
         parameters=12 * depth * width * width,
         layers=4 * depth + 2,
@@ -105,9 +105,9 @@ def sorted_rows(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.key)
 
 
-def expected_rows(federation: str, *records: Envelope | Snapshot | Revocation) -> list[Row]:
+def expected_rows(federation: str, *records: Envelope | Revocation) -> list[Row]:
     """What a store must answer after `records`, by the pure join."""
-    known = Knowledge.of(Sealed.of(record) for record in records if record.federation == federation)
+    known = Knowledge.of(EncodedRecord.of(record) for record in records if record.federation == federation)
     return sorted_rows(known.rows().values())
 
 
@@ -308,25 +308,6 @@ class StoreConformance:
                 store.append(record)
             assert store.rows() == sorted_rows(envelopes[0].rows)
             store.close()
-
-    def test_a_snapshot_replaces_epochs(self) -> None:
-        """Its rows are there, those of the replaced epochs are gone, and what still arrives of them is ignored."""
-        store, federation = self.fresh()
-        first, late = self.minted(federation, entries(5), entries(5, 2))
-        (second,) = self.minted(federation, entries(3))
-        (untouched,) = self.minted(federation, entries(2), origin="beta")
-        stream = self.stream(federation)
-        parts = (stream.mint(RESNET18, entries(5, 4)), stream.mint(VIT_B, entries(1)))
-        snapshot = Snapshot(
-            federation=federation, origin="alpha", replaces=tuple(sorted({first.epoch, second.epoch})), parts=parts
-        )
-        store.append(first, second, untouched)
-        store.append(snapshot)
-        store.append(late, snapshot)
-        kept = [row for envelope in (*parts, untouched) for row in envelope.rows]
-        assert store.rows() == sorted_rows(kept) == expected_rows(federation, first, second, untouched, late, snapshot)
-        assert store.cursors()[federation, "alpha", stream.epoch].sequence == 2
-        store.close()
 
     def test_federations_do_not_mix(self) -> None:
         """The same origin in another federation is somebody else."""

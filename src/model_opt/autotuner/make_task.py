@@ -1,0 +1,173 @@
+"""What the user hands in, checked and brought into the form that the measuring process takes."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_opt.autotuner.constraints import Constraints
+from model_opt.autotuner.data import Data, opened, read, training
+from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
+from model_opt.compression.inputs import (
+    Inputs,
+    by_row,
+    call,
+    map_tensors,
+    output,
+    rows,
+    shapes,
+    tensors,
+    with_copies,
+)
+from model_opt.compression.interface import look
+from model_opt.compression.machine import usable_processors
+from model_opt.compression.runtimes.size import size_bytes
+from model_opt.errors import InvalidInput, UnknownName
+
+NOISE_ROWS = 64
+NOISE = "fidelity (noise)"
+"""What a task is judged on that has no data."""
+_EXAMPLE_ROWS = 8
+USUAL_SHAPES = ((3, 224, 224), (3, 32, 32), (1, 28, 28), (3, 299, 299), (1, 32, 32), (1, 8, 8), (3, 64, 64))
+
+
+def make_task(
+    model: nn.Module,
+    *,
+    example_input: Inputs | None,
+    calibration_data: Iterable[Any] | None,
+    eval_fn: EvalFn | None,
+    train_data: Iterable[Any] | None,
+    constraints: Constraints,
+    seed: int,
+    judge_as: JudgeAs = None,
+    fallback: str | None = None,
+    device: str = "cpu",
+    timing_lock: Any = None,
+) -> Task:
+    """The task for a measuring process. Raises `InvalidInput`, with the argument to mend, before anything is started.
+
+    The model is copied; the user's own is never touched. What clearly breaks one of `constraints` on size or speed is
+    not measured whole.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if eval_fn is not None and not callable(eval_fn):
+        raise InvalidInput(f"eval_fn must take a model and return its accuracy, not be a {type(eval_fn).__name__}")
+    if fallback not in (None, "original"):
+        raise UnknownName("fallback", fallback, ["original"])
+    ours = _copied(model)
+    pairs, given = (None, calibration_data) if train_data is None else training(train_data, calibration_data, seed)
+    first, items = (None, None) if given is None else opened(given, example_input, seed)
+    example = example_input
+    if example is None:
+        example = _guess_example(ours) if first is None else rows(first, 0, _EXAMPLE_ROWS)
+    changes = _check_forward(ours, example)
+    interface = look(ours, example)
+    if items is None:
+        data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
+    else:
+        data = read(items, example_input, seed, whole=interface.coupled)
+        if example_input is None and not data.whole:
+            example = rows(data.inputs[0], 0, _EXAMPLE_ROWS)
+    fit, judging = data.halves(seed) if pairs is None else data.beside(pairs, example)
+    return Task(
+        model=ours,
+        example=example,
+        interface=interface,
+        fit=fit,
+        held_out=judging.batches(),
+        labels=judging.label_batches(),
+        judged_on=NOISE if items is None else "fidelity",
+        judge_as=judge_as,
+        eval_fn=eval_fn,
+        fallback=fallback is not None,
+        train_data=pairs,
+        accuracy_limit=constraints.max_accuracy_drop,
+        least=constraints.least(size_mb=size_bytes(ours) / 1e6 if constraints.max_size_mb else None),
+        most_latency_ms=constraints.max_latency_ms,
+        threads=min(torch.get_num_threads(), usable_processors()),
+        seed=seed,
+        device=device,
+        warnings=tuple(filter(None, [changes, *judging.warnings])),
+        timing_lock=timing_lock,
+    )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except Exception as error:
+        raise InvalidInput(
+            f"the model cannot be copied ({type(error).__name__}: {error}); copy.deepcopy must work"
+        ) from (error)
+
+
+def _guess_example(model: nn.Module) -> Inputs:
+    """A noise input of the first usual shape that the model takes."""
+    for shape in USUAL_SHAPES:
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, *shape))
+        except Exception:
+            continue
+        return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    tried = ", ".join("x".join(map(str, shape)) for shape in USUAL_SHAPES)
+    raise InvalidInput(
+        f"the model takes none of the usual inputs ({tried}): give example_input= (in a file: the function returns "
+        "{'model': …, 'example_input': …})"
+    )
+
+
+def _check_forward(model: nn.Module, example: Inputs) -> str:
+    """Calls `model` on `example`, which stays as it is; what the user should know of that, or "". From then on a model
+    that changes its inputs in place is given copies."""
+    if not isinstance(example, Tensor | tuple | Mapping) or not tensors(example):
+        raise InvalidInput(
+            f"example_input must hold a tensor: a tensor, a tuple or a mapping, not {type(example).__name__}"
+        )
+    if tensors(example)[0].ndim == 0:
+        raise InvalidInput("example_input begins with a scalar tensor: the first axis of the first tensor is the batch")
+    given = map_tensors(Tensor.clone, example)
+    try:
+        with torch.inference_mode():
+            made = output(call(model, given))
+    except InvalidInput:
+        raise
+    except Exception as error:
+        where = ", ".join("x".join(map(str, shape)) for shape in shapes(example))
+        raise InvalidInput(
+            f"the model raised {type(error).__name__} on example_input ({where}): {error}. Give an example_input= that "
+            "the model takes, batch first"
+        ) from error
+    if not torch.isfinite(made.float()).all():
+        raise InvalidInput(
+            "the model's output on example_input is not finite (NaN or infinity): nothing can be compared"
+        )
+    if all(torch.equal(a, b) for a, b in zip(tensors(given), tensors(example), strict=True)):
+        return ""
+    model.register_forward_pre_hook(with_copies, with_kwargs=True)
+    return "the model changes its inputs in place: it is given copies, here and in what is handed back"
+
+
+def _noise(example: Inputs, seed: int) -> Inputs:
+    """`NOISE_ROWS` rows like the example's: floats normal with its mean and spread, integers drawn from its values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(tensor: Tensor) -> Tensor:
+        shape = (NOISE_ROWS, *tensor.shape[1:])
+        if tensor.is_floating_point():
+            spread = tensor.float().std() if tensor.numel() > 1 else torch.tensor(1.0)
+            return (torch.randn(shape, generator=generator) * spread.clamp_min(1e-3) + tensor.float().mean()).to(tensor)
+        chosen = torch.randint(tensor.numel(), (int(torch.tensor(shape).prod()),), generator=generator)
+        return tensor.reshape(-1)[chosen].reshape(shape)
+
+    return by_row(like, example)
+
+
+def set_threads(threads: int) -> None:
+    """Threads that this process, and what it starts, measures with."""
+    torch.set_num_threads(threads)

@@ -1,0 +1,138 @@
+"""Models as programs: `torch.export` with a free batch where the model allows it, and ONNX files of them."""
+
+import functools
+import importlib
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from model_opt.compression.inputs import Inputs, positional
+from model_opt.compression.layout import Flat, Layout
+from model_opt.compression.quiet import quiet
+from model_opt.compression.technique import Material
+from model_opt.errors import CannotExport, MissingDependency, TechniqueError
+
+T = TypeVar("T")
+
+LARGEST_BATCH = 4096
+
+log = logging.getLogger(__name__)
+
+
+def example_tensors(example: Inputs, layout: Layout, batch: int | None = None) -> tuple[Tensor, ...]:
+    """The tensors of `example` as the exporters take them: contiguous, with `batch` rows where that is given."""
+    args, kwargs = positional(example)
+    found = layout.flatten(args, kwargs)
+    if batch is None:
+        return tuple(tensor.detach().contiguous() for tensor in found)
+    rows = torch.arange(batch) % layout.batch
+    return tuple(
+        tensor.detach()[rows.to(tensor.device)].contiguous() if batched else tensor.detach().contiguous()
+        for tensor, batched in zip(found, layout.batched, strict=True)
+    )
+
+
+def export_program(
+    model: nn.Module, layout: Layout, example: Inputs, *, dynamic: bool = True
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """`Flat(model)` as an exported program, and whether its batch is free.
+
+    A model that fixes the batch somewhere is exported for the example's batch. Raises `TechniqueError` where
+    `torch.export` cannot follow the model at all.
+    """
+    flat = Flat(model, layout).eval()
+    if dynamic:
+        try:
+            return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout), True
+        except Exception as error:  # whatever it is, the batch is not free here, and the static export decides
+            log.debug("the batch is not free: %s", _first_line(error))
+    try:
+        return _export(flat, example_tensors(example, layout), None), False
+    except Exception as error:
+        raise CannotExport(f"torch.export cannot follow this model: {_first_line(error)}") from error
+
+
+def _export(flat: Flat, tensors: tuple[Tensor, ...], free: Layout | None) -> torch.export.ExportedProgram:
+    shapes: Any = None
+    if free is not None:
+        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+        shapes = (tuple({0: batch} if batched else None for batched in free.batched),)
+    with quiet(), torch.no_grad():
+        return torch.export.export(flat, tensors, dynamic_shapes=shapes)
+
+
+def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes, bool]:
+    """`model` as one ONNX file with positional inputs, and whether its batch is free; raises `TechniqueError`."""
+    for package in ("onnx", "onnxscript"):
+        _require(package)
+    program, free = export_program(model, layout, example)
+    _read_torchlib_once()
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
+        except Exception as error:
+            raise TechniqueError(f"no ONNX file can be made of this model: {_first_line(error)}") from error
+        return _without_traces(path.read_bytes()), free
+
+
+def _without_traces(file: bytes) -> bytes:
+    """The file without what torch writes beside every node: the stack it was traced under, with the paths of whoever
+    exported it, which may be half of a small model's bytes."""
+    import onnx
+
+    model = onnx.load_from_string(file)
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        graph.ClearField("metadata_props")
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            value.ClearField("metadata_props")
+        for node in graph.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+            for attribute in node.attribute:
+                graphs += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+    return bytes(model.SerializeToString())
+
+
+def _read_torchlib_once() -> None:
+    """At every export torch lets onnxscript parse the sources of 500 functions: 1.5 s, as long as all the rest takes a
+    small model. What it finds is the same each time; kept where this version of torch asks for it in the known place.
+    """
+    exporter = importlib.import_module("torch.onnx._internal.exporter._registration")
+    source = getattr(exporter, "onnxscript_apis", None)
+    reads = getattr(source, "get_torchlib_ops", None)
+    if reads is not None and not hasattr(reads, "cache_info"):
+        source.get_torchlib_ops = functools.cache(reads)  # type: ignore[union-attr]
+
+
+def once(material: Material, model: nn.Module, kind: str, make: Callable[[], T]) -> T:
+    """What `make` makes of `model`, kept for the next plan that only differs in precision from the one before.
+
+    Exporting takes longer than all else in small models. Only structures that `apply_plan` has made are known again.
+    """
+    known, structure = material.cache.get("structure", (None, None))
+    if known is not model:
+        return make()
+    kept = material.cache.get(f"exported to {kind}")
+    if kept is None or kept[0] != structure:
+        kept = material.cache[f"exported to {kind}"] = (structure, make())
+    made: T = kept[1]
+    return made
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependency(package, "cpu")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,53 @@
+"""What an evaluator hands back, checked once where it comes in: plain values, or a failure that says what is none."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
+from model_opt.search.is_number import is_number
+
+LARGEST = 1e150
+"""The squares of samples have to be finite."""
+MOST_SAMPLES = 100_000
+"""Of one metric in one measurement."""
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """`outcome` in Python's own values, which can be written and added up; where a sample is no finite number, the
+    failure that says so."""
+    seconds = {str(name): float(value) for name, value in _pairs(outcome.seconds).items() if is_number(value)}
+    if isinstance(outcome, Failure):
+        return replace(outcome, message=str(outcome.message), seconds=seconds)
+    samples: dict[str, tuple[float, ...]] = {}
+    for name, values in _pairs(outcome.samples).items():
+        wrong = _what_is_wrong(values)
+        if wrong:
+            return Failure(
+                plan=outcome.plan, reason=Reason.WRONG_OUTPUT, message=f"{str(name)[:80]} {wrong}", seconds=seconds
+            )
+        samples[str(name)] = tuple(map(float, values))
+    return Measurement(
+        plan=outcome.plan,
+        samples=samples,
+        seconds=seconds,
+        partial=bool(outcome.partial),
+        disturbed=frozenset(map(str, outcome.disturbed)),
+        notes=tuple(map(str, outcome.notes)),
+    )
+
+
+def _pairs(given: object) -> Mapping[object, Any]:
+    """`given`, whatever the evaluator put in the place of a mapping."""
+    return given if isinstance(given, Mapping) else {}
+
+
+def _what_is_wrong(values: object) -> str:
+    """Why `values` are no samples; empty where they are."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        return f"has {values!r:.80} in the place of samples"
+    listed = list(values)
+    if len(listed) > MOST_SAMPLES:
+        return f"has {len(listed)} samples; {MOST_SAMPLES} are the most"
+    wrong = [value for value in listed if not is_number(value) or abs(value) > LARGEST]
+    return f"is {wrong[0]!r:.80}, which is no number to add up" if wrong else ""
