@@ -49,6 +49,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def a_users_own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Knowledge, identity and searches of tests are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATA", "STATE"):
+            patch.setenv(f"XDG_{name}_HOME", str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def forked_processes() -> Iterator[None]:
     """Measuring processes are forked from one that has imported what they need, as a fleet's on one machine are: that
     takes each of them ten seconds otherwise."""

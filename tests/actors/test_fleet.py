@@ -261,3 +261,29 @@ def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[An
             state=str(tmp_path),
         )
     searches.release("broken")
+
+
+def test_a_state_folder_that_cannot_be_used_is_told_in_a_line_and_may_be_mended(
+    cluster: Any, nodes: list[Any], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    state.touch()
+    with pytest.raises(FleetError, match=r"state folder .*state/told on the head node cannot be used") as told:
+        submit("told", tmp_path, budget=2, workers=1)
+    assert "\n" not in str(told.value) and "told" not in searches.list_searches()
+    state.unlink()
+    submit("told", tmp_path, budget=2, workers=1)
+    assert finish("told", 2).status["settled"] == 2
+
+
+def test_another_versions_search_is_told_in_a_line(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "older"
+    folder.mkdir(parents=True)
+    (folder / "request.pickle").write_bytes(b"cmodel_opt.actors.gone\nSubmission\n.")
+    (folder / "manifest.json").write_text('{"digest": "", "size_bytes": 0}')
+    for _ in range(2):
+        with pytest.raises(FleetError, match="begun by another version of model_opt") as told:
+            submit("older", tmp_path, budget=2, workers=1)
+        assert "\n" not in str(told.value)
+    with pytest.raises(FleetError, match="begun by another version"):
+        searches.resume("older", address="auto", state=str(tmp_path / "state"))

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ import ray
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
 from model_opt.actors.metrics import FleetMetrics
 from model_opt.actors.worker_pool import WorkerPool
-from model_opt.errors import FleetError
+from model_opt.errors import FleetError, ModelOptError
 from model_opt.fleet import submission
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
@@ -39,26 +40,30 @@ class Coordinator:
         log_as_json(search=search, role="coordinator")
         self._search = search
         self._folder = state_root(state) / search
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._service: CoordinatorService | None = None
         self._request: Submission | None = None
         self._manifest: Manifest | None = None
         self._flush: Flush | None = None
         self._closing = threading.Event()
         self._reconciler: threading.Thread | None = None
-        if submission.is_complete(self._folder):
-            self._open()
+        self._opening = threading.Lock()
+        try:
+            self._open_kept()
+        except ModelOptError as error:  # Ray would call an actor dead for good that raises here
+            log.warning("the search cannot be opened, until somebody asks again: %s", error)
 
     # submitting -----------------------------------------------------------------------------------------------------
 
     def is_open(self) -> bool:
-        """Whether the search is whole, here on disk, and being searched."""
+        """Whether the search is whole, here on disk, and being searched. Raises `FleetError` where what is on disk
+        cannot be used."""
+        self._open_kept()
         return self._service is not None
 
     def receive(self, number: int, chunk: bytes) -> None:
         """A piece of the factory's pickle; the same piece may come again."""
         path = self._folder / submission.FACTORY
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        with self._on_disk(), path.open("r+b" if path.exists() else "w+b") as file:
             file.seek(number * submission.CHUNK_BYTES)
             file.write(chunk)
             file.truncate()
@@ -71,8 +76,25 @@ class Coordinator:
     def complete(self, manifest: Manifest, request: Submission) -> None:
         """Everything is here: from now on the search needs its driver no more."""
         if self._service is None:
-            submission.complete(self._folder, manifest, request)
-            self._open()
+            with self._on_disk():
+                submission.complete(self._folder, manifest, request)
+            self._open_kept()
+
+    def _open_kept(self) -> None:
+        """Opens the search if it is whole and not open yet; a folder that could not be used may be by now."""
+        with self._opening, self._on_disk():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._service is None and submission.is_complete(self._folder):
+                self._open()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What the system says of the folder inside is told with its name."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise FleetError(f"the state folder {self._folder} on the head node cannot be used: {why}") from error
 
     def _open(self) -> None:
         self._manifest, self._request = submission.read(self._folder)
@@ -97,6 +119,8 @@ class Coordinator:
         pool.dismiss(grace_s=0.0)
 
     def _serving(self) -> tuple[CoordinatorService, Submission]:
+        if self._service is None:
+            self._open_kept()
         if self._service is None or self._request is None:
             raise FleetError(f"the search {self._search!r} was never submitted as a whole: submit it again")
         return self._service, self._request

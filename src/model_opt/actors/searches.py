@@ -165,7 +165,7 @@ def submit(
         path, manifest = pickled(factory, Path(folder))
         connect(address, cpus=local_cpus(request.placement))
         coordinator = _start(name, state)
-        if answer(coordinator.is_open.remote()):
+        if _is_open(coordinator):
             other = answer(coordinator.difference.remote(manifest, request))
             if other is not None:
                 raise FleetError(
@@ -283,7 +283,7 @@ def resume(name: str, *, address: str | None = None, state: str | None = None) -
     if name not in kept:
         raise FleetError(f"no search {name!r} is kept on the head node (kept: {', '.join(sorted(kept)) or 'none'})")
     coordinator = _start(name, state)
-    if not answer(coordinator.is_open.remote()):
+    if not _is_open(coordinator):
         ray.kill(coordinator, no_restart=True)
         raise FleetError(f"the search {name!r} is kept on the head node, but it is not whole: submit it again")
 
@@ -305,8 +305,11 @@ def list_searches(*, address: str | None = None, state: str | None = None) -> di
     found = dict.fromkeys(kept_searches(address=address, state=state), "kept")
     for name in running_searches():
         coordinator = find_coordinator(name)
-        arrived = answer(coordinator.is_open.remote())
-        found[name] = str(answer(coordinator.status.remote())["ending"] or "running") if arrived else "arriving"
+        try:
+            arrived = answer(coordinator.is_open.remote())
+            found[name] = str(answer(coordinator.status.remote())["ending"] or "running") if arrived else "arriving"
+        except FleetError as error:
+            found[name] = f"cannot be used: {error}"
     return dict(sorted(found.items()))
 
 
@@ -330,6 +333,17 @@ def _start(name: str, state: str | None) -> Any:
     from model_opt.actors.coordinator import start_coordinator
 
     return start_coordinator(name, state)
+
+
+def _is_open(coordinator: Any) -> bool:
+    """Whether it has its search; where what is kept of that cannot be used the coordinator ends, too."""
+    import ray
+
+    try:
+        return bool(answer(coordinator.is_open.remote()))
+    except FleetError:
+        ray.kill(coordinator, no_restart=True)
+        raise
 
 
 def _until_gone(name: str) -> None:
