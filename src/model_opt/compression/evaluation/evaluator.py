@@ -19,8 +19,9 @@ from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJu
 from model_opt.compression.evaluation.losses import Drop
 from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
+from model_opt.compression.findings import Findings
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
-from model_opt.compression.interface import INTERFACE, Interface, interface_of
+from model_opt.compression.interface import Interface, interface_of
 from model_opt.compression.machine import Machine, inspect
 from model_opt.compression.runtimes.declared import libraries
 from model_opt.compression.runtimes.size import size_bytes
@@ -120,7 +121,7 @@ class CompressionEvaluator:
             phase=lambda name: None,
             train_data=task.train_data,
             fallback=task.fallback,
-            cache={} if task.interface is None else {INTERFACE: task.interface},
+            findings=Findings(interface=task.interface),
         )
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
