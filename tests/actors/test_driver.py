@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from networks import small_cnn
+from torch import nn
 
 from made_up import CONTEXT, Sleeping, metrics
 from model_opt.actors.cluster_measurer import measurer_on_cluster
@@ -19,7 +19,7 @@ from model_opt.autotuner import IntelligentOptimizer, run
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.errors import FleetError, InvalidInput, MeasurementFailed
 from model_opt.fleet.submission import Placement
-from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.measurer import Measurer
 from model_opt.search.evaluator import Measurement, Purpose
 from model_opt.search.plan import Plan
 
@@ -41,6 +41,12 @@ class Phases(Callbacks):
 
     def on_phase(self, name: str, plan: Plan | None) -> None:
         self.phases.append(name)
+
+
+def small_cnn() -> nn.Module:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)]
+    return nn.Sequential(*convolutions, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
 
 
 def refuse(*arguments: Any, **options: Any) -> Any:
@@ -85,28 +91,24 @@ def test_what_the_workers_space_does_not_have_is_refused(cluster: Any, node: Any
         )
 
 
-def pid_of(measurer: MeasuringChild) -> int:
-    return os.getpid()
-
-
-def doubled(measurer: MeasuringChild, value: int) -> tuple[int, str]:
-    measurer.tell("doubling")
-    time.sleep(2.0)
-    return 2 * value, measurer.describe().context_key
-
-
 def test_errands_run_beside_the_measuring_process_and_outlive_its_device(cluster: Any, node: Any) -> None:
     phases: list[str] = []
+
+    def doubled(measurer: Measurer, value: int) -> tuple[int, str]:
+        measurer.tell("doubling")
+        time.sleep(2.0)
+        return 2 * value, measurer.describe().context_key
+
     with measurer_on_cluster(partial(Sleeping, 0.01), Placement(), on_phase=phases.append) as measurer:
         assert measurer.describe().more["measured_on"] == node.node_id
         measured = measurer.measure(Plan(), Purpose.EXPLORE)
         assert isinstance(measured, Measurement) and measured.samples["latency_ms"] == (metrics(Plan())["latency_ms"],)
         assert measurer.errand(doubled, 21) == (42, CONTEXT.key) and phases[-1] == "doubling"
-        os.kill(measurer.errand(pid_of), signal.SIGKILL)
+        os.kill(measurer.errand(lambda measurer: os.getpid()), signal.SIGKILL)
         time.sleep(0.5)
         assert measurer.describe().context_key == CONTEXT.key
         with pytest.raises(MeasurementFailed):
-            measurer.call("nothing_that_it_has")
+            measurer.call(lambda evaluator: evaluator.nothing_that_it_has)
 
 
 def test_nobody_waits_for_ever_for_a_slot(cluster: Any, node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,8 @@ def test_nobody_waits_for_ever_for_a_slot(cluster: Any, node: Any, monkeypatch: 
     with pytest.raises(FleetError, match="no node of the cluster fits"):
         measurer_on_cluster(partial(Sleeping, 0.01), Placement(labels={"class": "none such"}))
     phases: list[str] = []
-    holding = ray.remote(num_cpus=1)(time.sleep).remote(60)
+    holding = ray.remote(num_cpus=1)(lambda: time.sleep(60)).remote()
+    time.sleep(3.0)
     with measurer_on_cluster(partial(Sleeping, 0.01), Placement(), on_phase=phases.append) as measurer:
         measurer.deadline = time.monotonic() + 3.0
         with pytest.raises(MeasurementFailed, match="no slot of the cluster was free"):

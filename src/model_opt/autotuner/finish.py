@@ -139,7 +139,7 @@ def _candidates(found: Found, objective: Objective) -> list[Plan]:
         return -1 if objective.better(means[a], means[b]) else 1
 
     ranked = sorted(complete, key=cmp_to_key(order))
-    return list(dict.fromkeys([found.best.plan, *ranked[:3], Plan()]))
+    return list(dict.fromkeys([found.conclusion.best.plan, *ranked[:3], Plan()]))
 
 
 def _means(observed: Iterable[Trial]) -> dict[Plan, Mapping[str, float]]:
@@ -172,7 +172,7 @@ def _searched(plan: Plan, found: Found) -> Searched:
     seen = [o for o in found.observed if o.plan == plan and "log_speedup" in o.metrics]
     quiet = [o for o in seen if "log_speedup" not in o.disturbed]
     mean = float(np.mean([o.metrics["log_speedup"] for o in quiet or seen]))
-    belief = found.searcher.predict([plan])[0]["log_speedup"]
+    belief = found.conclusion.beliefs[plan]["log_speedup"]
     return Searched(mean=mean, figure=_faster(mean, belief), disturbed=not quiet)
 
 
@@ -218,7 +218,7 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
             f": workers were lost {lost} times, as they are where memory is short" if lost else " in the time there was"
         )
         notes.append(f"no plan could be measured{died}")
-    elif not found.best.plan.choices and feasible:
+    elif not found.conclusion.best.plan.choices and feasible:
         spoilt = sum("log_speedup" in seen.disturbed for seen in found.observed)
         busy = f"; but other programs disturbed the timing of {spoilt} of them: search again on a quiet machine"
         notes.append(
@@ -250,10 +250,10 @@ def pareto_front(found: Found) -> tuple[ParetoPoint, ...]:
     measurement."""
     means = _means([seen for seen in found.observed if not seen.disturbed])
     points = pareto_points(means)
-    beliefs = found.searcher.predict([point.plan for point in points])
+    beliefs = found.conclusion.beliefs
     return tuple(
-        replace(point, intervals=_intervals(point, belief, means[point.plan].get("accuracy_error", 0.0)))
-        for point, belief in zip(points, beliefs, strict=True)
+        replace(point, intervals=_intervals(point, beliefs[point.plan], means[point.plan].get("accuracy_error", 0.0)))
+        for point in points
     )
 
 

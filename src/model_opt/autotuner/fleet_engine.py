@@ -100,15 +100,14 @@ class FleetEngine:
         finally:
             if address is None:
                 disconnect()
-        if found.recommendation is None:
+        if found.conclusion is None:
             raise FleetError(f"the search ended ({found.ending}) before anything was measured")
         if sharing is None:
             for outcome in (problem.original, *found.outcomes):
                 problem.on_outcome(outcome)
         return Found(
-            best=found.recommendation,
+            conclusion=found.conclusion,
             observed=(trial_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
-            searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
             remembered=sharing is not None,

@@ -341,10 +341,10 @@ class Run:
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
             notes=(*self._warnings, *((recalled.describe(),) if recalled.rows else ()), *answer.notes),
-            knowledge=recalled.as_json() | {"weights": found.searcher.source_weights()},
+            knowledge=recalled.as_json() | {"weights": found.conclusion.source_weights},
             fleet=found.fleet,
-            importance=of_tried(found.searcher.importance(), found.observed),
-            tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
+            importance=of_tried(found.conclusion.importance, found.observed),
+            tree=tuple(asdict(option) for option in found.conclusion.tree),
         )
 
 
