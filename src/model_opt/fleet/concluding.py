@@ -58,8 +58,7 @@ def read_wanted(facts: Mapping[str, Any]) -> tuple[Objective, int]:
         return objective, int(facts.get("budget", facts[_SIMULATIONS]))
     except (KeyError, TypeError, IndexError) as error:
         raise InvalidInput(
-            f"the search was kept by another version of model_opt ({error} is missing): look at it with that version, "
-            "or resume it"
+            f"the search was kept by another version of model_opt ({error} is missing): look at it with that version"
         ) from error
 
 
