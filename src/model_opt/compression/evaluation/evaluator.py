@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from model_opt.compression.technique import Material
 from model_opt.processors import usable_processors
 from model_opt.search.context import Context
 from model_opt.search.evaluator import PART_NOTE, Description, Measurement, Phase, Purpose
+from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
 
@@ -43,8 +44,7 @@ PREPARATION_NOISE = 0.02
 
 KEPT_MODELS = 4
 RANDOM = "the model answers one input in different ways (dropout or noise in eval mode): so does what is made of it"
-_SURE = 3.0
-"""Standard errors beyond which a limit on the speed is clearly broken, or held."""
+_ANY = Objective(metric="log_speedup", maximize=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,9 @@ class Task:
     `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
     `interface` is what the model takes and gives, if that was looked at already. `judged_on` is the source that the
     result names when there is neither `eval_fn` nor labels; `judge_as` says what outputs are. `fallback` keeps the
-    original in what is compiled, for the inputs that it refuses. `accuracy_limit` is the largest drop wanted, if any: a
-    plan beyond it after a first look is not judged on all the data. `least` are the smallest `log_size_ratio` and
-    `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds everything is known, one that
-    clearly breaks these is not measured further.
+    original in what is compiled, for the inputs that it refuses. `objective` tells from the baseline's figures what is
+    wanted, None: nothing in particular. A plan that loses too much for certain after a first look is not judged on all
+    the data; once a plan that holds every limit is known, one that certainly breaks one is not measured further.
     """
 
     model: nn.Module
@@ -71,15 +70,13 @@ class Task:
     eval_fn: EvalFn | None = None
     train_data: Any = None
     fallback: bool = False
-    accuracy_limit: float | None = None
-    least: Mapping[str, float] = field(default_factory=dict)
-    most_latency_ms: float | None = None
+    objective: Callable[[Mapping[str, float]], Objective] | None = None
     threads: int | None = 1
     """None: as many as there are processors where it is measured."""
     seed: int = 0
     device: str = "cpu"
     keep: Path | None = None
-    """A folder for the models of the fastest plans within `accuracy_limit`, so that none is made twice."""
+    """A folder for the models of the fastest plans within the limits, so that none is made twice."""
     explore_blocks: int = BLOCKS[Purpose.EXPLORE]
     """Timing blocks of a plan that is explored: fewer are quicker and less sure."""
     described: Description | None = None
@@ -126,21 +123,22 @@ class CompressionEvaluator:
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
         self._held = False
-        self._baseline_ms: float | None = None
+        self._objective = _ANY
 
     def describe(self) -> Description:
         """Context, baseline and noise, which for a timing is that of the original against itself."""
-        known = self._task.described
-        if known is not None:
-            self._baseline_ms = known.baseline["latency_ms"]
-            return known
+        described = self._task.described or self._described()
+        if self._task.objective is not None:
+            self._objective = self._task.objective(described.baseline)
+        return described
+
+    def _described(self) -> Description:
         paired = self._time(self._task.model, BLOCKS[Purpose.VERIFY], TIMING_S[Purpose.VERIFY])
         ratios = paired.log_ratios
-        self._baseline_ms = float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms])))
         return Description(
             context=self.context(),
             baseline={
-                "latency_ms": self._baseline_ms,
+                "latency_ms": float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms]))),
                 "size_bytes": float(self._size_bytes),
                 "accuracy": self._judge.baseline,
             },
@@ -175,13 +173,15 @@ class CompressionEvaluator:
         model = self._made(plan, clock) if model is None else model
         samples: dict[str, tuple[float, ...]] = {"log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),)}
         may_drop = self._held and purpose is Purpose.EXPLORE and bool(plan.choices)
-        if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
+        known = {"log_size_ratio": (samples["log_size_ratio"][0], 0.0)}
+        if may_drop and self._objective.hopeless(known):
             return _dropped(plan, samples, clock, "too large: neither timed nor judged")
         clock("wait")
         blocks = self._task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
         paired = self._time(model, blocks, TIMING_S[purpose], clock)
         samples |= {"log_speedup": tuple(paired.log_ratios.tolist()), "latency_ms": tuple(paired.plan_ms.tolist())}
-        if may_drop and self._too_slow(paired, _SURE):
+        known["log_speedup"] = _mean_and_error(paired)
+        if may_drop and self._objective.hopeless(known):
             why = ("clearly too slow: not judged", *_doubts(paired))
             return replace(_dropped(plan, samples, clock, *why), disturbed=_disturbed(paired))
         clock("accuracy")
@@ -189,7 +189,10 @@ class CompressionEvaluator:
         self._keep(plan, model, float(np.median(paired.log_ratios)), drop, clock)
         clock("")
         samples |= {"accuracy_drop": (drop.value,), "accuracy_error": (drop.error,)}
-        self._held = self._held or self._holds(samples, paired, drop)
+        known["accuracy_drop"] = (drop.value, 0.0)
+        self._held = self._held or (
+            drop.whole and all(limit.certain(*known[limit.metric]) for limit in self._objective.limits)
+        )
         return Measurement(
             plan=plan,
             samples=samples,
@@ -199,27 +202,8 @@ class CompressionEvaluator:
             notes=(*notes, *_doubts(paired)),
         )
 
-    def _least(self, metric: str) -> float:
-        return self._task.least.get(metric, -math.inf)
-
-    def _too_slow(self, paired: Paired, errors: float) -> bool:
-        """Whether the mean of a timing is below what is wanted by more than `errors` standard errors."""
-        least, most_ms = self._least("log_speedup"), self._task.most_latency_ms
-        if most_ms is not None and self._baseline_ms is not None:  # a ratio, as the objective has it
-            least = max(least, math.log(self._baseline_ms / most_ms))
-        ratios = paired.log_ratios
-        variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
-        error = math.sqrt(variance + PREPARATION_NOISE**2)
-        return float(np.mean(ratios)) + errors * error < least
-
-    def _holds(self, samples: Mapping[str, Sequence[float]], paired: Paired, drop: Drop) -> bool:
-        """Whether a plan measured whole holds every limit for certain."""
-        small = samples["log_size_ratio"][0] >= self._least("log_size_ratio")
-        return self._accurate(drop) and small and not self._too_slow(paired, -_SURE)
-
     def _accurate(self, drop: Drop) -> bool:
-        limit = self._task.accuracy_limit
-        return drop.whole and (limit is None or drop.value <= limit)
+        return drop.whole and not self._objective.hopeless({"accuracy_drop": (drop.value, 0.0)})
 
     def machine(self) -> Machine:
         """What the device can do."""
@@ -299,10 +283,9 @@ class CompressionEvaluator:
             return time_pair(task.model, model, task.example, blocks=blocks, at_most_s=at_most_s)
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
-        limit = self._task.accuracy_limit
         with self._working():
-            part = self._judge.part(model) if limit is not None else None
-            if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
+            part = self._judge.part(model) if self._objective.limits else None
+            if part and not part.whole and self._objective.hopeless({"accuracy_drop": (part.value, part.error)}):
                 return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
             drop = self._judge.whole(model)
             others = ", ".join(f"{of} {value:.3f}" for of, value in drop.others.items())
@@ -364,6 +347,13 @@ def _judge(task: Task) -> Judge:
     if task.eval_fn is not None:
         return FunctionJudge(task.eval_fn, task.model)
     return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as)
+
+
+def _mean_and_error(paired: Paired) -> tuple[float, float]:
+    """Of the log speed-up that another preparation of the plan would have."""
+    ratios = paired.log_ratios
+    variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
+    return float(np.mean(ratios)), math.sqrt(variance + PREPARATION_NOISE**2)
 
 
 def _disturbed(paired: Paired) -> frozenset[str]:
