@@ -15,11 +15,11 @@ from model_opt.errors import HubError, StoreError
 from model_opt.exchange.intake import Intake, Taken
 from model_opt.exchange.outgoing import Outgoing
 from model_opt.exchange.shared import Shared
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import link_of
-from model_opt.federation.wire import read_head
 from model_opt.hub.client import HubClient, Status
 
 _log = logging.getLogger(__name__)
@@ -140,16 +140,15 @@ class Bookmarks:
         return found if isinstance(found, dict) else {}
 
 
-def _lacking(records: Iterable[bytes], status: Status) -> Iterator[bytes]:
-    for data in records:
-        head = read_head(data)
-        if head.kind != "envelope":
-            if head.digest not in status.laws:
-                yield data
+def _lacking(records: Iterable[EncodedRecord], status: Status) -> Iterator[bytes]:
+    for encoded in records:
+        if encoded.kind != "envelope":
+            if encoded.digest not in status.laws:
+                yield encoded.data
             continue
-        link = link_of(head)
+        link = link_of(encoded.head)
         if link.sequence > status.streams.get((link.stream[1], link.stream[2]), 0):
-            yield data
+            yield encoded.data
 
 
 def _batches(records: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:
