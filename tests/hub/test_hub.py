@@ -79,7 +79,7 @@ def test_a_skipped_bundle_is_noticed_and_asked_for(side: MakeSide) -> None:
     first, second, third = (sign(a.identity, told.mint(RESNET18, entries(4, first=4 * i))) for i in range(3))
     with a.client() as client:
         answer = client.push([first, third])
-        assert answer.new == 2 and answer.missing == {(a.identity.origin, a.identity.epoch): 1}
+        assert answer.new == 2 and answer.missing == {f"{a.identity.origin}/{a.identity.epoch}": 1}
     with b.client() as client:
         (gap,) = pull(b, client, b.url).gaps
         assert (gap.origin, gap.known) == (a.identity.origin, 1)

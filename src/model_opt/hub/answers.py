@@ -49,8 +49,7 @@ class StatusAnswer:
 
     def reached(self) -> dict[tuple[str, str], int]:
         """The last contiguous sequence of each (origin, epoch)."""
-        parts = ((*name.rpartition("/"), sequence) for name, (sequence, _) in self.streams.items())
-        return {(origin, epoch): sequence for origin, _, epoch, sequence in parts}
+        return {_named_stream(name): sequence for name, (sequence, _) in self.streams.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +110,11 @@ class Page:
 def stream_name(origin: str, epoch: str) -> str:
     """How answers name a stream."""
     return f"{origin}/{epoch}"
+
+
+def _named_stream(name: str) -> tuple[str, str]:
+    origin, _, epoch = name.rpartition("/")
+    return origin, epoch
 
 
 def read(kind: type[A], body: bytes) -> A:

@@ -15,6 +15,7 @@ from model_opt.federation.join import StreamKey
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import Gap, Reached, RecordIndex, link_of
 from model_opt.federation.wire import WireLimits
+from model_opt.hub.answers import Page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +30,6 @@ class Pushed:
     def count(self, decision: Admission) -> int:
         """How many records had this `decision`."""
         return sum(verdict.decision is decision for verdict in self.verdicts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """Records after a cursor, as (cursor, bytes); `more` says that others follow."""
-
-    records: tuple[tuple[int, bytes], ...]
-    cursor: int
-    more: bool
 
 
 @dataclass
