@@ -1,6 +1,7 @@
 """What a hub answers: the names and types on the wire stay, and service, client and OpenAPI agree on them."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from running import LocalHub
 
-from model_opt.errors import HubError, HubRefused, WireError
+from model_opt.errors import HubError, HubRefused, HubUnreachable, WireError
 from model_opt.federation.identity import Identity, deployment_identity
 from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
@@ -135,6 +136,26 @@ def test_a_refusal_by_somebody_else_is_told_as_it_is(alice: Identity) -> None:
     proxy = answered(alice, lambda _: httpx.Response(403, content=b"a proxy says no"))
     with proxy as client, pytest.raises(HubRefused, match=r"refuses \(403\): a proxy says no"):
         client.status()
+
+
+def test_a_busy_hub_is_asked_again(alice: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what it asks for and a random wait, which may be twice as long each time."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    said = iter([200, 429, 503, 503, 200])  # the first is the nonce
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        headers = {"Replay-Nonce": "0" * 64, "Retry-After": "7"}
+        return httpx.Response(next(said), content=json.dumps(STATUS).encode(), headers=headers)
+
+    with answered(alice, answer) as client:
+        assert client.status().records == 3
+    assert len(waits) == 3 and all(7 <= wait <= 7 + 0.4 * 2**number for number, wait in enumerate(waits))
+    waits.clear()
+    busy = answered(alice, lambda _: httpx.Response(503, headers={"Retry-After": "100"}))
+    with busy as client, pytest.raises(HubUnreachable, match="busy"):
+        client.status()
+    assert waits == []  # the deadline comes before
 
 
 def answered(identity: Identity, answer: Callable[[httpx.Request], httpx.Response]) -> HubClient:

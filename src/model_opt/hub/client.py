@@ -1,6 +1,5 @@
 """Asks a hub: signs, tries again where that helps, and says plainly what is wrong."""
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,23 +111,20 @@ class HubClient:
         """The answer to a signed request, tried again while the hub is away or busy."""
         import tenacity
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            failure = state.outcome.exception() if state.outcome else None
-            asked = failure.wait_s if isinstance(failure, _Again) else 0.0
-            return asked + random.uniform(0, min(0.2 * 2**state.attempt_number, 10.0))
+        def asked(retry_state: tenacity.RetryCallState) -> float:
+            failure = retry_state.outcome.exception() if retry_state.outcome else None
+            return failure.wait_s if isinstance(failure, _Again) else 0.0
 
+        trying = tenacity.Retrying(
+            stop=tenacity.stop_before_delay(self._deadline_s),
+            wait=tenacity.wait_combine(tenacity.wait_random_exponential(multiplier=0.4, max=10), asked),
+            retry=tenacity.retry_if_exception_type(_Again),
+            reraise=True,
+        )
         try:
-            for attempt in tenacity.Retrying(
-                stop=tenacity.stop_before_delay(self._deadline_s),
-                wait=wait,
-                retry=tenacity.retry_if_exception_type(_Again),
-                reraise=True,
-            ):
-                with attempt:
-                    return self._once(method, f"/v1/{quote(self._federation)}/{what}", body)
+            return trying(self._once, method, f"/v1/{quote(self._federation)}/{what}", body)
         except _Again as failure:
             raise failure.error from failure
-        raise HubUnreachable(f"the hub {self._url} was not asked")
 
     def _once(self, method: str, path: str, body: bytes) -> _Reply:
         for _ in range(2):
