@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
-from model_opt.compression.evaluation.losses import declared_classes
+from model_opt.compression.evaluation.losses import Declared, declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256
@@ -114,8 +114,8 @@ def test_the_last_layers_name_declares_classes() -> None:
             super().__init__()
             self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 3)
 
-    assert declared_classes(Net()) == {3}
-    assert declared_classes(nn.Sequential(nn.Linear(4, 6))) == frozenset()
+    assert declared_classes(Net()) == Declared(layers=frozenset({3}))
+    assert declared_classes(nn.Sequential(nn.Linear(4, 6))) == Declared()
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])

@@ -82,6 +82,7 @@ def make_task(
         labels=judging.label_batches(),
         judged_on=NOISE if items is None else "fidelity",
         judge_as=judge_as,
+        targets=data.targets,
         eval_fn=eval_fn,
         fallback=fallback is not None,
         train_data=pairs,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.idle_options import idle_options
 from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
-from model_opt.compression.evaluation.losses import Drop
+from model_opt.compression.evaluation.losses import Drop, FloatTargets
 from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
 from model_opt.compression.findings import Findings
@@ -67,6 +67,8 @@ class Task:
     interface: Interface | None = None
     judged_on: str = "fidelity"
     judge_as: JudgeAs = None
+    targets: FloatTargets | None = None
+    """What is told of targets that are no labels."""
     eval_fn: EvalFn | None = None
     train_data: Any = None
     fallback: bool = False
@@ -346,7 +348,7 @@ class _Phases:
 def _judge(task: Task) -> Judge:
     if task.eval_fn is not None:
         return FunctionJudge(task.eval_fn, task.model)
-    return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as)
+    return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as, task.targets)
 
 
 def _mean_and_error(paired: Paired) -> tuple[float, float]:
