@@ -252,7 +252,10 @@ def pareto_front(found: Found) -> tuple[ParetoPoint, ...]:
     points = pareto_points(means)
     beliefs = found.conclusion.beliefs
     return tuple(
-        replace(point, intervals=_intervals(point, beliefs[point.plan], means[point.plan].get("accuracy_error", 0.0)))
+        replace(
+            point,
+            intervals=_intervals(point, beliefs.get(point.plan, {}), means[point.plan].get("accuracy_error", 0.0)),
+        )
         for point in points
     )
 
