@@ -251,12 +251,9 @@ def pareto_front(found: Found) -> tuple[ParetoPoint, ...]:
     means = _means([seen for seen in found.observed if not seen.disturbed])
     points = pareto_points(means)
     beliefs = found.conclusion.beliefs
+    errors = {plan: metrics.get("accuracy_error", 0.0) for plan, metrics in means.items()}
     return tuple(
-        replace(
-            point,
-            intervals=_intervals(point, beliefs.get(point.plan, {}), means[point.plan].get("accuracy_error", 0.0)),
-        )
-        for point in points
+        replace(point, intervals=_intervals(point, beliefs.get(point.plan, {}), errors[point.plan])) for point in points
     )
 
 
