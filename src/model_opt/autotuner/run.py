@@ -28,7 +28,7 @@ from model_opt.autotuner.tally import of_tried
 from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
 from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle
 from model_opt.compression.evaluator_factory import evaluator_factory
-from model_opt.compression.machine import inspect
+from model_opt.compression.machine import Machine, inspect
 from model_opt.compression.runtimes.runtime_module import taken_by
 from model_opt.compression.save_model import load_model
 from model_opt.compression.sign_model import sign_model
@@ -110,9 +110,9 @@ class Run:
         self.signature = sign_model(task.model)
         self._plans, self._exclude, self._freeze = plans, exclude, freeze
         if self._here:
-            trains = task.train_data is not None
-            machine = inspect(task.device)
-            self._take(build_space(task.model, self.signature, machine, exclude=exclude, freeze=freeze, trains=trains))
+            trains, machine = task.train_data is not None, inspect(task.device)
+            space = build_space(task.model, self.signature, machine, exclude=exclude, freeze=freeze, trains=trains)
+            self._take(machine, space)
         self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
         self._at_work: Plan | None = None
         self._warnings = _warnings(task, limits.constraints)
@@ -142,7 +142,8 @@ class Run:
     ) -> tuple[Found, FinalAnswer, Recorder, Description, Recalled]:
         described = self._timed("baseline", lambda: self._described(measurer))
         if not self._here:
-            self._take(measurer.call(CompressionEvaluator.space, self._exclude, self._freeze, (), phase="prepare"))
+            machine = measurer.call(CompressionEvaluator.machine, phase="prepare")
+            self._take(machine, self._space(measurer))
         self._callbacks.on_baseline(described.baseline)
         for warning in described.warnings:
             self._warn(warning)
@@ -159,7 +160,7 @@ class Run:
             measurer=measurer,
             space=self.space,
             signature=self.signature,
-            machine=measurer.call(CompressionEvaluator.machine, phase="prepare"),
+            machine=self.machine,
             objective=objective,
             noise=described.noise,
             original=original_of(described.baseline),
@@ -199,9 +200,12 @@ class Run:
                 measurer.kill()
                 raise
 
-    def _take(self, space: SearchSpace) -> None:
-        """What can be done to the model; the user's plans are held against it."""
-        self.space = space
+    def _space(self, measurer: Measurer, idle: Collection[tuple[str, str]] = ()) -> SearchSpace:
+        return measurer.call(CompressionEvaluator.space, self._exclude, self._freeze, tuple(idle), phase="prepare")
+
+    def _take(self, machine: Machine, space: SearchSpace) -> None:
+        """What the device is and what can be done to the model on it; the user's plans are held against that."""
+        self.machine, self.space = machine, space
         self._first = [self._user_plan(plan) for plan in self._plans]
 
     def _leave_out(self, measurer: Measurer) -> None:
@@ -210,12 +214,12 @@ class Run:
         most_s = min(IDLE_S, SENSITIVITY_SHARE * left)
         try:
             idle = measurer.call(CompressionEvaluator.idle_options, most_s, phase="prepare")
+            named = {(choice.decision, choice.option) for plan in self._first for choice in plan.choices}
+            idle = {pair: reason for pair, reason in idle.items() if pair not in named}
+            space = self._space(measurer, idle)
         except MeasurementFailed as error:
             self._callbacks.on_note(f"what would change nothing is found out as it is tried: {error}")
             return
-        named = {(choice.decision, choice.option) for plan in self._first for choice in plan.choices}
-        idle = {pair: reason for pair, reason in idle.items() if pair not in named}
-        space = measurer.call(CompressionEvaluator.space, self._exclude, self._freeze, tuple(idle), phase="prepare")
         if not all(map(space.fits, self._first)):
             return
         self.space = space
