@@ -60,6 +60,33 @@ def test_whole_numbers_of_any_size_and_sign(name: str, runtime: str) -> None:
     assert signal_to_noise_db(model(torch.zeros(3, 6, dtype=torch.long)), compiled(torch.zeros(3, 6).long())) > 40
 
 
+class Named(nn.Module):
+    """Takes a table's places and numbers by names that are not given in the order of the alphabet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(50, 4)
+
+    def forward(self, weights: Tensor, ids: Tensor, bias: Tensor) -> Tensor:
+        return (self.table(ids) * weights.unsqueeze(-1)).sum(1) + bias
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_limits_are_those_of_the_argument_whatever_the_order_of_names(runtime: str) -> None:
+    model = Named().eval()
+
+    def given(most: int) -> dict[str, Tensor]:
+        return {"weights": torch.randn(5, 6), "ids": torch.randint(0, most, (5, 6)), "bias": torch.randn(5, 4)}
+
+    plan = Plan((Choice(decision="runtime", option=runtime),))
+    compiled = apply_plan(plan, material(model, given(20), Family.OTHER))
+    other = given(50)
+    assert signal_to_noise_db(model(**other), compiled(**other)) > 40
+    with pytest.raises(InvalidInput, match=r"ids holds .* the model takes 0 to 49"):
+        compiled(**{**other, "ids": other["ids"] + 50})
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_bytes_that_wrap(runtime: str) -> None:
     model = Of(lambda x: (x + 60).float() / 255)

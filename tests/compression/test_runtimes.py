@@ -176,6 +176,8 @@ def test_mappings_go_in_and_structures_come_out(name: str) -> None:
 class Shared(RuntimeModule):
     """Hands out one buffer for every call, as some runtimes do."""
 
+    format = "shared"
+
     def open(self, file: bytes) -> Tensor:
         return torch.zeros(4, 3)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional
+from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional, tensors
 from model_opt.errors import InvalidInput, TechniqueError
 
 Range = tuple[int, int]
@@ -176,11 +176,11 @@ class Flat(nn.Module):
 def layout_of(
     model: nn.Module, example: Inputs, *, coupled: bool = False, ranges: tuple[Range | None, ...] = ()
 ) -> Layout:
-    """Calls `model` on `example` and notes the structures. Where rows are coupled and some inputs are whole numbers,
-    which may be places of rows, the example's shapes are the only ones.
+    """Calls `model` on `example` and notes the structures; `ranges` are in the order of `tensors(example)`.
 
-    Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows the input:
-    a fixed program could only repeat it.
+    Where rows are coupled and some inputs are whole numbers, which may be places of rows, the example's shapes are the
+    only ones. Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows
+    the input: a fixed program could only repeat it.
     """
     args, kwargs = positional(example)
     leaves, spec = _flatten(args, kwargs)
@@ -207,8 +207,20 @@ def layout_of(
         batched=tuple(not fixed and tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
         batch=batch,
         coupled=coupled,
-        ranges=ranges or (None,) * len(ins),
+        ranges=tuple(ranges[place] for place in places_of(example)) if ranges else (None,) * len(ins),
     )
+
+
+def places_of(example: Inputs) -> list[int]:
+    """For each input tensor of a layout, its place among `tensors(example)`: keywords are sorted in the former."""
+    known = list(enumerate(tensors(example)))
+    leaves, _ = _flatten(*positional(example))
+    found = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            at = next(number for number, (_, one) in enumerate(known) if one is leaf)
+            found.append(known.pop(at)[0])
+    return found
 
 
 def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, batched: bool) -> Tensor:

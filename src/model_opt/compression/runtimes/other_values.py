@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, tensors
 from model_opt.compression.interface import answers
-from model_opt.compression.layout import Range
+from model_opt.compression.layout import Range, places_of
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
@@ -46,9 +46,9 @@ def guard(made: nn.Module, model: nn.Module, material: Material, least_db: float
         return
     found = list(made.layout.ranges)
     leaves = tensors(material.example)
-    for place, leaf in enumerate(leaves):
-        if leaf.numel() and _is_whole(leaf) and time.monotonic() < until:
-            found[place] = _right_range(made, model, material, place, least_db, until)
+    for number, place in enumerate(places_of(material.example)):
+        if leaves[place].numel() and _is_whole(leaves[place]) and time.monotonic() < until:
+            found[number] = _right_range(made, model, material, place, found[number], least_db, until)
     refuses_nan = time.monotonic() < until and _hides_nan(made, model, material.example)
     made.layout = replace(made.layout, ranges=tuple(found), refuses_nan=refuses_nan)
 
@@ -58,11 +58,16 @@ def _is_whole(tensor: Tensor) -> bool:
 
 
 def _right_range(
-    made: RuntimeModule, model: nn.Module, material: Material, place: int, least_db: float, until: float
+    made: RuntimeModule,
+    model: nn.Module,
+    material: Material,
+    place: int,
+    known: Range | None,
+    least_db: float,
+    until: float,
 ) -> Range | None:
-    """The widest of the ranges tried for whose values `made` is right, None for any; else what calibration data holds,
-    zero and one with it."""
-    known = made.layout.ranges[place]
+    """The widest of the ranges tried, within the `known` one, for whose values `made` is right, None for any; else what
+    calibration data holds, zero and one with it."""
     limits = torch.iinfo(tensors(material.example)[place].dtype)
     seen = _seen(material, place)
     for range_ in _candidates(known or (limits.min, limits.max), seen):
