@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTED := -c tests/constraints/tested.txt
 
-.PHONY: help run test check soak compat servers clean
+.PHONY: help run test check soak servers clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,16 +26,11 @@ check: $(VENV)/.dev ## Format, lint, types, layers
 soak: $(VENV)/.dev ## The long tests: fuzzing, fault schedules, every model
 	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 14400
 
-compat: ## The tests of compression with the oldest versions that are supported, in .venv-oldest
-	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -c tests/constraints/oldest.txt --editable '.[cpu,torchao,timm,text,dev]'
-	.venv-oldest/bin/python -m pytest tests/compression tests/measuring tests/search
-
 servers: $(VENV)/.dev ## Install the servers and the browser that the tests start (Neo4j, Redis, Chromium)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/servers/install.sh
 
 clean: ## Remove the environment and what was made
-	rm -rf $(VENV) .venv-oldest out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \

@@ -103,7 +103,7 @@ def test_a_mask_that_the_example_leaves_alone_may_be_turned(runtime: str) -> Non
 
 
 FLOATS = {
-    "atan2 at zero": lambda x: torch.atan2(x, x.flip(1)),
+    "atan2 at zero": lambda x: torch.atan2(x, x.roll(1, 1)),
     "logsigmoid far below zero": nn.functional.logsigmoid,
     "softplus": nn.functional.softplus,
     "gelu": nn.functional.gelu,
@@ -118,9 +118,10 @@ def test_zeros_and_ten_times_as_much(name: str, runtime: str) -> None:
     try:
         compiled = made(model, example, runtime)
     except (TechniqueError, MeasurementFailed) as error:
-        assert "wrong for" in str(error)
+        assert "wrong " in str(error)
         return
-    for given in (torch.zeros(5, 6), 10 * example):
+    halves = torch.arange(30).reshape(5, 6) % 2 == 0
+    for given in (torch.zeros(5, 6), example * halves, -example * ~halves, 10 * example):
         assert signal_to_noise_db(model(given), compiled(given)) > 25
 
 
