@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TESTED := -c tests/constraints/tested.txt
 
 .PHONY: help run test check soak servers clean
 .DEFAULT_GOAL := help
@@ -37,14 +38,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: pyproject.toml tests/constraints/tested.txt | $(VENV)/bin/python
 	@echo "installing model_opt with its runtimes and examples into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,examples]'
+	$(BIN)/python -m pip install --quiet $(TESTED) --editable '.[cpu,examples]'
 	$(BIN)/python -m model_opt.search.compiling
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml tests/constraints/tested.txt | $(VENV)/bin/python
 	@echo "installing model_opt with everything into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet $(TESTED) --editable '.[all,dev]'
 	$(BIN)/python -m model_opt.search.compiling
 	@touch $@ $(VENV)/.run

@@ -198,9 +198,9 @@ def described(name: str, model: Any, evaluator: Any, space: SearchSpace) -> dict
         ],
         "frozen": [asdict(choice) for choice in space.frozen],
         "signature": asdict(signature),
-        "context": asdict(facts["context"]),
-        "baseline": dict(facts["baseline"]),
-        "noise": dict(facts["noise"]),
+        "context": asdict(facts.context),
+        "baseline": dict(facts.baseline),
+        "noise": dict(facts.noise),
     }
 
 

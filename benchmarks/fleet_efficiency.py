@@ -39,7 +39,7 @@ from model_opt.fleet.proposer import Proposals, Proposer, Search, TreeProposer
 from model_opt.fleet.submission import Placement, Submission
 from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
-from model_opt.search.evaluator import Measurement, Outcome, Phase, Purpose
+from model_opt.search.evaluator import Description, Measurement, Outcome, Phase, Purpose
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import Decision, SearchSpace
@@ -78,8 +78,8 @@ class Sleeper:
         except FileExistsError:
             self.factor = 1.0
 
-    def describe(self) -> Mapping[str, object]:
-        return {"context": "made up", "noise": {}}
+    def describe(self) -> Description:
+        return Description(context="made up")
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
         phase("time")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from making import plan_of
+from making import material_of, plan_of
 from table_networks import NETWORKS, trained
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,9 +29,6 @@ from model_opt.autotuner.make_task import make_task
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.judge import DataJudge
 from model_opt.compression.inputs import tensors
-from model_opt.compression.machine import inspect
-from model_opt.compression.sign_model import sign_model
-from model_opt.compression.technique import Material
 from model_opt.errors import ModelOptError
 
 CALIBRATE, OTHERS = 1000, 6000
@@ -220,17 +217,7 @@ def stated(case: Case, *, labelled: bool, in_order: bool) -> Iterator[dict[str, 
         seed=0,
     )
     judge = DataJudge(task.held_out, task.model, "fidelity", task.labels)
-    material = Material(
-        teacher=task.model,
-        example=task.example,
-        fit=task.fit,
-        held_out=task.held_out,
-        signature=sign_model(task.model),
-        machine=inspect(),
-        threads=1,
-        seed=0,
-        phase=lambda name: None,
-    )
+    material = material_of(task.model, task.example, task.fit, task.held_out)
     before = outputs(case.model, case.others[0])
     for choices in PLANS:
         plan = plan_of(material, choices)

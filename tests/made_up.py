@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Measurement, Phase, Purpose
+from model_opt.search.evaluator import Description, Measurement, Phase, Purpose
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import Decision, SearchSpace
@@ -38,9 +37,9 @@ class Sleeping:
     folder: Path | None = None
     device: str = "made up"
 
-    def describe(self) -> Mapping[str, object]:
+    def describe(self) -> Description:
         context = Context(device=self.device, libraries=(), dtype="float32", threads=1, batch=1, input_shapes=((1, 3),))
-        return {"context": context, "noise": {"latency_ms": 0.0, "accuracy_drop": 0.0}}
+        return Description(context=context, noise={"latency_ms": 0.0, "accuracy_drop": 0.0})
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
         phase("time")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model_opt.search import Decision, SearchSpace, metric_model, planner, searcher, surrogate
 from model_opt.search.hypercube import draw
 from model_opt.search.planner import Planner, Ranking, Score
+from model_opt.search.regression import Fitted
 from searching.methods import Answers, ours
 from searching.problems import Problem
 
@@ -99,13 +100,13 @@ class LocalSearch(Planner):
 def without_kernel(*parts: int) -> Callable[[], AbstractContextManager[object]]:
     """Takes parts of the kernel away: their weights are zero."""
     kept = np.array([part not in parts for part in range(2)], dtype=np.float64)
-    unpack = surrogate.Surrogate._unpack
+    at = surrogate.Surrogate.at
 
-    def less(self: surrogate.Surrogate, parameters: Array) -> tuple[Array, Array, float, float]:
-        tables, weights, nugget, factor = unpack(self, parameters)
-        return tables, weights * kept, nugget, factor
+    def less(self: surrogate.Surrogate, parameters: Array) -> Fitted:
+        whole = at(self, parameters)
+        return replace(whole, weights=whole.weights * kept)
 
-    return lambda: patch.object(surrogate.Surrogate, "_unpack", less)
+    return lambda: patch.object(surrogate.Surrogate, "at", less)
 
 
 def _no_verification() -> AbstractContextManager[object]:

@@ -29,7 +29,8 @@ def cluster() -> Iterator[object]:
     from model_opt.actors.cluster import connect
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the switch was set
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # the raylets' workers inherit it
+    before, own = os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = own if before is None else own + os.pathsep + before  # the raylets' workers inherit it
     made = Cluster(
         initialize_head=True,
         head_node_args={
@@ -43,4 +44,7 @@ def cluster() -> Iterator[object]:
     yield made
     ray.shutdown()
     made.shutdown()
-    del os.environ["PYTHONPATH"]
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before

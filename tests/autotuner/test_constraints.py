@@ -21,13 +21,6 @@ def test_absolute_bounds_become_ratios_and_the_tighter_of_two_counts():
     assert bounds["log_size_ratio"] == pytest.approx(math.log(8.0))
 
 
-def test_what_is_known_before_timing_has_no_absolute_latency():
-    read = Constraints.read({"max_size_mb": 2.0, "min_compression_ratio": 3.0, "max_latency_ms": 5.0})
-    assert read.least(size_mb=8.0) == {"log_size_ratio": pytest.approx(math.log(4))}
-    assert Constraints.read({"min_speedup": 2}).least(size_mb=8.0) == {"log_speedup": pytest.approx(math.log(2))}
-    assert Constraints.read(None).least(size_mb=8.0) == {}
-
-
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UnknownName, match="max_accuracy_drop, max_latency_ms, max_size_mb"):
         Constraints.read({"max_accuracy": 0.02})

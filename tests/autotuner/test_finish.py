@@ -13,6 +13,7 @@ from model_opt.autotuner.finish import BUSY, _candidates, _doubts, _speedup, par
 from model_opt.autotuner.fresh_starts import USUAL_DEGREES, USUAL_DRIFT, USUAL_SPREAD, _figures, prediction
 from model_opt.compression.evaluation.fresh import Comparison
 from model_opt.search import Decision, Limit, Measurement, Objective, Plan, Searcher, SearchSpace
+from model_opt.search.conclusion import conclude
 from model_opt.search.trial import GIVEN
 
 
@@ -53,9 +54,9 @@ def test_the_original_comes_before_what_is_slower_or_breaks_a_constraint_and_is_
         trial_of(Measurement(plan=plan, samples=told), "explore" if plan.choices else GIVEN)
         for plan, told in samples.items()
     )
-    found = Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")
+    found = Found(conclusion=conclude(searcher, observed), observed=observed, ended="budget")
     assert _candidates(found, wanted)[:2] == [fast, Plan()]
-    without = Found(best=searcher.recommend(), observed=observed[:1] + observed[2:], searcher=searcher, ended="budget")
+    without = Found(conclusion=conclude(searcher, observed), observed=observed[:1] + observed[2:], ended="budget")
     assert {point.plan for point in pareto_front(without)} == {Plan(), lossy}
 
 
@@ -71,7 +72,7 @@ def found_with(plan, *log_speedups, disturbed=()):
         trial_of(Measurement(plan=plan, samples={"log_speedup": (value,)}, disturbed=frozenset(disturbed)), "explore")
         for value in log_speedups
     )
-    return Found(best=searcher.recommend(), observed=observed, searcher=searcher, ended="budget")
+    return Found(conclusion=conclude(searcher, observed), observed=observed, ended="budget")
 
 
 def starts(*log_speedups, quiet=True):

@@ -257,3 +257,11 @@ def test_what_all_rows_share_is_neither_cut_nor_joined():
     other = task(Masked(), example_input=(x[:4], mask, 2), calibration_data=[(x, mask, 2), (x, 2 * mask, 2)])
     assert "1 items of calibration_data give other values" in other.warnings[0]
     assert torch.equal(task(Masked(), example_input=(x, mask, 2)).fit[0][1], mask)
+
+
+def test_targets_that_are_floats_tell_of_quantities():
+    made = task(calibration_data=[(torch.randn(8, 3, 32, 32), torch.randn(8, 10)) for _ in range(5)])
+    assert made.labels is None and made.targets.shape == (10,) and not made.targets.shares
+    shares = task(calibration_data=[(torch.randn(8, 3, 32, 32), torch.randn(8, 10).softmax(1)) for _ in range(5)])
+    assert shares.targets.shares
+    assert task(calibration_data=[(torch.randn(8, 3, 32, 32), torch.arange(8)) for _ in range(5)]).targets is None

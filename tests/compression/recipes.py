@@ -28,13 +28,17 @@ def material(teacher: nn.Module, example: Inputs, fit: list[Inputs], held_out: l
     )
 
 
-def applied(recipe: Material, **choices: str) -> nn.Module:
-    """The teacher's copy after `choices`, in the order in which they are named."""
+def applied(recipe: Material, *, to_the_last: bool = True, **choices: str) -> nn.Module:
+    """The teacher's copy after `choices`, in the order in which they are named; without what follows their last stages
+    unless `to_the_last`."""
     plan = Plan(tuple(Choice(decision=d, option=o) for d, o in choices.items()))
     model = copy.deepcopy(recipe.teacher)
     for decision, option in choices.items():
         handler, stage = handler_of(decision)
         model = handler.apply(model, option, stage, plan, recipe)
+        last = [d for d in choices if handler_of(d)[0] is handler][-1] == decision
+        if to_the_last and last and handler.after_last is not None:
+            handler.after_last(model, recipe)
     return model
 
 

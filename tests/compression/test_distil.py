@@ -48,7 +48,7 @@ def test_what_would_take_too_long_is_refused_before_anything_is_pruned(monkeypat
     recipe = trained()
     with pytest.raises(TechniqueError, match=r"100 gradient steps, of .* s for the original, take too long"):
         apply_plan(Plan((Choice(decision="prune", option="0.7"), Choice(decision="distil", option="100"))), recipe)
-    assert "structures" not in recipe.cache
+    assert not recipe.findings.structures
 
 
 def test_what_takes_longer_than_was_foreseen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
-from model_opt.compression.evaluation.losses import declared_classes
+from model_opt.compression.evaluation.losses import Declared, FloatTargets, declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256
@@ -114,8 +114,8 @@ def test_the_last_layers_name_declares_classes() -> None:
             super().__init__()
             self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 3)
 
-    assert declared_classes(Net()) == {3}
-    assert declared_classes(nn.Sequential(nn.Linear(4, 6))) == frozenset()
+    assert declared_classes(Net()) == Declared(layers=frozenset({3}))
+    assert declared_classes(nn.Sequential(nn.Linear(4, 6))) == Declared()
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
@@ -342,3 +342,47 @@ def test_memory_that_runs_out_in_eval_fn_is_no_wrong_answer() -> None:
     judge = FunctionJudge(evaluate, nn.Identity())
     with pytest.raises(RuntimeError, match="out of memory"):
         judge.whole(nn.Identity())
+
+
+def with_targets(answers: Tensor, targets: Tensor, change) -> float:
+    told = FloatTargets.of(list(targets.split(32)))
+    judge = DataJudge(torch.arange(ROWS).split(32), Answers(answers, num_classes=4), "fidelity", targets=told)
+    return judge.whole(Answers(answers, change=change)).value
+
+
+def test_targets_that_are_no_labels_say_that_an_output_is_quantities() -> None:
+    answers = normal(4) + torch.tensor([10.0, 0, 0, 0])  # one class for all, if they were scores
+
+    def change(made):
+        return [made[0] + torch.tensor([0.0, 0.5, 0.0, 0.0])]
+
+    assert with_targets(answers, normal(4), change) == pytest.approx(0.5, rel=0.1)
+    assert with_targets(answers, normal(3), change) < 0.01  # of another output: the model's own word counts
+    shares = answers.softmax(1)
+    assert with_targets(shares, normal(4).softmax(1), lambda made: [(made[0] * 1.5)]) > 0.4  # both, the worse counts
+
+
+@pytest.mark.parametrize(("scale", "classes"), [(0.1, False), (9.0, True)])
+def test_a_last_layers_name_counts_where_the_data_agrees(scale: float, classes: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self, change=lambda made: made) -> None:
+            super().__init__()
+            self.fc, self.change = nn.Linear(4, 4, bias=False), change
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.change(scale * self.fc(x))
+
+    torch.manual_seed(0)
+    model, other = Net(), Net(lambda made: 1.5 * made)
+    nn.init.eye_(model.fc.weight)
+    nn.init.eye_(other.fc.weight)
+    judge = DataJudge(normal(4).split(32), model, "fidelity")
+    assert judge.whole(other).value == pytest.approx(0.0 if classes else 0.5, abs=0.05)
+    assert any("may be scores" in warning for warning in judge.warnings) is not classes
+
+
+def test_few_rows_say_little_of_rare_errors() -> None:
+    answers = normal(2)
+    judge = DataJudge(torch.arange(ROWS).split(32), Answers(answers), "fidelity", judge_as="quantities")
+    drop = judge.whole(Answers(answers, change=lambda made: [made[0] + 0.02]))  # alike everywhere
+    assert drop.error == pytest.approx(0.5 * drop.value * math.sqrt(29 / ROWS), rel=1e-6)

@@ -105,13 +105,13 @@ def test_int8_takes_the_calibration_that_comes_closest_on_held_out_rows(
     closeness = {}
     for calibration in calibrations:
         given = material(model, x, family)
-        given.cache[openvino.KEPT] = calibration
+        given.findings.calibration = calibration
         int8 = to_openvino(copy.deepcopy(model), "int8_static", given)
         rows = torch.cat(list(given.held_out))[: openvino.CALIBRATION_ROWS // openvino.TRIAL_PART]
         with torch.no_grad():
             closeness[calibration] = signal_to_noise_db(model(rows), int8(rows))
     assert len(set(closeness.values())) == 2
-    assert chosen.cache[openvino.KEPT] == max(closeness, key=lambda one: closeness[one])
+    assert chosen.findings.calibration == max(closeness, key=lambda one: closeness[one])
 
 
 def test_int8_of_aot_inductor_is_calibrated_on_fit_batches_of_any_size() -> None:
@@ -175,6 +175,8 @@ def test_mappings_go_in_and_structures_come_out(name: str) -> None:
 
 class Shared(RuntimeModule):
     """Hands out one buffer for every call, as some runtimes do."""
+
+    format = "shared"
 
     def open(self, file: bytes) -> Tensor:
         return torch.zeros(4, 3)

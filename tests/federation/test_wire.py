@@ -13,7 +13,7 @@ from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Record, Revocation
 from model_opt.federation.moments import Moments
 from model_opt.federation.stream import Stream
-from model_opt.federation.wire import WireLimits, decode, decode_record, digest_of, encode
+from model_opt.federation.wire import WireLimits, decode, decode_record, encode, read_head
 from model_opt.search.plan import Choice, Plan
 from model_opt.storage.testing import CONTEXT, OTHER_CONTEXT, RESNET18, VIT_B, entries
 
@@ -31,7 +31,7 @@ def golden_records(schema: int = 1) -> dict[str, Record]:
     stream = Stream(origin="alpha", epoch=EPOCH)
     rows = [*entries(5, 3), *entries(2, context=OTHER_CONTEXT), (Plan(), CONTEXT, {"latency_ms": Moments.of([1.5])})]
     first = replace(stream.mint(RESNET18, rows), schema=schema)
-    stream.previous = digest_of(encode(first))
+    stream.previous = read_head(encode(first)).digest
     second = replace(stream.mint(VIT_B, entries(3)), schema=schema)
     revocation = Revocation(
         federation="local",
@@ -51,16 +51,18 @@ def test_old_bytes_are_read_and_written_alike(schema: int, name: str) -> None:
     read = decode_record(data)
     assert read.schema == schema
     assert encode(read) == data == encode(record)
-    assert EncodedRecord.open(data).identity == EncodedRecord.of(record).identity
+    opened, made = EncodedRecord.open(data), EncodedRecord.of(record)
+    assert opened == made and opened.head == made.head and opened.identity == made.identity
     if isinstance(record, Envelope):
         assert isinstance(read, Envelope) and read.rows == record.rows and read.signature == record.signature
+        assert list(read.row_keys()) == [row.key for row in record.rows]
 
 
 def test_a_chain_names_its_predecessors() -> None:
     records = golden_records()
     first, second = records["envelope-1"], records["envelope-2"]
     assert isinstance(first, Envelope) and isinstance(second, Envelope)
-    assert first.previous == "0" * 64 and second.previous == digest_of(encode(first)) and second.sequence == 2
+    assert first.previous == "0" * 64 and second.previous == read_head(encode(first)).digest and second.sequence == 2
 
 
 def test_a_revocation_is_no_envelope() -> None:

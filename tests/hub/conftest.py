@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import RunningHub, Side
+from running import LocalHub, RunningHub, Side
 
 from model_opt.federation.identity import deployment_identity
 from model_opt.storage.open import open_store
@@ -18,6 +18,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
     running = RunningHub(tmp_path_factory.mktemp("hub"), (*options, "--federation", "elsewhere")).start()
     yield running
     running.kill()
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path) -> Iterator[LocalHub]:
+    running = LocalHub(tmp_path / "hub")
+    yield running
+    running.close()
 
 
 @pytest.fixture

@@ -10,15 +10,24 @@ import urllib.request
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from starlette.testclient import TestClient
+
 from model_opt.federation.export_policy import coarse
 from model_opt.federation.fold import fold
 from model_opt.federation.identity import Identity
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.trust import trust
+from model_opt.hub.app import build_app
+from model_opt.hub.audit import AuditLog
+from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.client import HubClient
+from model_opt.hub.counts import HubCounts
+from model_opt.hub.hosted_federation import HostedFederation
+from model_opt.hub.limits import HubLimits
 from model_opt.hub.serve import members_folder
 from model_opt.hub.sync import Deployment
+from model_opt.storage.sqlite import SQLiteBackend
 from servers.starting import _end_with_parent, free_port
 
 
@@ -116,3 +125,41 @@ def knowledge(store: InspectableStore) -> dict:
         folded = fold(rows, metric)
         found |= {(metric, *cell): m for cell, m in zip(folded.cells, folded.moments.to_list(), strict=True)}
     return found
+
+
+class LocalHub:
+    """A hub's application in this process, with an SQLite store in `folder`; its clients need no socket."""
+
+    url = "http://testserver"
+
+    def __init__(self, folder: Path) -> None:
+        self.members = folder / "members"
+        limits = HubLimits()
+        self.hosted = HostedFederation(SQLiteBackend(folder / "hub.db"), self.members, limits.records)
+        self.hosted.open()
+        self.audit = AuditLog(folder / "audit.jsonl")
+        authorizer = Authorizer(
+            {"local": self.hosted},
+            audiences=frozenset({self.url}),
+            limits=limits,
+            audit=self.audit,
+            counts=HubCounts(),
+            clock=time.monotonic,
+        )
+        self.app = build_app(authorizer, "0" * 32)
+
+    def client(self, identity: Identity) -> HubClient:
+        """A client of `identity`, which the hub allows."""
+        trust(identity.origin, 1.0, folder=self.members)
+        made = HubClient(self.url, identity)
+        made._http.close()
+        made._http = self.http()
+        return made
+
+    def http(self) -> TestClient:
+        """Sends what is not signed, too."""
+        return TestClient(self.app, base_url=self.url)
+
+    def close(self) -> None:
+        self.audit.close()
+        self.hosted.close()

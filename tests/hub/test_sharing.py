@@ -15,6 +15,7 @@ from model_opt.cli.sharing import touched_by
 from model_opt.errors import InvalidInput, WireError
 from model_opt.exchange.bundle import read_bundle, write_bundle
 from model_opt.exchange.shared import START, export_bundle, import_bundle, preview, withdraw
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.export_policy import DECISIONS, ExportPolicy, coarse, exported
 from model_opt.federation.identity import Identity, deployment_identity, rotate
@@ -196,7 +197,7 @@ def test_only_what_is_on_the_lists_leaves(made: Callable[[str], Deployment], tmp
     a.tells(tmp_path / "told")
     (data,) = read_bundle(tmp_path / "told")
     assert b"acme" not in data and b"revenue" not in data
-    told = verify(data, {a.identity.origin}).record
+    told = verify(EncodedRecord.open(data), {a.identity.origin})
     assert isinstance(told, Envelope) and told.signature == coarse(RESNET18) != RESNET18
     assert [row["moments"].keys() for row in shown.envelopes[0]["rows"]] == [m.keys() for m in told.block.moments()]
     assert preview(a.store, folder=a.folder).told_before == 1

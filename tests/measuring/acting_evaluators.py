@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_opt.errors import InvalidInput, MeasurementFailed, TechniqueError, UnknownName
 from model_opt.measuring.timing_lock import TimingLock
-from model_opt.search.evaluator import Measurement, Phase, Purpose
+from model_opt.search.evaluator import Description, Measurement, Phase, Purpose
 from model_opt.search.plan import Choice, Plan
 
 
@@ -27,8 +26,8 @@ class Acting:
 
     folder: Path
 
-    def describe(self) -> Mapping[str, object]:
-        return {"pid": os.getpid(), "cwd": str(Path.cwd()), "seconds": {"accuracy": 0.01}}
+    def describe(self) -> Description:
+        return Description(seconds={"accuracy": 0.01}, more={"pid": os.getpid(), "cwd": str(Path.cwd())})
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
         phase("prepare")

@@ -60,8 +60,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuringChild]
 
 def test_measures_in_another_process_with_the_same_folder(shared: MeasuringChild) -> None:
     description = shared.describe()
-    assert description["pid"] == shared.pid != os.getpid()
-    assert description["cwd"] == str(Path.cwd())
+    assert description.more["pid"] == shared.pid != os.getpid()
+    assert description.more["cwd"] == str(Path.cwd())
     outcome = shared.measure(Plan(), Purpose.VERIFY)
     assert outcome == Measurement(
         plan=Plan(), samples={"latency_ms": (1.0, 2.0)}, seconds={"time": 0.5}, notes=("verify",)
@@ -102,12 +102,12 @@ def test_what_a_plan_raises_becomes_its_reason(shared: MeasuringChild, action: s
 def test_after_a_death_the_next_plan_is_measured(
     shared: MeasuringChild, action: str, reason: Reason, words: str
 ) -> None:
-    before = shared.describe()["pid"]
+    before = shared.describe().more["pid"]
     outcome = shared.measure(act(action), Purpose.EXPLORE)
     assert isinstance(outcome, Failure)
     assert (outcome.reason, words in outcome.message) == (reason, True), outcome.message
     assert isinstance(shared.measure(Plan(), Purpose.EXPLORE), Measurement)
-    assert shared.describe()["pid"] != before
+    assert shared.describe().more["pid"] != before
 
 
 def test_memory_that_runs_out_is_told_and_survived(shared: MeasuringChild) -> None:
@@ -133,24 +133,28 @@ def test_an_interrupt_does_not_reach_it(shared: MeasuringChild) -> None:
     assert isinstance(shared.measure(act("signal"), Purpose.EXPLORE), Measurement)
 
 
+def broken(evaluator: Acting) -> object:
+    return evaluator.absent  # type: ignore[attr-defined]
+
+
 def test_other_methods_and_their_errors(shared: MeasuringChild, tmp_path: Path) -> None:
-    assert shared.call("save", Plan(), tmp_path / "plan") == len("leave alone")
+    assert shared.call(Acting.save, Plan(), tmp_path / "plan") == len("leave alone")
     assert (tmp_path / "plan").read_text() == "leave alone"
     with pytest.raises(InvalidInput, match="not so"):
-        shared.call("refuse")
+        shared.call(Acting.refuse)
     with pytest.raises(InvalidInput, match="unknown decision 'x'"):
-        shared.call("raise_unknown")
-    with pytest.raises(MeasurementFailed, match="no attribute 'absent'"):
-        shared.call("absent")
+        shared.call(Acting.raise_unknown)
+    with pytest.raises(MeasurementFailed, match=r"broken: .*no attribute 'absent'"):
+        shared.call(broken)
     with pytest.raises(InvalidInput, match="cannot be pickled"):
-        shared.call("save", threading.Lock())
+        shared.call(Acting.save, threading.Lock())
 
 
 def test_a_phase_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     phases: list[str] = []
     deadlines = Deadlines(accuracy_s=0.3)
     with MeasuringChild(partial(Acting, tmp_path), deadlines=deadlines, on_phase=phases.append) as child:
-        before = child.describe()["pid"]
+        before = child.describe().more["pid"]
         outcome = child.measure(act("sleep"), Purpose.EXPLORE)
         assert isinstance(outcome, Failure)
         assert outcome.reason is Reason.DEADLINE
@@ -234,7 +238,7 @@ def test_a_process_that_starts_stands_still_for_timers(tmp_path: Path) -> None:
             assert stopped(pid)
         (tmp_path / "go").touch()
         thread.join()
-        assert child.describe()["pid"] == pid
+        assert child.describe().more["pid"] == pid
 
 
 def test_of_a_failures_seconds_those_in_which_it_stood_still_are_none(tmp_path: Path) -> None:

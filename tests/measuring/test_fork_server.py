@@ -65,7 +65,7 @@ def test_a_forked_process_measures_as_any_other(open_server: int, tmp_path: Path
             said = each.describe()
             process = find_process(each.pid or 0)
             assert process is not None and process.parent == open_server
-            assert (said["pid"], said["cwd"]) == (each.pid, str(Path.cwd()))
+            assert (said.more["pid"], said.more["cwd"]) == (each.pid, str(Path.cwd()))
             assert isinstance(each.measure(Plan(), Purpose.EXPLORE), Measurement)
         pids = one.pid, two.pid
         assert pids[0] != pids[1]

@@ -10,6 +10,7 @@ from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.finish import pareto_front
 from model_opt.autotuner.result import CompressionResult
 from model_opt.compression.technique import techniques_of
+from model_opt.search.conclusion import conclude
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose, Reason
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.plan import Plan
@@ -80,14 +81,13 @@ def made_result(budget: int = 40, seed: int = 0, workers: int = 0) -> Compressio
         clocks[who] += sum(outcome.seconds.values()) + 0.1
         seen = replace(trial_of(outcome, Purpose(proposal.purpose)), at_s=clocks[who], worker=who if workers else None)
         observed.append(replace(seen, predicted=predicted_of(proposal.expected)))
-    found = Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended="budget")
+    found = Found(conclusion=conclude(searcher, observed), observed=tuple(observed), ended="budget")
     return _result(found, workers)
 
 
 def _result(found: Found, workers: int) -> CompressionResult:
-    plan = found.best.plan
-    outcome = next(o for o in found.searcher.observations if o.plan == plan and isinstance(o, Measurement))
-    means = trial_of(outcome, Purpose.EXPLORE).metrics
+    plan = found.conclusion.best.plan
+    means = next(trial for trial in found.observed if trial.plan == plan and trial.metrics).metrics
     speed, drop = math.exp(means["log_speedup"]), means["accuracy_drop"]
     counts: dict[str, int] = {}
     for seen in found.observed:
@@ -102,7 +102,7 @@ def _result(found: Found, workers: int) -> CompressionResult:
         },
         plan=plan,
         techniques=techniques_of(plan),
-        feasible=found.best.feasible,
+        feasible=found.conclusion.best.feasible,
         constraints={"max_accuracy_drop": 0.02},
         method="hybrid",
         accuracy_source="labelled data",
@@ -121,7 +121,7 @@ def _result(found: Found, workers: int) -> CompressionResult:
             "origins": ["3f" * 32, "9a" * 32],
             "exact": False,
         },
-        importance=found.searcher.importance(),
-        tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
+        importance=found.conclusion.importance,
+        tree=tuple(asdict(option) for option in found.conclusion.tree),
         fleet=fleet if workers else {},
     )

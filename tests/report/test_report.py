@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import sqlite3
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -24,7 +25,8 @@ from model_opt.cli.explain import explained
 from model_opt.cli.tables import print_result
 from model_opt.errors import InvalidInput
 from model_opt.fleet import submission
-from model_opt.fleet.coordinator_service import STATE_FILE
+from model_opt.fleet.concluding import keep_conclusion, wanted_facts
+from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.journal import SqliteJournal
 from model_opt.fleet.messages import Changes, LeaseResult
@@ -264,20 +266,36 @@ def state(tmp_path):
         )
         for i, plan in enumerate(plans)
     ]
-    journal.commit(term, [Changes(results=tuple(kept), facts={"first_grant_s": 999.0})])
+    journal.commit(term, [Changes(results=tuple(kept), facts={"first_grant_s": 999.0, **wanted_facts(request)})])
     yield folder
     journal.close()
 
 
 def test_a_fleet_is_seen_while_it_writes(state):
-    view = of_fleet(state, explain=True)
+    view = of_fleet(state)
     assert view.running and view.settled == 6 and view.budget == 20 and view.where == "fleet"
     assert [o.at_s for o in view.observations] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert view.observations[1].worker == "w1" and view.importance
-    assert math.isclose(sum(view.importance.values()), 1.0)
-    assert view.observations[-1].predicted and not of_fleet(state).observations[-1].predicted
+    assert view.observations[1].worker == "w1" and not view.importance and not view.observations[-1].predicted
     assert find("night", str(state.parent)).name == "night"
     assert 'id="timeline"' in report_page(view)
+
+
+def test_what_a_fleet_has_learnt_is_read_from_its_state_and_nothing_is_unpickled(state):
+    request = submission.read(state)[1]
+    service = CoordinatorService.at(state, request.rules)
+    keep_conclusion(service, request.search)
+    service.close()
+    (state / submission.REQUEST).write_bytes(b"nothing that could be unpickled")
+    view = of_fleet(state)
+    assert math.isclose(sum(view.importance.values()), 1.0) and view.observations[-1].predicted
+    assert 'id="predictions"' in report_page(view)
+
+
+def test_a_state_of_another_version_is_refused(state):
+    with sqlite3.connect(state / STATE_FILE) as db:
+        db.execute("DELETE FROM facts WHERE name = 'objective'")
+    with pytest.raises(InvalidInput, match="another version"):
+        of_fleet(state)
 
 
 def test_a_name_that_is_nothing_says_what_there_is(state):

@@ -25,3 +25,14 @@ def test_feasible_first_then_the_metric_then_the_tie_breaker() -> None:
 def test_a_missing_objective_is_worst() -> None:
     assert Objective(metric="ms").better({"ms": 1e9}, {"drop": 0.0})
     assert Objective(metric="score", maximize=True).better({"score": 2.0}, {"score": 1.0})
+
+
+def test_a_limit_is_held_or_broken_for_certain_or_nobody_can_say() -> None:
+    limit = Limit(metric="drop", bound=0.02)
+    assert limit.certain(0.02, 0.0) is True and limit.certain(0.021, 0.0) is False
+    assert limit.certain(0.01, 0.001) is True and limit.certain(0.03, 0.001) is False
+    assert limit.certain(0.03, 0.01) is None and limit.certain(0.03, math.inf) is None
+    assert Limit(metric="ratio", bound=2.0, at_most=False).certain(1.0, 0.1) is False
+    objective = Objective(metric="speed", limits=(limit,))
+    assert objective.hopeless({"drop": (0.05, 0.001)}) and not objective.hopeless({"drop": (0.05, 0.02)})
+    assert not objective.hopeless({"speed": (0.0, 0.0)})

@@ -18,19 +18,20 @@ from model_opt.actors.metrics import FleetMetrics
 from model_opt.actors.worker_pool import WorkerPool
 from model_opt.errors import FleetError, ModelOptError
 from model_opt.fleet import submission
+from model_opt.fleet.concluding import DESCRIPTION, concluded, keep_conclusion, wanted_facts
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.logs import log_as_json
 from model_opt.fleet.messages import MergedRow, Reply, WorkRequest
 from model_opt.fleet.submission import Manifest, Submission, state_root
+from model_opt.search.conclusion import Conclusion
 from model_opt.search.context import Context
 from model_opt.search.trial import Trial
 
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 1.0
-_DESCRIPTION = "description/"
 
 
 class Coordinator:
@@ -101,6 +102,7 @@ class Coordinator:
         self._service = CoordinatorService.at(self._folder, self._request.rules, fatal=_perish)
         if self._request.sharing is not None:
             self._flush = Flush(self._service, self._request.sharing)
+        self._service.remember(wanted_facts(self._request))
         self._reconciler = threading.Thread(target=self._reconcile, name="model-opt-reconcile", daemon=True)
         self._reconciler.start()
 
@@ -112,6 +114,8 @@ class Coordinator:
             try:
                 status = service.status()
                 pool.dismiss() if status["ending"] else pool.reconcile()
+                if status["ending"]:
+                    keep_conclusion(service, request.search)
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
@@ -148,7 +152,7 @@ class Coordinator:
 
     async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
         """What a worker's evaluator says of itself; `description` is JSON-like."""
-        facts = {f"{_DESCRIPTION}{worker}": dict(description), **(context_fact(context) if context else {})}
+        facts = {f"{DESCRIPTION}{worker}": dict(description), **(context_fact(context) if context else {})}
         await asyncio.to_thread(self._serving()[0].remember, facts)
 
     # drivers --------------------------------------------------------------------------------------------------------
@@ -170,11 +174,16 @@ class Coordinator:
         """The merged rows."""
         return self._serving()[0].rows()
 
-    async def facts(self) -> tuple[dict[str, Context], dict[str, Any], Submission]:
-        """The contexts by key, what each worker's evaluator said, and the search."""
+    async def facts(self) -> tuple[dict[str, Context], dict[str, Any]]:
+        """The contexts by key, and what each worker's evaluator said."""
+        service, _ = self._serving()
+        said = {k.removeprefix(DESCRIPTION): v for k, v in service.facts.items() if k.startswith(DESCRIPTION)}
+        return contexts_of(service.facts), said
+
+    async def conclusion(self) -> tuple[tuple[Trial, ...], Conclusion | None]:
+        """The trials of the context most was measured in, with what was believed before, and what they tell."""
         service, request = self._serving()
-        said = {k.removeprefix(_DESCRIPTION): v for k, v in service.facts.items() if k.startswith(_DESCRIPTION)}
-        return contexts_of(service.facts), said, request
+        return await asyncio.to_thread(concluded, service, request.search)
 
     async def extend(self, more: int, request: str) -> None:
         """More budget; a search that had ended goes on."""

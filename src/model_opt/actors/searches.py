@@ -3,8 +3,7 @@
 import secrets
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from model_opt.fleet.messages import MergedRow
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing, Submission, check_search_name, chunks, pickled
 from model_opt.measuring.deadlines import Deadlines
+from model_opt.search.conclusion import Conclusion
 from model_opt.search.context import Context
 from model_opt.search.evaluator import Evaluator, Outcome
 from model_opt.search.recommendation import Recommendation
-from model_opt.search.replay import replay
-from model_opt.search.searcher import Searcher
 from model_opt.search.trial import Trial
 
 WATCH_S = 0.5
@@ -31,19 +29,23 @@ Progress = Callable[[Mapping[str, Any]], None]
 @dataclass(frozen=True, kw_only=True)
 class FleetResult:
     """What a search has found so far. `trials` are those of the context most was measured in, in their order, with what
-    all that was settled before told of each (`replay`); the recommendation is theirs. `status` has the counts;
-    `descriptions` is what each worker's evaluator said."""
+    all that was settled before told of each; `conclusion` is what they tell, None where nothing was measured. `status`
+    has the counts; `descriptions` is what each worker's evaluator said."""
 
     name: str
     ending: str
-    recommendation: Recommendation | None
+    conclusion: Conclusion | None
     trials: tuple[Trial, ...]
     rows: tuple[MergedRow, ...]
     context: Context | None
     contexts: Mapping[str, Context]
     descriptions: Mapping[str, Any]
     status: Mapping[str, Any]
-    searcher: Searcher
+
+    @property
+    def recommendation(self) -> Recommendation | None:
+        """The answer, None where nothing was measured."""
+        return None if self.conclusion is None else self.conclusion.best
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -205,25 +207,19 @@ def result(name: str, *, address: str | None = None) -> FleetResult:
     """What a search has found so far, finished or not."""
     connect(address)
     coordinator = find_coordinator(name)
-    settled: list[Trial] = []
-    while more := answer(coordinator.trials.remote(len(settled))):
-        settled += more
+    trials, conclusion = answer(coordinator.conclusion.remote())
     status, rows = answer([coordinator.status.remote(), coordinator.rows.remote()])
-    contexts, descriptions, request = answer(coordinator.facts.remote())
-    home = _most_measured(settled)
-    searcher = request.search.searcher(status["budget"], _noise(descriptions))
-    trials = replay(searcher, (trial for trial in settled if trial.context == home))
+    contexts, descriptions = answer(coordinator.facts.remote())
     return FleetResult(
         name=name,
         ending=status["ending"] or "running",
-        recommendation=searcher.recommend() if trials or request.search.given else None,
+        conclusion=conclusion,
         trials=trials,
         rows=tuple(rows),
-        context=contexts.get(home),
+        context=contexts.get(trials[0].context) if trials else None,
         contexts=contexts,
         descriptions=descriptions,
         status=status,
-        searcher=searcher,
     )
 
 
@@ -356,7 +352,7 @@ def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
     """Gives up where nothing was measured, nobody works, and workers say why they cannot."""
     if status["settled"] or status["workers"]:
         return
-    _, descriptions, _ = answer(coordinator.facts.remote())
+    _, descriptions = answer(coordinator.facts.remote())
     errors = {said["error"] for said in descriptions.values() if "error" in said}
     if errors and all("error" in said for said in descriptions.values()):
         answer(coordinator.stop.remote())
@@ -366,12 +362,3 @@ def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
 def local_cpus(placement: Placement) -> int | None:
     """Logical CPUs for a local cluster: enough for the workers that were asked for."""
     return None if placement.workers is None else max(1, round(placement.workers * placement.cpus))
-
-
-def _most_measured(settled: Sequence[Trial]) -> str:
-    counts = Counter(trial.context for trial in settled)
-    return max(counts, key=lambda context: counts[context], default="")
-
-
-def _noise(descriptions: Mapping[str, Any]) -> dict[str, float | None]:
-    return next((dict(said["noise"]) for said in descriptions.values() if said.get("noise")), {})

@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import ray
 
-from model_opt.actors.measuring_actor import RemoteChild
+from model_opt.actors.cluster_measurer import ClusterMeasurer, child_of_search, slot_options
 from model_opt.actors.ray_link import RayLink, child_of
 from model_opt.errors import ModelOptError
 from model_opt.fleet.leases import Holder
@@ -22,10 +22,11 @@ from model_opt.fleet.time_left import TimeLeft
 from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_slots import Slot
 from model_opt.fleet.worker_state import WorkerState
-from model_opt.measuring.child import MeasuringChild
 from model_opt.measuring.kernels import compile_kernels
+from model_opt.measuring.measurer import Measurer
 from model_opt.measuring.timing_lock import TimingLock
 from model_opt.search.context import Context
+from model_opt.search.evaluator import Description
 
 log = logging.getLogger(__name__)
 
@@ -80,34 +81,30 @@ class SearchWorker:
     def _search_once(self, link: RayLink) -> str:
         manifest, request = link.register()
         log.info("registered")
-        with RemoteChild(self._search, self._slot) if self._remote else child_of(link, (manifest, request)) as child:
+        with self._afar() if self._remote else child_of(link, (manifest, request)) as measurer:
             compile_kernels()
-            description = child.describe()
+            described = measurer.describe()
             log.info("the measuring process is ready")
-            context = description.get("context")
-            known = context if isinstance(context, Context) else None
-            here = {"planned_on": ray.get_runtime_context().get_node_id()}
-            link.introduce(self._name, known, json_like({"measured_on": here["planned_on"], **description, **here}))
-            self._loop = self._made_loop(link, request, child, context_key(description), description)
+            known = described.context if isinstance(described.context, Context) else None
+            link.introduce(self._name, known, json_like(described, ray.get_runtime_context().get_node_id()))
+            self._loop = self._made_loop(link, request, measurer, described)
             return "left" if self._leaving.is_set() else self._loop.run()
 
-    def _made_loop(
-        self,
-        link: RayLink,
-        request: Submission,
-        child: MeasuringChild | RemoteChild,
-        context: str,
-        description: Mapping[str, object],
-    ) -> WorkerLoop:
-        given = description.get("noise")
-        noise = dict(given) if isinstance(given, Mapping) else {}
+    def _afar(self) -> Measurer:
+        """Measures in the slot from here. Where the device is lost this process ends: Ray starts the worker anew, and
+        what it held is leased again, to be blamed on no plan."""
+        return ClusterMeasurer(
+            partial(child_of_search, self._search), slot_options(self._slot), on_lost=lambda: os._exit(1)
+        )
+
+    def _made_loop(self, link: RayLink, request: Submission, measurer: Measurer, described: Description) -> WorkerLoop:
         incarnation = f"{time.time_ns():020d}-{os.getpid()}"
         return WorkerLoop(
-            WorkerState(Holder(worker=self._name, incarnation=incarnation), context),
+            WorkerState(Holder(worker=self._name, incarnation=incarnation), described.context_key),
             link,
-            child.measure,
-            lambda budget: TreeProposer(self._name, request.search, budget, noise),
-            interrupt=child.kill,
+            measurer.measure,
+            lambda budget: TreeProposer(self._name, request.search, budget, described.noise),
+            interrupt=measurer.kill,
             left=TimeLeft(request.search.expected),
             wait=TimingLock().wait,
         )
@@ -121,13 +118,11 @@ class SearchWorker:
             log.warning("nor can that be told: %s", lost)
 
 
-def context_key(description: Mapping[str, object]) -> str:
-    """What tells contexts apart: the key of the evaluator's `Context`, else whatever it says instead."""
-    context = description.get("context")
-    return context.key if isinstance(context, Context) else str(context)
-
-
-def json_like(description: Mapping[str, object]) -> dict[str, Any]:
-    """A description as JSON can hold it: what it cannot is turned into text."""
-    kept: dict[str, Any] = json.loads(json.dumps(dict(description), default=str))
+def json_like(described: Description, node: str) -> dict[str, Any]:
+    """What is told of a worker's evaluator, as JSON holds it: what that cannot hold is turned into text. `node` is
+    where it plans, and where it measures unless it said otherwise."""
+    said = {name: value for name, value in vars(described).items() if name != "more"}
+    kept: dict[str, Any] = json.loads(
+        json.dumps({"measured_on": node, **said, **described.more, "planned_on": node}, default=str)
+    )
     return kept

@@ -21,6 +21,7 @@ PHASES: Mapping[str, str] = {
     "baseline": "measuring the model as it is",
     "what applies": "finding out what applies to this model",
     "sensitivity": "finding out which layers are sensitive",
+    "slot": "waiting for a free slot of the cluster",
     "workers": "starting the workers",
     "search": "searching",
     "prepare": "preparing",

@@ -54,20 +54,15 @@ class Constraints:
 
         Latency and size bounds become bounds on ratios to the baseline, which drift less than absolute times.
         """
-        least = self.least(size_mb=baseline["size_bytes"] / 1e6, latency_ms=baseline["latency_ms"])
-        limits = [Limit(metric="accuracy_drop", bound=self.max_accuracy_drop, at_most=True)]
-        limits += [Limit(metric=metric, bound=bound, at_most=False) for metric, bound in least.items()]
-        return Objective(metric="log_speedup", maximize=True, limits=tuple(limits), tie=("log_size_ratio", True))
-
-    def least(self, *, size_mb: float | None = None, latency_ms: float | None = None) -> Mapping[str, float]:
-        """The least log ratios of the original's figures to a plan's, by metric; without a figure of the original its
-        absolute bound is left out."""
         ratios = {
-            "log_speedup": (self.min_speedup, _ratio(latency_ms, self.max_latency_ms)),
-            "log_size_ratio": (self.min_compression_ratio, _ratio(size_mb, self.max_size_mb)),
+            "log_speedup": (self.min_speedup, _ratio(baseline["latency_ms"], self.max_latency_ms)),
+            "log_size_ratio": (self.min_compression_ratio, _ratio(baseline["size_bytes"] / 1e6, self.max_size_mb)),
         }
-        bounds = {metric: [math.log(bound) for bound in of if bound is not None] for metric, of in ratios.items()}
-        return {metric: max(found) for metric, found in bounds.items() if found}
+        limits = [Limit(metric="accuracy_drop", bound=self.max_accuracy_drop, at_most=True)]
+        for metric, bounds in ratios.items():
+            if wanted := [math.log(bound) for bound in bounds if bound is not None]:
+                limits.append(Limit(metric=metric, bound=max(wanted), at_most=False))
+        return Objective(metric="log_speedup", maximize=True, limits=tuple(limits), tie=("log_size_ratio", True))
 
 
 def _bound(name: str, value: float | str) -> float:
@@ -91,5 +86,5 @@ def _share(text: str) -> float | str:
         return text
 
 
-def _ratio(baseline: float | None, most: float | None) -> float | None:
-    return None if baseline is None or most is None else baseline / most
+def _ratio(baseline: float, most: float | None) -> float | None:
+    return None if most is None else baseline / most

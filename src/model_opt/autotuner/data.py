@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
+from model_opt.compression.evaluation.losses import FloatTargets
 from model_opt.compression.inputs import (
     Inputs,
     batch_size,
@@ -42,13 +43,14 @@ class Data:
     """Batches of inputs, and beside each its labels (whole numbers, `[rows, …]`) if there are any.
 
     `whole` says that batches are as they came, since the answer for a row depends on the others. `warnings` say what
-    was not looked at.
+    was not looked at; `targets` are those that are no labels.
     """
 
     inputs: Sequence[Inputs]
     labels: Sequence[Tensor] | None
     whole: bool
     warnings: tuple[str, ...] = ()
+    targets: FloatTargets | None = None
 
     def halves(self, seed: int) -> tuple[list[Inputs], "Data"]:
         """Batches to fit on and data to judge by: half of the shuffled rows each, of every class; or half of the
@@ -271,12 +273,23 @@ class _Drawn:
         self._thin()
         targets = [target for _, target, _ in self._kept]
         labels, unused = _labels(targets)
+        floats = _floats(targets)
         inputs = [inputs for inputs, _, _ in self._kept]
         said = (*warnings, unused) if unused else tuple(warnings)
         if self._whole:
-            return Data(inputs=inputs, labels=labels, whole=True, warnings=said)
+            return Data(inputs=inputs, labels=labels, whole=True, warnings=said, targets=floats)
         together = None if labels is None else [torch.cat(labels)]
-        return Data(inputs=[join(inputs)], labels=together, whole=False, warnings=said)
+        return Data(inputs=[join(inputs)], labels=together, whole=False, warnings=said, targets=floats)
+
+
+def _floats(targets: Sequence[Any]) -> FloatTargets | None:
+    """What floats among the targets tell of the output that they are of; None where some are no tensors of one size, or
+    labels."""
+    given = [target for target in targets if isinstance(target, Tensor) and target.is_floating_point()]
+    alike = len({target.shape[1:] for target in given}) == 1 and len(given) == len(targets)
+    if not alike or all(bool(((target == 0) | (target == 1)).all()) for target in given):
+        return None
+    return FloatTargets.of(given)
 
 
 def _labels(targets: Sequence[Any]) -> tuple[list[Tensor] | None, str]:

@@ -11,13 +11,14 @@ import numpy as np
 from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.strategies import prior, strategies
 from model_opt.compression.machine import Machine
-from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.measurer import Measurer
+from model_opt.search.conclusion import Conclusion, conclude
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Purpose
 from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.plan_seconds import ExpectedSeconds, PlanSeconds
-from model_opt.search.searcher import Evidence, Proposal, Recommendation, Searcher
+from model_opt.search.searcher import Evidence, Proposal, Searcher
 from model_opt.search.space import SearchSpace
 from model_opt.search.trial import GIVEN, Trial, predicted_of
 
@@ -34,7 +35,7 @@ class Problem:
     `evidence` is what was measured there.
     """
 
-    child: MeasuringChild
+    measurer: Measurer
     space: SearchSpace
     signature: ModelSignature
     objective: Objective
@@ -62,9 +63,8 @@ class Problem:
 class Found:
     """What a search has found, and why it ended: "budget", "time", "space", "interrupted", "rules"."""
 
-    best: Recommendation
+    conclusion: Conclusion
     observed: tuple[Trial, ...]
-    searcher: Searcher
     ended: str
     fleet: Mapping[str, Any] = field(default_factory=dict)
     """Who measured how much, where the search ran on a cluster."""
@@ -159,7 +159,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
             predicted = predicted_of(proposal.expected) if taught else {}
             started = time.monotonic()
             problem.on_plan(proposal.plan)
-            outcome = problem.child.measure(proposal.plan, proposal.purpose)
+            outcome = problem.measurer.measure(proposal.plan, proposal.purpose)
             if clock.cut_off(outcome):
                 problem.callbacks.on_note(f"{outcome.plan} was cut off at the search's end: it is not counted")
                 ended = "time"
@@ -177,7 +177,7 @@ def measure_all(problem: Problem, searcher: Searcher, budget: int, *, ended: str
     except KeyboardInterrupt:
         ended = "interrupted"
         problem.callbacks.on_note("interrupted: keeping what was found")
-    return Found(best=searcher.recommend(), observed=tuple(observed), searcher=searcher, ended=ended)
+    return Found(conclusion=conclude(searcher, observed), observed=tuple(observed), ended=ended)
 
 
 class _Clock:

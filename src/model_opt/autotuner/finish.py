@@ -1,22 +1,24 @@
 """The final figures: the optimised model saved, loaded in fresh processes, and timed there beside the original."""
 
 import math
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cmp_to_key
 from pathlib import Path
 
 import numpy as np
 
-from model_opt.autotuner.callbacks import Callbacks
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.figures import Figure
 from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
 from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
-from model_opt.compression.evaluation.evaluator import Task, kept_model
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task, kept_model
+from model_opt.compression.inputs import Inputs
 from model_opt.compression.save_model import save_model
 from model_opt.errors import MeasurementFailed
-from model_opt.measuring.child import MeasuringChild
+from model_opt.measuring.measurer import Measurer
 from model_opt.measuring.variables import ALLOCATOR
 from model_opt.search.beliefs import Estimate
 from model_opt.search.objective import Objective
@@ -29,67 +31,103 @@ BUSY = "not measured: other programs kept the machine busy"
 
 @dataclass(frozen=True, kw_only=True)
 class FinalAnswer:
-    """The plan that is handed back, its figures, and where its model lies."""
+    """The plan that is handed back, its figures, and its model as it is saved."""
 
     plan: Plan
-    model: Path
+    model: bytes = field(repr=False)
     figures: Mapping[str, Figure]
     feasible: bool
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FreshRequest:
+    """What is asked of the machine that measures once the search is over: `plan`'s model, timed in fresh processes.
+
+    `original` is the model as it is, saved; `kept` the folder where an evaluator of that machine may have kept the
+    plan's. `left_s` is the time for all of it in seconds, None: any. The rest is `time_fresh`'s.
+    """
+
+    plan: Plan
+    original: bytes = field(repr=False)
+    example: Inputs = field(repr=False)
+    kept: Path | None
+    threads: int
+    searched: Searched
+    search_s: float
+    left_s: float | None
+
+
 def finish(
-    child: MeasuringChild,
+    measurer: Measurer,
     found: Found,
     objective: Objective,
-    scratch: Path,
     *,
     task: Task,
+    threads: int,
     deadline: float | None,
     search_s: float,
-    callbacks: Callbacks,
+    on_plan: Callable[[Plan], None],
 ) -> FinalAnswer:
-    """Saves the best plan's model in `scratch` and measures it in fresh processes.
+    """Has the best plan's model saved and timed in fresh processes.
 
     A plan whose model cannot be saved, loaded or run there is passed over for the next best, the reason among the
-    notes; the original is always the last. `search_s` is how long the search took.
+    notes; the original is always the last. `search_s` is how long the search took. `on_plan` is
+    told which plan it is.
     """
     notes: list[str] = []
-    original = scratch / "original.pt"
-    save_model(task.model, original, recipe={})
+    original = _saved(task)
     for plan in _candidates(found, objective):
         try:
-            model = original
+            model, fresh = original, None
             if plan.choices:
-                model = _model_of(plan, child, scratch)
-            fresh = None
-            if plan.choices:
-                fresh = time_fresh(
-                    original,
-                    model,
-                    task.example,
-                    threads=task.threads,
-                    deadline=deadline,
-                    on_start=_announce(callbacks, plan),
+                request = FreshRequest(
+                    plan=plan,
+                    original=original,
+                    example=task.example,
+                    kept=task.keep,
+                    threads=threads,
                     searched=_searched(plan, found),
                     search_s=search_s,
+                    left_s=None if deadline is None else max(deadline - time.monotonic(), 0.0),
                 )
+                on_plan(plan)
+                model, fresh = measurer.errand(model_and_timing, request)
             return _answer(plan, model, found, objective, fresh, notes)
         except MeasurementFailed as error:
             notes.append(f"{plan} was passed over: {error}")
     raise MeasurementFailed("; ".join(notes))
 
 
-def _announce(callbacks: Callbacks, plan: Plan) -> Callable[[int, int], None]:
-    return lambda number, of: callbacks.on_phase(f"fresh process {number} of {of}", plan)
+def _saved(task: Task) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
+        path = Path(folder) / "original.pt"
+        save_model(task.model, path, recipe={})
+        return path.read_bytes()
 
 
-def _model_of(plan: Plan, child: MeasuringChild, scratch: Path) -> Path:
-    """The model that was measured, where it was kept; else it is made again."""
-    path = kept_model(scratch, plan)
-    if not path.exists():
-        child.call("save", plan, path, phase_deadline=SAVE_S)
-    return path
+def model_and_timing(measurer: Measurer, request: FreshRequest) -> tuple[bytes, FreshFigures | None]:
+    """The plan's model as it was measured, where it was kept, else made again; and its timing in fresh processes, None
+    where there was no time. Raises `MeasurementFailed` where it cannot be made, loaded or run."""
+    with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
+        original, model = Path(folder) / "original.pt", Path(folder) / "model.pt"
+        original.write_bytes(request.original)
+        kept = None if request.kept is None else kept_model(request.kept, request.plan)
+        if kept is not None and kept.exists():
+            model.write_bytes(kept.read_bytes())
+        else:
+            measurer.call(CompressionEvaluator.save, request.plan, model, phase_deadline=SAVE_S)
+        fresh = time_fresh(
+            original,
+            model,
+            request.example,
+            threads=request.threads,
+            deadline=None if request.left_s is None else time.monotonic() + request.left_s,
+            on_start=lambda number, of: measurer.tell(f"fresh process {number} of {of}"),
+            searched=request.searched,
+            search_s=request.search_s,
+        )
+        return model.read_bytes(), fresh
 
 
 def _candidates(found: Found, objective: Objective) -> list[Plan]:
@@ -101,7 +139,7 @@ def _candidates(found: Found, objective: Objective) -> list[Plan]:
         return -1 if objective.better(means[a], means[b]) else 1
 
     ranked = sorted(complete, key=cmp_to_key(order))
-    return list(dict.fromkeys([found.best.plan, *ranked[:3], Plan()]))
+    return list(dict.fromkeys([found.conclusion.best.plan, *ranked[:3], Plan()]))
 
 
 def _means(observed: Iterable[Trial]) -> dict[Plan, Mapping[str, float]]:
@@ -110,7 +148,7 @@ def _means(observed: Iterable[Trial]) -> dict[Plan, Mapping[str, float]]:
 
 
 def _answer(
-    plan: Plan, model: Path, found: Found, objective: Objective, fresh: FreshFigures | None, notes: Sequence[str]
+    plan: Plan, model: bytes, found: Found, objective: Objective, fresh: FreshFigures | None, notes: Sequence[str]
 ) -> FinalAnswer:
     seen = [o.metrics for o in found.observed if o.plan == plan and o.failure is None]
     metrics = seen[-1] if seen else dict.fromkeys(("log_speedup", "log_size_ratio", "accuracy_drop"), 0.0)
@@ -134,7 +172,7 @@ def _searched(plan: Plan, found: Found) -> Searched:
     seen = [o for o in found.observed if o.plan == plan and "log_speedup" in o.metrics]
     quiet = [o for o in seen if "log_speedup" not in o.disturbed]
     mean = float(np.mean([o.metrics["log_speedup"] for o in quiet or seen]))
-    belief = found.searcher.predict([plan])[0]["log_speedup"]
+    belief = found.conclusion.beliefs[plan]["log_speedup"]
     return Searched(mean=mean, figure=_faster(mean, belief), disturbed=not quiet)
 
 
@@ -180,7 +218,7 @@ def _doubts(plan: Plan, fresh: FreshFigures | None, found: Found, feasible: bool
             f": workers were lost {lost} times, as they are where memory is short" if lost else " in the time there was"
         )
         notes.append(f"no plan could be measured{died}")
-    elif not found.best.plan.choices and feasible:
+    elif not found.conclusion.best.plan.choices and feasible:
         spoilt = sum("log_speedup" in seen.disturbed for seen in found.observed)
         busy = f"; but other programs disturbed the timing of {spoilt} of them: search again on a quiet machine"
         notes.append(
@@ -212,10 +250,10 @@ def pareto_front(found: Found) -> tuple[ParetoPoint, ...]:
     measurement."""
     means = _means([seen for seen in found.observed if not seen.disturbed])
     points = pareto_points(means)
-    beliefs = found.searcher.predict([point.plan for point in points])
+    beliefs = found.conclusion.beliefs
+    errors = {plan: metrics.get("accuracy_error", 0.0) for plan, metrics in means.items()}
     return tuple(
-        replace(point, intervals=_intervals(point, belief, means[point.plan].get("accuracy_error", 0.0)))
-        for point, belief in zip(points, beliefs, strict=True)
+        replace(point, intervals=_intervals(point, beliefs.get(point.plan, {}), errors[point.plan])) for point in points
     )
 
 

@@ -20,7 +20,9 @@ from model_opt.errors import FleetError
 from model_opt.federation.recorder import KEPT, WHOLE_ONLY, deployment_origin
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing
+from model_opt.measuring.measurer import Measurer
 from model_opt.processors import usable_memory, usable_processors
+from model_opt.search.evaluator import Phase
 from model_opt.search.plan import Plan
 from model_opt.search.trial import GIVEN, Trial
 from model_opt.storage.open import is_local
@@ -48,8 +50,13 @@ class Cluster:
     store: str | None = field(default=None, repr=False)
     patience: int | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a cluster on this machine."""
+        return self.address == LOCAL
+
     def __post_init__(self) -> None:
-        if self.address == LOCAL:
+        if self.is_local:
             _check_memory(self.workers or usable_processors())
 
 
@@ -65,10 +72,10 @@ class FleetEngine:
 
         Raises `FleetError` where the cluster cannot be reached or no worker can measure.
         """
-        problem.child.rest()  # its memory and threads are the workers' now
+        problem.measurer.rest()  # its memory and threads are the workers' now
         problem.callbacks.on_phase("workers", None)
         cluster = self._cluster
-        address = None if cluster.address == LOCAL else cluster.address
+        address = None if cluster.is_local else cluster.address
         try:
             sharing = self._sharing(problem, address)
             found = searches.run_search(
@@ -83,7 +90,7 @@ class FleetEngine:
                 patience=cluster.patience,
                 whole_only=WHOLE_ONLY,
                 gather=cluster.workers or 0,
-                placement=Placement(workers=cluster.workers),
+                placement=_placement(cluster),
                 sharing=sharing,
                 subject=subject_of(self._task.model),
                 on_progress=_Watcher(problem),
@@ -93,15 +100,14 @@ class FleetEngine:
         finally:
             if address is None:
                 disconnect()
-        if found.recommendation is None:
+        if found.conclusion is None:
             raise FleetError(f"the search ended ({found.ending}) before anything was measured")
         if sharing is None:
             for outcome in (problem.original, *found.outcomes):
                 problem.on_outcome(outcome)
         return Found(
-            best=found.recommendation,
+            conclusion=found.conclusion,
             observed=(trial_of(problem.original, GIVEN), *_observed(found, taught=bool(problem.evidence))),
-            searcher=found.searcher,
             ended=found.ending,
             fleet=_summary(found.status),
             remembered=sharing is not None,
@@ -147,8 +153,21 @@ def subject_of(model: nn.Module) -> str:
 
 def reach(cluster: Cluster) -> None:
     """Joins the cluster, or starts one on this machine; `FleetEngine.run` finds it there. Raises `FleetError`."""
-    workers = Placement(workers=cluster.workers)
-    connect(None if cluster.address == LOCAL else cluster.address, cpus=local_cpus(workers))
+    connect(None if cluster.is_local else cluster.address, cpus=local_cpus(_placement(cluster)))
+
+
+def measurer_on(cluster: Cluster, task: Task, *, deadline: float | None, on_phase: Phase) -> Measurer:
+    """Measures on a device of the cluster, which is joined. Raises `FleetError`."""
+    reach(cluster)
+    from model_opt.actors.cluster_measurer import measurer_on_cluster
+
+    measurer = measurer_on_cluster(evaluator_factory(task), _placement(cluster), on_phase=on_phase)
+    measurer.deadline = deadline
+    return measurer
+
+
+def _placement(cluster: Cluster) -> Placement:
+    return Placement(workers=cluster.workers)
 
 
 def _check_memory(workers: int) -> None:

@@ -160,8 +160,7 @@ class FreshStarts:
             if not self._ready:
                 self._start(AT_ONCE if self._allocator else 1)
             with self._ready.pop(0) as child:
-                made: Comparison = child.call("compare", patience_s, phase="time", phase_deadline=300.0 + patience_s)
-                return made
+                return child.call(FreshTiming.compare, patience_s, phase="time", phase_deadline=300.0 + patience_s)
         except MeasurementFailed:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return None

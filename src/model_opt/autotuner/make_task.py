@@ -24,7 +24,6 @@ from model_opt.compression.inputs import (
 )
 from model_opt.compression.interface import look
 from model_opt.compression.machine import usable_processors
-from model_opt.compression.runtimes.size import size_bytes
 from model_opt.errors import InvalidInput, UnknownName
 
 NOISE_ROWS = 64
@@ -83,12 +82,11 @@ def make_task(
         labels=judging.label_batches(),
         judged_on=NOISE if items is None else "fidelity",
         judge_as=judge_as,
+        targets=data.targets,
         eval_fn=eval_fn,
         fallback=fallback is not None,
         train_data=pairs,
-        accuracy_limit=constraints.max_accuracy_drop,
-        least=constraints.least(size_mb=size_bytes(ours) / 1e6 if constraints.max_size_mb else None),
-        most_latency_ms=constraints.max_latency_ms,
+        objective=constraints.objective,
         threads=min(torch.get_num_threads(), usable_processors()),
         seed=seed,
         device=device,

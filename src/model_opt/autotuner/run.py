@@ -1,4 +1,4 @@
-"""One optimisation on this machine, from the task to the result; each step is one call."""
+"""One optimisation, from the task to the result; each step is one call."""
 
 import math
 import tempfile
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -19,16 +19,16 @@ from model_opt.autotuner.constraints import Constraints
 from model_opt.autotuner.engine import CompressionTreeSearch, Found, MCTSEngine, Problem, original_of
 from model_opt.autotuner.expected import expected_seconds
 from model_opt.autotuner.finish import FinalAnswer, finish, pareto_front
-from model_opt.autotuner.fleet_engine import LOCAL, Cluster, FleetEngine, reach
+from model_opt.autotuner.fleet_engine import Cluster, FleetEngine, measurer_on, reach
 from model_opt.autotuner.folder import MODEL_FILE, RESULT_FILE
 from model_opt.autotuner.make_task import NOISE
 from model_opt.autotuner.pareto_points import ParetoPoint
 from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import of_tried
-from model_opt.compression.evaluation.evaluator import Task
+from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task
 from model_opt.compression.evaluation.idle_options import IDLE_S, describe_idle
 from model_opt.compression.evaluator_factory import evaluator_factory
-from model_opt.compression.machine import inspect
+from model_opt.compression.machine import Machine, inspect
 from model_opt.compression.runtimes.runtime_module import taken_by
 from model_opt.compression.save_model import load_model
 from model_opt.compression.sign_model import sign_model
@@ -40,9 +40,10 @@ from model_opt.federation.recorder import Recorder
 from model_opt.federation.store import KnowledgeStore
 from model_opt.measuring.child import MeasuringChild
 from model_opt.measuring.kernels import compile_kernels
+from model_opt.measuring.measurer import Measurer
 from model_opt.measuring.variables import forking_workers
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Measurement, Outcome
+from model_opt.search.evaluator import Description, Measurement, Outcome
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.space import SearchSpace
@@ -89,7 +90,8 @@ class RunLimits:
 
 
 class Run:
-    """One optimisation. Building it checks the user's plans and names; `go` measures."""
+    """One optimisation. Building it checks the user's plans and names, where it is this machine that measures; `go`
+    measures, and has a cluster check them first."""
 
     def __init__(
         self,
@@ -103,12 +105,14 @@ class Run:
         cluster: Cluster | None = None,
     ) -> None:
         self._cluster = cluster
+        self._here = cluster is None or cluster.is_local
         self._task, self._limits, self._callbacks = task, limits, callbacks
         self.signature = sign_model(task.model)
-        self.machine = inspect(task.device)
-        self._exclude, self._freeze = exclude, freeze
-        self.space = self._space()
-        self._first = [self._user_plan(plan) for plan in plans]
+        self._plans, self._exclude, self._freeze = plans, exclude, freeze
+        if self._here:
+            trains, machine = task.train_data is not None, inspect(task.device)
+            space = build_space(task.model, self.signature, machine, exclude=exclude, freeze=freeze, trains=trains)
+            self._take(machine, space)
         self._phases: dict[str, float] = {"prepare": time.monotonic() - limits.began}
         self._at_work: Plan | None = None
         self._warnings = _warnings(task, limits.constraints)
@@ -121,101 +125,101 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
             scratch = Path(folder)
             self._task = replace(self._task, keep=scratch)
-            with self._forking(), self._child() as child:
-                found, answer, recorder, described, recalled = self._measure(child, store, scratch)
+            with self._forking(), self._measurer() as measurer:
+                found, answer, recorder, described, recalled = self._measure(measurer, store)
             if not found.remembered:
                 self._remember(store, recorder)
-            optimised = load_model(answer.model)
+            path = scratch / MODEL_FILE
+            path.write_bytes(answer.model)
+            optimised = load_model(path)
             result = replace(self._result(found, answer, described, recalled), takes=taken_by(optimised))
             if output is not None:
-                _save(output, answer.model.read_bytes(), optimised, result)
+                _save(output, answer.model, optimised, result)
             return optimised, result
 
     def _measure(
-        self, child: MeasuringChild, store: KnowledgeStore, scratch: Path
-    ) -> tuple[Found, FinalAnswer, Recorder, Mapping[str, object], Recalled]:
-        described = self._timed("baseline", lambda: self._described(child))
-        context = cast(Context, described["context"])
-        baseline = cast(Mapping[str, float], described["baseline"])
-        self._callbacks.on_baseline(baseline)
-        for warning in cast(Sequence[str], described.get("warnings", ())):
+        self, measurer: Measurer, store: KnowledgeStore
+    ) -> tuple[Found, FinalAnswer, Recorder, Description, Recalled]:
+        described = self._timed("baseline", lambda: self._described(measurer))
+        if not self._here:
+            machine = measurer.call(CompressionEvaluator.machine, phase="prepare")
+            self._take(machine, self._space(measurer))
+        self._callbacks.on_baseline(described.baseline)
+        for warning in described.warnings:
             self._warn(warning)
-        objective = self._limits.constraints.objective(baseline)
-        self._timed("what applies", lambda: self._leave_out(child))
-        recalled = self._recall(store, context, objective)
-        recorder = Recorder(self.signature, context)
+        objective = self._limits.constraints.objective(described.baseline)
+        self._timed("what applies", lambda: self._leave_out(measurer))
+        recalled = self._recall(store, _context(described), objective)
+        recorder = Recorder(self.signature, _context(described))
 
         def learn(outcome: Outcome) -> None:
             if isinstance(outcome, Measurement):
                 recorder.add(outcome)
 
         problem = Problem(
-            child=child,
+            measurer=measurer,
             space=self.space,
             signature=self.signature,
             machine=self.machine,
             objective=objective,
-            noise=cast(Mapping[str, float | None], described["noise"]),
-            original=original_of(baseline),
+            noise=described.noise,
+            original=original_of(described.baseline),
             first=self._first,
             known=recalled.plans,
             evidence=recalled.evidence,
             seed=self._task.seed,
-            noise_db=self._sensitivity(child),
+            noise_db=self._sensitivity(measurer),
             explore_until=self._limits.explore_until,
             grace_s=self._limits.grace_s,
             expected=expected_seconds(
                 self.signature,
-                baseline["latency_ms"],
-                kept=self._cluster is None or self._cluster.address == LOCAL,
+                described.baseline["latency_ms"],
+                kept=self._here,
             ),
             callbacks=self._callbacks,
             on_outcome=learn,
             on_plan=self._begin,
         )
         if problem.explore_until is not None:  # a plan that hangs may not take the final figures' time
-            child.deadline = problem.explore_until + problem.grace_s
+            measurer.deadline = problem.explore_until + problem.grace_s
         found = self._timed("search", lambda: self._engine(described).run(problem))
-        child.deadline, self._at_work = self._limits.deadline, None
-        answer = self._timed("final figures", lambda: self._conclude(child, found, objective, scratch))
+        measurer.deadline, self._at_work = self._limits.deadline, None
+        answer = self._timed("final figures", lambda: self._conclude(measurer, found, objective, described))
         return found, answer, recorder, described, recalled
 
-    def _described(self, child: MeasuringChild) -> Mapping[str, object]:
-        """What the evaluator says of the baseline; a cluster is reached, or started, while its process starts."""
-        if self._cluster is None:
-            return child.describe()
+    def _described(self, measurer: Measurer) -> Description:
+        """What the evaluator says of the baseline; a cluster is started while its process starts."""
+        if self._cluster is None or not self._here:
+            return measurer.describe()
         with ThreadPoolExecutor(1) as beside:
-            told = beside.submit(child.describe)
+            told = beside.submit(measurer.describe)
             try:
                 reach(self._cluster)  # here: what Ray starts ends with the thread that started it
                 return told.result()
             except BaseException:
-                child.kill()
+                measurer.kill()
                 raise
 
-    def _space(self, idle: Collection[tuple[str, str]] = ()) -> SearchSpace:
-        return build_space(
-            self._task.model,
-            self.signature,
-            self.machine,
-            exclude=self._exclude,
-            freeze=self._freeze,
-            trains=self._task.train_data is not None,
-            idle=idle,
-        )
+    def _space(self, measurer: Measurer, idle: Collection[tuple[str, str]] = ()) -> SearchSpace:
+        return measurer.call(CompressionEvaluator.space, self._exclude, self._freeze, tuple(idle), phase="prepare")
 
-    def _leave_out(self, child: MeasuringChild) -> None:
+    def _take(self, machine: Machine, space: SearchSpace) -> None:
+        """What the device is and what can be done to the model on it; the user's plans are held against that."""
+        self.machine, self.space = machine, space
+        self._first = [self._user_plan(plan) for plan in self._plans]
+
+    def _leave_out(self, measurer: Measurer) -> None:
         """Takes options out of the space that would change nothing in this model, but for those that the user named."""
         left = math.inf if self._limits.deadline is None else self._limits.deadline - time.monotonic()
         most_s = min(IDLE_S, SENSITIVITY_SHARE * left)
         try:
-            idle = cast(Mapping[tuple[str, str], str], child.call("idle_options", most_s, phase="prepare"))
+            idle = measurer.call(CompressionEvaluator.idle_options, most_s, phase="prepare")
+            named = {(choice.decision, choice.option) for plan in self._first for choice in plan.choices}
+            idle = {pair: reason for pair, reason in idle.items() if pair not in named}
+            space = self._space(measurer, idle)
         except MeasurementFailed as error:
             self._callbacks.on_note(f"what would change nothing is found out as it is tried: {error}")
             return
-        named = {(choice.decision, choice.option) for plan in self._first for choice in plan.choices}
-        idle = {pair: reason for pair, reason in idle.items() if pair not in named}
-        space = self._space(idle)
         if not all(map(space.fits, self._first)):
             return
         self.space = space
@@ -226,7 +230,7 @@ class Run:
         self._warnings.append(text)
         self._callbacks.on_note(text)
 
-    def _sensitivity(self, child: MeasuringChild) -> Mapping[tuple[str, str], float]:
+    def _sensitivity(self, measurer: Measurer) -> Mapping[tuple[str, str], float]:
         """What each option does to the outputs, measured layer by layer for a while; nothing for a short search."""
         if self._limits.method == "rule_based" or self._limits.budget < SENSITIVITY_BUDGET:
             return {}
@@ -235,49 +239,58 @@ class Run:
         if most_s < LEAST_SENSITIVITY_S:
             return {}
         try:
-            found = self._timed("sensitivity", lambda: child.call("option_noise_db", most_s, phase="prepare"))
+            return self._timed(
+                "sensitivity",
+                lambda: measurer.call(CompressionEvaluator.option_noise_db, most_s, phase="prepare"),
+            )
         except MeasurementFailed as error:
             self._callbacks.on_note(f"the layers' sensitivity is not known: {error}")
             return {}
-        return cast(Mapping[tuple[str, str], float], found)
 
-    def _engine(self, described: Mapping[str, object]) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
+    def _engine(self, described: Description) -> CompressionTreeSearch | MCTSEngine | FleetEngine:
         budget = self._limits.budget
         self._callbacks.on_start(plans=self.space.total_plans, budget=budget)
         if self._limits.method == "rule_based":
             return CompressionTreeSearch()
         if self._cluster is None:
             return MCTSEngine(budget)
-        known = described if self._cluster.address == LOCAL else None  # other machines have to time the original
+        known = described if self._here else None  # other machines have to time the original
         return FleetEngine(budget, self._cluster, replace(self._task, described=known))
 
-    def _conclude(self, child: MeasuringChild, found: Found, objective: Objective, scratch: Path) -> FinalAnswer:
+    def _conclude(self, measurer: Measurer, found: Found, objective: Objective, described: Description) -> FinalAnswer:
         return finish(
-            child,
+            measurer,
             found,
             objective,
-            scratch,
             task=self._task,
+            threads=_context(described).threads,
             deadline=self._limits.deadline if found.ended != "interrupted" else time.monotonic(),
             search_s=time.monotonic() - self._limits.began,
-            callbacks=self._callbacks,
+            on_plan=self._work_on,
         )
 
     def _forking(self) -> AbstractContextManager[None]:
         """Workers of a cluster on this machine need not import all that measuring needs, each by itself."""
-        return forking_workers() if self._cluster and self._cluster.address == LOCAL else nullcontext()
+        return forking_workers() if self._cluster and self._here else nullcontext()
 
-    def _child(self) -> MeasuringChild:
-        return MeasuringChild(
-            evaluator_factory(self._task),
-            deadline=self._limits.deadline,
-            on_phase=lambda name: self._callbacks.on_phase(name, self._at_work),
-        )
+    def _measurer(self) -> Measurer:
+        """What describes the model as it is, and times the answer: a process here, or one on the cluster."""
+
+        def tell(name: str) -> None:
+            self._callbacks.on_phase(name, self._at_work)
+
+        if self._cluster is None or self._here:
+            return MeasuringChild(evaluator_factory(self._task), deadline=self._limits.deadline, on_phase=tell)
+        self._task = replace(self._task, threads=None)
+        return measurer_on(self._cluster, self._task, deadline=self._limits.deadline, on_phase=tell)
 
     def _begin(self, plan: Plan) -> None:
         """`plan` is measured now: what the measuring process tells is told of it."""
-        self._at_work = plan
+        self._work_on(plan)
         self._callbacks.on_phase("prepare", plan)
+
+    def _work_on(self, plan: Plan) -> None:
+        self._at_work = plan
 
     def _recall(self, store: KnowledgeStore, context: Context, objective: Objective) -> Recalled:
         if self._limits.method == "mcts":
@@ -312,9 +325,9 @@ class Run:
             self._phases[phase] = time.monotonic() - began
 
     def _result(
-        self, found: Found, answer: FinalAnswer, described: Mapping[str, object], recalled: Recalled
+        self, found: Found, answer: FinalAnswer, described: Description, recalled: Recalled
     ) -> CompressionResult:
-        context = cast(Context, described["context"])
+        context = _context(described)
         bounds = {name: bound for name, bound in asdict(self._limits.constraints).items() if bound is not None}
         return CompressionResult(
             figures=answer.figures,
@@ -323,8 +336,8 @@ class Run:
             feasible=answer.feasible,
             constraints=bounds,
             method=self._limits.method,
-            accuracy_source=str(described["accuracy_source"]),
-            baseline=cast(Mapping[str, float], described["baseline"]),
+            accuracy_source=described.accuracy_source,
+            baseline=described.baseline,
             context=asdict(context) | {"key": context.key},
             signature=asdict(self.signature) | {"key": self.signature.key},
             pareto=with_answer(pareto_front(found), answer),
@@ -332,11 +345,17 @@ class Run:
             seconds=self._phases | {"total": time.monotonic() - self._limits.began},
             ended=found.ended,
             notes=(*self._warnings, *((recalled.describe(),) if recalled.rows else ()), *answer.notes),
-            knowledge=recalled.as_json() | {"weights": found.searcher.source_weights()},
+            knowledge=recalled.as_json() | {"weights": found.conclusion.source_weights},
             fleet=found.fleet,
-            importance=of_tried(found.searcher.importance(), found.observed),
-            tree=tuple(asdict(option) for option in found.searcher.tree_summary()),
+            importance=of_tried(found.conclusion.importance, found.observed),
+            tree=tuple(asdict(option) for option in found.conclusion.tree),
         )
+
+
+def _context(described: Description) -> Context:
+    if not isinstance(described.context, Context):
+        raise TypeError(f"an evaluator of compression plans has a context, not {described.context!r}")
+    return described.context
 
 
 def _warnings(task: Task, constraints: Constraints) -> list[str]:
@@ -349,7 +368,7 @@ def _warnings(task: Task, constraints: Constraints) -> list[str]:
         *filter(None, [constraints.warning]),
         *task.warnings,
         *([said] if noise else []),
-        *([fewer] if task.threads < threads and task.device == "cpu" else []),
+        *([fewer] if task.threads and task.threads < threads and task.device == "cpu" else []),
     ]
 
 

@@ -15,8 +15,6 @@ from model_opt.compression.technique import Material
 
 SAME_DB = 40.0
 """The signal-to-noise ratio above which two answers are taken to be the same."""
-INTERFACE = "interface"
-"""Where it is kept in `Material.cache`."""
 _ROWS = 8
 _LARGEST, _PROBING_S = 2**22, 2.0
 """How large a whole number is tried, and for how long: some are lengths of what a model makes."""
@@ -35,10 +33,9 @@ class Interface:
 
 def interface_of(material: Material) -> Interface:
     """The interface of the original."""
-    if INTERFACE not in material.cache:
-        material.cache[INTERFACE] = look(material.teacher, material.example)
-    found: Interface = material.cache[INTERFACE]
-    return found
+    if material.findings.interface is None:
+        material.findings.interface = look(material.teacher, material.example)
+    return material.findings.interface
 
 
 def look(model: nn.Module, example: Inputs) -> Interface:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional
+from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional, tensors
 from model_opt.errors import InvalidInput, TechniqueError
 
 Range = tuple[int, int]
@@ -77,6 +77,8 @@ class Layout:
     batch: int
     coupled: bool
     ranges: tuple[Range | None, ...]
+    refuses_nan: bool = False
+    """Whether NaN is refused, for what was compiled would make numbers of it."""
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call, in the types that the model takes. Raises `InvalidInput`, with the argument's name,
@@ -100,6 +102,8 @@ class Layout:
         for tensor, name, range_ in zip(fitting, self._tensor_names, self.ranges, strict=True):
             if range_ is not None and tensor.numel():
                 _check_range(tensor, name, range_)
+            if self.refuses_nan and tensor.is_floating_point():
+                _check_nan(tensor, name)
         return fitting
 
     def _check_constants(self, leaves: Sequence[Any]) -> None:
@@ -172,11 +176,11 @@ class Flat(nn.Module):
 def layout_of(
     model: nn.Module, example: Inputs, *, coupled: bool = False, ranges: tuple[Range | None, ...] = ()
 ) -> Layout:
-    """Calls `model` on `example` and notes the structures. Where rows are coupled and some inputs are whole numbers,
-    which may be places of rows, the example's shapes are the only ones.
+    """Calls `model` on `example` and notes the structures; `ranges` are in the order of `tensors(example)`.
 
-    Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows the input:
-    a fixed program could only repeat it.
+    Where rows are coupled and some inputs are whole numbers, which may be places of rows, the example's shapes are the
+    only ones. Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows
+    the input: a fixed program could only repeat it.
     """
     args, kwargs = positional(example)
     leaves, spec = _flatten(args, kwargs)
@@ -203,8 +207,20 @@ def layout_of(
         batched=tuple(not fixed and tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
         batch=batch,
         coupled=coupled,
-        ranges=ranges or (None,) * len(ins),
+        ranges=tuple(ranges[place] for place in places_of(example)) if ranges else (None,) * len(ins),
     )
+
+
+def places_of(example: Inputs) -> list[int]:
+    """For each input tensor of a layout, its place among `tensors(example)`: keywords are sorted in the former."""
+    known = list(enumerate(tensors(example)))
+    leaves, _ = _flatten(*positional(example))
+    found = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            at = next(number for number, (_, one) in enumerate(known) if one is leaf)
+            found.append(known.pop(at)[0])
+    return found
 
 
 def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, batched: bool) -> Tensor:
@@ -231,6 +247,12 @@ def _check_range(tensor: Tensor, name: str, allowed: Range) -> None:
     low, high = (int(one) for one in tensor.aminmax())
     if low < allowed[0] or high > allowed[1]:
         raise InvalidInput(f"{name} holds {low} to {high}; the model takes {allowed[0]} to {allowed[1]}")
+
+
+def _check_nan(tensor: Tensor, name: str) -> None:
+    """Raises `InvalidInput` for NaN. A sum is told in a tenth of the time, and is NaN for infinities, too."""
+    if bool(torch.isnan(tensor.sum())) and bool(torch.isnan(tensor).any()):
+        raise InvalidInput(f"{name} holds NaN, of which the optimised model would make numbers")
 
 
 def _refuse_what_follows(model: nn.Module, example: Inputs, found: Sequence[Any]) -> None:

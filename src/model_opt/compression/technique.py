@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from model_opt.compression.findings import Findings
 from model_opt.compression.machine import Machine as Machine
 from model_opt.errors import UnknownName
 from model_opt.search.evaluator import Phase
@@ -47,13 +48,13 @@ class Technique(StrEnum):
 
 @dataclass(kw_only=True)
 class Material:
-    """What handlers may use while they apply one plan. Made once per model; `cache` outlives the plan.
+    """What handlers may use while they apply one plan. Made once per model; `findings` outlive the plan.
 
     `example` is one input at the batch that is timed. `fit` are calibration batches that handlers may fit on;
     `held_out` are batches that nothing is ever fitted on, for handlers that keep a change only if it helps.
-    `teacher` is the user's model, unchanged, in eval mode. `cache` holds statistics of the teacher, by handler name.
-    `train_data` yields (inputs, target) pairs, or is None. With `fallback` what is compiled keeps the teacher for the
-    inputs that it refuses.
+    `teacher` is the user's model, unchanged, in eval mode; `findings` are what was found out about it. `train_data`
+    yields (inputs, target) pairs, or is None. With `fallback` what is compiled keeps the teacher for the inputs that it
+    refuses.
     """
 
     teacher: "nn.Module"
@@ -67,7 +68,7 @@ class Material:
     phase: Phase
     train_data: Any = None
     fallback: bool = False
-    cache: dict[str, Any] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
 
 
 Apply = Callable[["nn.Module", str, str | None, Plan, Material], "nn.Module"]
@@ -94,6 +95,8 @@ class Handler:
     """`(option, material)`: raises `TechniqueError` where it can be told at once that an option cannot be applied."""
     idle: Callable[[Material], Mapping[tuple[str, str], str]] | None = None
     """Which (decision, option) pairs would change nothing in this model, each with the reason in words; quick."""
+    after_last: "Callable[[nn.Module, Material], object] | None" = None
+    """`(model, material)`: called once in a plan, after the technique was applied to the last of its stages."""
     per_stage: bool = False
     """Whether the decision may be made per stage ("prune/stage2") as well as for the whole model."""
 

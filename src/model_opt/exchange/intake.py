@@ -14,7 +14,7 @@ from model_opt.federation.envelope import Envelope, Revocation
 from model_opt.federation.identity import Identity
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.last_heard import note_heard
-from model_opt.federation.record_index import Gap, identity_of, record_index
+from model_opt.federation.record_index import Gap, record_index
 from model_opt.federation.row import RowKey
 from model_opt.federation.signing import equivocates, verify
 from model_opt.federation.wire import WireLimits, read_head
@@ -77,16 +77,17 @@ class Intake:
 
     def take(self, records: Iterable[bytes]) -> None:
         """Judges `records` and keeps those that are good; when it returns, they are in the store."""
-        batch: list[bytes] = []
+        batch: list[EncodedRecord] = []
         size = 0
         for data in records:
             verdict = self._gate.judge(data, self.ledger)
             self._note(verdict)
-            if verdict.decision is not Admission.NEW or verdict.encoded is None:
+            encoded = verdict.encoded
+            if verdict.decision is not Admission.NEW or encoded is None:
                 continue
-            self._count_rows(verdict.encoded)
-            self.ledger.add(data, self._limits)
-            batch.append(data)
+            self._count_rows(encoded)
+            self.ledger.add(encoded)
+            batch.append(encoded)
             size += len(data)
             if size >= _BATCH_BYTES:
                 self._append(batch)
@@ -156,28 +157,27 @@ class Intake:
                 self._read.add(envelope.signature.key)
                 known = self._store.rows([envelope.signature.key])
                 self._sequences |= {row.key: row.sequence for row in known}
-            for row in envelope.rows:
-                there = self._sequences.get(row.key)
-                if there is None or there < row.sequence:
+            for key in envelope.row_keys():
+                there = self._sequences.get(key)
+                if there is None or there < envelope.sequence:
                     self._tally.rows["added" if there is None else "updated"] += 1
-                    self._sequences[row.key] = row.sequence
+                    self._sequences[key] = envelope.sequence
 
-    def _append(self, batch: list[bytes]) -> None:
+    def _append(self, batch: list[EncodedRecord]) -> None:
         if self._dry_run or not batch:
             return
         try:
             self._store.append(*batch)
         except StoreConflict:
-            for data in batch:
-                self._append_one(data)
-        heads = [read_head(data, self._limits) for data in batch]
-        told = {(head.origin, str(head.fields["epoch"])) for head in heads if head.kind == "envelope"}
+            for encoded in batch:
+                self._append_one(encoded)
+        told = {(one.head.origin, str(one.head.fields["epoch"])) for one in batch if one.kind == "envelope"}
         note_heard(told, folder=self._folder)
 
-    def _append_one(self, data: bytes) -> None:
+    def _append_one(self, encoded: EncodedRecord) -> None:
         """Somebody else has written meanwhile: what they contradict is refused, the rest is taken."""
         try:
-            self._store.append(data)
+            self._store.append(encoded)
         except StoreConflict as error:
             self._tally.counts[Admission.NEW] -= 1
             self._tally.refused[str(error)] += 1
@@ -187,9 +187,13 @@ def proves(store: InspectableStore, verdict: AdmissionVerdict, gate: Gate) -> bo
     """Whether a contradiction proves that its origin tells two stories: then both are signed by it."""
     if verdict.decision is not Admission.CONTRADICTS or verdict.encoded is None:
         return False
-    data = next((d for _, d in store.envelopes() if identity_of(read_head(d)) == verdict.other), None)
+    data = next((d for _, d in store.envelopes() if read_head(d).identity == verdict.other), None)
+    if data is None:
+        return False
     try:
-        return data is not None and equivocates(verify(data, gate.trusted, limits=gate.limits), verdict.encoded)
+        other = EncodedRecord.open(data, gate.limits)
+        verify(other, gate.trusted)
+        return equivocates(other, verdict.encoded)
     except WireError:
         return False
 

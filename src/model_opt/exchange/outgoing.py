@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from model_opt.errors import InvalidInput, StoreUnavailable
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, check_name
 from model_opt.federation.export_policy import ExportedRow, ExportPolicy, exported
 from model_opt.federation.identity import Identity, identity_folder
@@ -121,11 +122,12 @@ class Outgoing:
         elsewhere, own = self._elsewhere(ledger), self._identity.origin
         heard = self._open(self._heard)
         known = {read_head(data).digest for _, data in heard.envelopes()}
-        batch: list[bytes] = []
+        batch: list[EncodedRecord] = []
         for _, data in store.envelopes():
-            head = read_head(data)
-            if head.origin == own and head.digest not in known and head.fields.get("epoch") not in elsewhere:
-                batch.append(data)
+            encoded = EncodedRecord.open(data)
+            epoch = encoded.head.fields.get("epoch")
+            if encoded.head.origin == own and encoded.digest not in known and epoch not in elsewhere:
+                batch.append(encoded)
             if len(batch) >= _COPIED:
                 heard.append(*batch)
                 batch = []

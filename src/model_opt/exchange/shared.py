@@ -11,12 +11,12 @@ from model_opt.errors import InvalidInput
 from model_opt.exchange.bundle import read_bundle, write_bundle
 from model_opt.exchange.intake import Intake, Taken
 from model_opt.exchange.outgoing import Outgoing
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, Revocation
 from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, deployment_identity
 from model_opt.federation.known import InspectableStore
-from model_opt.federation.signing import is_signed, sign
-from model_opt.federation.wire import read_head
+from model_opt.federation.signing import sign
 
 START = "0.0"
 _CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})")
@@ -61,7 +61,7 @@ def export_bundle(
     outgoing = Outgoing(identity, store.federation, folder)
     said = outgoing.say(store, rules)
     shared = Shared(store, outgoing, identity, since)
-    count = write_bundle(path, shared)
+    count = write_bundle(path, (encoded.data for encoded in shared))
     return Exported(
         records=count,
         told=shared.told,
@@ -84,7 +84,7 @@ def preview(
     outgoing = Outgoing(identity, store.federation, folder)
     said = outgoing.say(store, rules, dry_run=True)
     shared = Shared(store, outgoing, identity, since)
-    relayed = Counter(head.origin for head in map(read_head, shared) if head.origin != identity.origin)
+    relayed = Counter(one.head.origin for one in shared if one.head.origin != identity.origin)
     return ExportPreview(
         envelopes=tuple(fields(envelope) for envelope in said.envelopes),
         told_before=shared.told,
@@ -147,16 +147,21 @@ class Shared:
         """Where the next goes on."""
         return f"{self._own}.{self._others}"
 
-    def __iter__(self) -> Iterator[bytes]:
-        seen = {read_head(data).digest for _, data in self._outgoing.records()}
-        for cursor, data in self._outgoing.records(self._own):
-            self._own = cursor
-            self.told += 1
-            yield data
+    def __iter__(self) -> Iterator[EncodedRecord]:
+        seen: set[str] = set()
+        since = self._own
+        for cursor, data in self._outgoing.records():
+            encoded = EncodedRecord.open(data)
+            seen.add(encoded.digest)
+            if cursor > since:
+                self._own = cursor
+                self.told += 1
+                yield encoded
         for cursor, data in self._store.envelopes(self._others):
             self._others = cursor
-            if is_signed(data) and read_head(data).digest not in seen:
-                yield data
+            encoded = EncodedRecord.open(data)
+            if encoded.signed and encoded.digest not in seen:
+                yield encoded
 
 
 def fields(envelope: Envelope) -> dict[str, Any]:

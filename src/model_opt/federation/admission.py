@@ -7,9 +7,9 @@ from enum import StrEnum
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.out_of_range import out_of_range
-from model_opt.federation.record_index import RecordIndex, identity_of
+from model_opt.federation.record_index import RecordIndex
 from model_opt.federation.signing import verify
-from model_opt.federation.wire import WireLimits, read_head
+from model_opt.federation.wire import WireLimits
 
 
 class Admission(StrEnum):
@@ -26,8 +26,9 @@ class Admission(StrEnum):
 class AdmissionVerdict:
     """A decision on one record, with its `reason` unless it was taken.
 
-    `encoded` is there where a signature was found good. `quarantine` says that the record proves its origin wrong;
-    `other` is the identity of a record that it contradicts, which must be looked at before that is proof.
+    `encoded` is there, and its body decoded, where a signature was found good. `quarantine` says that the record proves
+    its origin wrong; `other` is the identity of a record that it contradicts, which must be looked at before that is
+    proof.
     """
 
     decision: Admission
@@ -53,8 +54,8 @@ class Gate:
     def judge(self, data: bytes, ledger: RecordIndex) -> AdmissionVerdict:
         """The verdict on bytes from anywhere; never raises. The caller notes in `ledger` what it keeps."""
         try:
-            head = read_head(data, self.limits)
-            identity = identity_of(head)
+            encoded = EncodedRecord.open(data, self.limits)
+            head, identity = encoded.head, encoded.identity
         except (WireError, InvalidInput) as error:
             return AdmissionVerdict(decision=Admission.REFUSED, identity="", origin="", reason=str(error))
         if head.federation != self.federation:
@@ -65,7 +66,7 @@ class Gate:
                 decision=Admission.OWN, identity=identity, origin=head.origin, reason="measured here"
             )
         try:
-            encoded = verify(data, self.trusted, authorities=self.authorities, limits=self.limits)
+            verify(encoded, self.trusted, authorities=self.authorities)
         except WireError as error:
             return AdmissionVerdict(
                 decision=Admission.REFUSED, identity=identity, origin=head.origin, reason=str(error)

@@ -2,14 +2,14 @@
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from model_opt.errors import InvalidInput
 from model_opt.federation.block import RowBlock
 from model_opt.federation.moments import Moments
-from model_opt.federation.row import Row
+from model_opt.federation.row import Row, RowKey
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
@@ -80,6 +80,12 @@ class Envelope:
     def identity(self) -> str:
         """What a store files it under: one record per origin, epoch and sequence."""
         return f"envelope|{self.origin}|{self.epoch}|{self.sequence:016d}"
+
+    def row_keys(self) -> Iterator[RowKey]:
+        """The keys of the rows, in their order, without the rows."""
+        contexts = [context.key for context in self.contexts]
+        for plan, number in zip(self.block.plan_keys, self.block.contexts.tolist(), strict=True):
+            yield RowKey(self.federation, self.signature.key, plan.hex(), contexts[number], self.origin, self.epoch)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

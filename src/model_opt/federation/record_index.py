@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model_opt.errors import InvalidInput
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import FIRST, check_hex, check_sequence
 from model_opt.federation.join import ChainLink, Policy, StreamKey
-from model_opt.federation.wire import Head, WireLimits, decode_record, read_head
+from model_opt.federation.wire import Head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,20 @@ class RecordIndex:
     laws: set[str] = field(default_factory=set)
     policy: Policy = field(default_factory=Policy)
 
-    def add(self, data: bytes, limits: WireLimits = WireLimits()) -> None:  # noqa: B008 - frozen
-        """Notes a record that is kept. Raises `WireError`."""
-        head = read_head(data, limits)
-        self.digests[identity_of(head)] = head.digest
+    def add(self, encoded: EncodedRecord) -> None:
+        """Notes a record that is kept; only a revocation's body is looked at. Raises `WireError`."""
+        head = encoded.head
+        self.digests[head.identity] = head.digest
         if head.kind == "envelope":
             self._chain(head)
             return
         self.laws.add(head.digest)
-        self.policy = self.policy.with_records([decode_record(data, limits)])
+        self.policy = self.policy.with_records([encoded.record])
 
     def _chain(self, head: Head) -> None:
         link = link_of(head)
         _, origin, epoch = link.stream
-        self.after[origin, epoch, link.previous] = identity_of(head)
+        self.after[origin, epoch, link.previous] = head.identity
         known = self.links.setdefault(link.stream, {})
         known[link.sequence] = link
         at = self.reached.get(link.stream, Reached(0, FIRST))
@@ -64,7 +65,7 @@ class RecordIndex:
 
     def conflict(self, head: Head) -> str | None:
         """The identity of a kept record that cannot stand beside this one: at its place, or after its predecessor."""
-        identity = identity_of(head)
+        identity = head.identity
         if self.digests.get(identity, head.digest) != head.digest:
             return identity
         if head.kind != "envelope":
@@ -75,7 +76,7 @@ class RecordIndex:
 
     def knows(self, head: Head) -> bool:
         """Whether this very record is kept."""
-        return self.digests.get(identity_of(head)) == head.digest
+        return self.digests.get(head.identity) == head.digest
 
     def gaps(self) -> list[Gap]:
         """The streams of which something is missing, in their order."""
@@ -86,20 +87,12 @@ class RecordIndex:
         ]
 
 
-def record_index(records: Iterable[bytes], limits: WireLimits = WireLimits()) -> RecordIndex:  # noqa: B008 - frozen
+def record_index(records: Iterable[bytes]) -> RecordIndex:
     """The ledger of `records`. Raises `WireError`."""
     made = RecordIndex()
     for data in records:
-        made.add(data, limits)
+        made.add(EncodedRecord.open(data))
     return made
-
-
-def identity_of(head: Head) -> str:
-    """`EncodedRecord.identity` of the record with this head. Raises `InvalidInput` where an envelope has no place."""
-    if head.kind != "envelope":
-        return f"{head.kind}|{head.origin}|{head.digest}"
-    epoch, sequence = check_hex("epoch", head.fields.get("epoch"), 32), head.fields.get("sequence")
-    return f"envelope|{head.origin}|{epoch}|{check_sequence('sequence', sequence):016d}"
 
 
 def link_of(head: Head) -> ChainLink:

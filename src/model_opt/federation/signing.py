@@ -26,7 +26,7 @@ from model_opt.federation.identity import (
     signed_by,
     signed_with,
 )
-from model_opt.federation.wire import Head, WireLimits, encode, read_head, seal, split
+from model_opt.federation.wire import Head, encode, read_head, seal, split
 
 _BY_KEY, _BY_ROOT = 1, 2
 _RECORD, _REQUEST = b"model_opt record 1\n", b"model_opt request 1\n"
@@ -69,41 +69,29 @@ def _mark(identity: Identity, message: bytes) -> bytes:
     return bytes([_BY_KEY]) + b"".join(parts)
 
 
-def verify(
-    data: bytes,
-    trusted: Collection[str],
-    *,
-    authorities: Collection[str] = (),
-    limits: WireLimits = WireLimits(),  # noqa: B008 - frozen
-) -> EncodedRecord:
-    """The record in `data` if one of the origins `trusted` has signed it, else `WireError`.
+def verify(encoded: EncodedRecord, trusted: Collection[str], *, authorities: Collection[str] = ()) -> Record:
+    """The record, decoded, if one of the origins `trusted` has signed it, else `WireError`.
 
     Withdrawals are taken from the origin that they are of, and from `authorities` (the reader's own, a hub's). The
-    signature is checked before the body is decoded.
+    signature is checked over the head as it was received, and before the body is decoded.
     """
-    frame, head = split(data, limits), read_head(data, limits)
-    mark = frame.seal
+    head, mark = encoded.head, encoded.frame.seal
     if not mark or len(mark) != _LENGTHS.get(mark[0]):
         raise WireError(f"{head.kind} of {head.origin[:80]!r} is not signed")
     if mark[0] != (_BY_KEY if head.kind == "envelope" else _BY_ROOT):
         raise WireError(f"the wrong kind of key has signed this {head.kind}")
-    message = _RECORD + frame.head
+    message = _RECORD + encoded.frame.head
     if mark[0] == _BY_KEY:
         _check_envelope(head, mark, message, trusted)
     else:
         _check_law(head, mark, message, trusted, authorities)
-    return EncodedRecord.open(data, limits)
-
-
-def is_signed(data: bytes) -> bool:
-    """Whether the record has a seal, be it good or not; raises `WireError` where it is no record."""
-    return bool(split(data).seal)
+    return encoded.record
 
 
 def equivocates(a: EncodedRecord, b: EncodedRecord) -> bool:
     """Whether one origin has told two stories: two envelopes of one place in its stream, or after one predecessor.
 
-    Only of records that `verify` returned does it prove anything: then quarantine the origin (`trust.quarantine`).
+    Only of records that `verify` has passed does it prove anything: then quarantine the origin (`trust.quarantine`).
     """
     one, other = a.record, b.record
     if not isinstance(one, Envelope) or not isinstance(other, Envelope) or a.digest == b.digest:

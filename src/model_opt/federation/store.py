@@ -7,11 +7,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Record, Revocation
 from model_opt.federation.join import Cursor, StreamKey
 from model_opt.federation.row import Row
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
+
+Appendable = bytes | Record | EncodedRecord
+"""A record as a store takes it."""
 
 
 @runtime_checkable
@@ -32,8 +36,9 @@ class KnowledgeStore(Protocol):
 
     federation: str
 
-    def append(self, *records: bytes | Record) -> int:
-        """Adds records, given as values or as the bytes that were received; returns how many were new."""
+    def append(self, *records: Appendable) -> int:
+        """Adds records, given as values, as the bytes that were received, or as those already opened: what has been
+        read of these is not read again. Returns how many were new."""
 
     def rows(self, signatures: Iterable[str] | None = None) -> list[Row]:
         """The latest admitted rows of the signatures with these keys, in the order of their keys; None means all."""

@@ -1,7 +1,7 @@
 """The writer of one (origin, epoch): numbers its envelopes and chains them by hash."""
 
 from model_opt.federation.envelope import FIRST, Entries, Envelope, new_epoch, pack_rows
-from model_opt.federation.wire import digest_of, encode
+from model_opt.federation.wire import framed
 from model_opt.search.model_signature import ModelSignature
 
 
@@ -41,6 +41,6 @@ class Stream:
             previous=self.previous,
             block=block,
         )
-        self.previous = digest_of(encode(envelope))
+        self.previous = framed(envelope)[0].digest
         self.sequence += 1
         return envelope

@@ -13,7 +13,7 @@ Sizes are checked before anything is decoded, and every value afterwards: bytes 
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from model_opt.errors import InvalidInput, WireError
 from model_opt.federation import wire_rows
-from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation
+from model_opt.federation.envelope import SCHEMA, Envelope, Record, Revocation, check_hex, check_sequence
 
 MAGIC = "model_opt"
 OLDEST_READER = 2
@@ -49,6 +49,10 @@ class WireLimits:
     """The longest array or map of head and meta."""
     max_text: int = 1024
 
+    def within(self, other: "WireLimits") -> bool:
+        """Whether whatever these let pass, `other` lets pass too."""
+        return all(getattr(self, one.name) <= getattr(other, one.name) for one in fields(self))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
@@ -61,34 +65,59 @@ class Head:
     digest: str
     fields: Mapping[str, Any]
 
+    @property
+    def identity(self) -> str:
+        """What a store files the record under: an envelope's place in its stream, another record's own digest.
+
+        Raises `InvalidInput` where an envelope has no place.
+        """
+        if self.kind != "envelope":
+            return f"{self.kind}|{self.origin}|{self.digest}"
+        epoch, sequence = check_hex("epoch", self.fields.get("epoch"), 32), self.fields.get("sequence")
+        return f"envelope|{self.origin}|{epoch}|{check_sequence('sequence', sequence):016d}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """The parts of a record's bytes, undecoded; `seal` is empty where it is not signed."""
 
     head: bytes
-    meta: bytes
+    meta: Bytes
     columns: Bytes
     seal: bytes
 
 
 def encode(record: Record) -> bytes:
     """The bytes of a record, not signed: equal records give equal bytes."""
+    return joined(framed(record)[1])
+
+
+def framed(record: Record) -> tuple[Head, Frame]:
+    """A record as the head and the parts that it is written as, not signed."""
     head: dict[str, Any] = {"federation": record.federation, "origin": record.origin}
     meta, columns = b"", b""
     if isinstance(record, Envelope):
         kind = "envelope"
         head |= {"epoch": record.epoch, "sequence": record.sequence, "previous": bytes.fromhex(record.previous)}
-        fields, columns = wire_rows.pack(record)
-        meta = msgpack.packb(fields)
+        described, columns = wire_rows.pack(record)
+        meta = msgpack.packb(described)
     else:
         kind = "revocation"
         epochs = dict(sorted(record.epochs.items()))
         head |= {"authority": record.authority, "reason": record.reason, "epochs": epochs}
     reader = min(record.schema, OLDEST_READER)
     head = {"kind": kind, "schema": record.schema, "reader": reader} | head
-    packed = msgpack.packb(head | {"body": _body_hash(reader, meta, columns)})
-    return bytes([_FRAME_OF_FOUR]) + b"".join(msgpack.packb(part) for part in (MAGIC, packed, meta, columns))
+    head |= {"body": _body_hash(reader, meta, columns)}
+    packed = msgpack.packb(head)
+    made = Head(
+        kind=kind,
+        federation=record.federation,
+        origin=record.origin,
+        schema=record.schema,
+        digest=_digest(packed),
+        fields=head,
+    )
+    return made, Frame(head=packed, meta=meta, columns=columns, seal=b"")
 
 
 def decode(data: bytes, limits: WireLimits = WireLimits()) -> Envelope:
@@ -104,8 +133,17 @@ def decode_record(data: bytes, limits: WireLimits = WireLimits()) -> Record:
 
     A seal is not looked at: `signing.verify` does that.
     """
+    return decode_body(*read_frame(data, limits), limits)
+
+
+def read_frame(data: bytes, limits: WireLimits = WireLimits()) -> tuple[Head, Frame]:
+    """The head of a record's bytes, read, and their parts; raises `WireError`. The body is neither read nor checked."""
     frame = split(data, limits)
-    head = _head(frame.head, limits)
+    return _head(frame.head, limits), frame
+
+
+def decode_body(head: Head, frame: Frame, limits: WireLimits) -> Record:
+    """The record whose parts these are; raises `WireError` as `decode_record`."""
     if head.fields.get("body") != _body_hash(head.fields["reader"], frame.meta, frame.columns):
         raise WireError("the body does not match the hash in the head")
     try:
@@ -116,15 +154,10 @@ def decode_record(data: bytes, limits: WireLimits = WireLimits()) -> Record:
 
 def read_head(data: bytes, limits: WireLimits = WireLimits()) -> Head:
     """The head alone, of bytes that have been decoded before: the body is neither read nor checked."""
-    return _head(split(data, limits).head, limits)
+    return read_frame(data, limits)[0]
 
 
-def digest_of(data: bytes) -> str:
-    """The digest of a record's bytes, 64 hexadecimal digits; raises `WireError` where they are malformed."""
-    return read_head(data).digest
-
-
-def _body_hash(reader: int, meta: bytes, columns: Bytes) -> bytes:
+def _body_hash(reader: int, meta: Bytes, columns: Bytes) -> bytes:
     digest = blake3() if reader >= 2 else hashlib.blake2b(digest_size=32)
     for part in (len(meta).to_bytes(8, "little"), meta, columns):
         digest.update(part)
@@ -151,7 +184,7 @@ def split(data: bytes, limits: WireLimits = WireLimits()) -> Frame:
     head, meta, columns, seal = parts if len(parts) == 4 else (*parts, view[:0])
     if len(head) > limits.max_head_bytes or len(meta) > limits.max_meta_bytes or len(seal) > limits.max_seal_bytes:
         raise WireError("head, meta or seal are longer than the limit")
-    return Frame(head=bytes(head), meta=bytes(meta), columns=columns, seal=bytes(seal))
+    return Frame(head=bytes(head), meta=meta, columns=columns, seal=bytes(seal))
 
 
 def _binary(view: memoryview, offset: int) -> tuple[memoryview, int]:
@@ -168,9 +201,15 @@ def _binary(view: memoryview, offset: int) -> tuple[memoryview, int]:
 
 def seal(data: bytes, signed: bytes) -> bytes:
     """The bytes of a record with `signed` as its seal, in place of one that it has; raises `WireError`."""
-    frame = split(data)
-    parts = (MAGIC, frame.head, frame.meta, frame.columns, signed)
-    return bytes([_FRAME_OF_FIVE]) + b"".join(msgpack.packb(part) for part in parts)
+    return joined(replace(split(data), seal=signed))
+
+
+def joined(frame: Frame) -> bytes:
+    """The bytes of a record with these parts."""
+    parts = (MAGIC, frame.head, frame.meta, frame.columns)
+    if not frame.seal:
+        return bytes([_FRAME_OF_FOUR]) + b"".join(map(msgpack.packb, parts))
+    return bytes([_FRAME_OF_FIVE]) + b"".join(map(msgpack.packb, (*parts, frame.seal)))
 
 
 def _head(raw: bytes, limits: WireLimits) -> Head:
@@ -185,11 +224,14 @@ def _head(raw: bytes, limits: WireLimits) -> Head:
         raise WireError("the head names no kind, federation and origin")
     if kind not in _MAKERS:
         raise WireError(f"the head names no known kind ({', '.join(_MAKERS)})")
-    digest = hashlib.blake2b(raw, digest_size=32).hexdigest()
-    return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=digest, fields=fields)
+    return Head(kind=kind, federation=federation, origin=origin, schema=schema, digest=_digest(raw), fields=fields)
 
 
-def _unpack_map(raw: bytes, limits: WireLimits) -> dict[str, Any]:
+def _digest(head: bytes) -> str:
+    return hashlib.blake2b(head, digest_size=32).hexdigest()
+
+
+def _unpack_map(raw: Bytes, limits: WireLimits) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(
             raw,
@@ -206,7 +248,7 @@ def _unpack_map(raw: bytes, limits: WireLimits) -> dict[str, Any]:
     return fields
 
 
-def _envelope(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> Envelope:
+def _envelope(head: Head, meta: Bytes, columns: Bytes, limits: WireLimits) -> Envelope:
     signature, contexts, block = wire_rows.unpack(
         _unpack_map(meta, limits), columns, max_rows=limits.max_rows, max_metrics=limits.max_metrics
     )
@@ -226,7 +268,7 @@ def _envelope(head: Head, meta: bytes, columns: Bytes, limits: WireLimits) -> En
     )
 
 
-def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) -> Revocation:
+def _revocation(head: Head, meta: Bytes, columns: Bytes, _limits: WireLimits) -> Revocation:
     if meta or columns:
         raise WireError("a revocation has no body")
     fields = head.fields
@@ -240,5 +282,5 @@ def _revocation(head: Head, meta: bytes, columns: Bytes, _limits: WireLimits) ->
     )
 
 
-_Maker = Callable[[Head, bytes, Bytes, WireLimits], Record]
+_Maker = Callable[[Head, Bytes, Bytes, WireLimits], Record]
 _MAKERS: dict[str, _Maker] = {"envelope": _envelope, "revocation": _revocation}

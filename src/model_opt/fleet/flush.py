@@ -12,7 +12,7 @@ from model_opt.federation.envelope import FIRST
 from model_opt.federation.recorder import storable
 from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
-from model_opt.federation.wire import digest_of, encode
+from model_opt.federation.wire import encode
 from model_opt.federation.wire_rows import context_fields, context_of
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.messages import MergedRow
@@ -120,7 +120,7 @@ class Flush:
             return bool(self._waiting)
         envelope = stream.mint(sharing.signature, entries)
         raw = encode(envelope)
-        outbox = {"sequence": envelope.sequence, "digest": digest_of(raw), "bytes": base64.b64encode(raw).decode()}
+        outbox = {"sequence": envelope.sequence, "digest": stream.previous, "bytes": base64.b64encode(raw).decode()}
         self._service.remember({OUTBOX: outbox})
         for key in ready:
             del self._waiting[key]

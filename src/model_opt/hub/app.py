@@ -5,13 +5,23 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
 
 from model_opt.errors import MissingDependency, StoreError, WireError
 from model_opt.hub import openapi, record_frames
+from model_opt.hub.answers import (
+    HealthAnswer,
+    NonceAnswer,
+    Page,
+    PushAnswer,
+    RefusalAnswer,
+    StatusAnswer,
+    stream_name,
+)
 from model_opt.hub.authorizer import Authorizer, HubRequest, Refusal
 from model_opt.hub.credentials import NONCE_HEADER, Credentials, body_hash
-from model_opt.hub.hosted_federation import HostedFederation, Page, Pushed
+from model_opt.hub.hosted_federation import HostedFederation, Pushed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,8 +53,8 @@ def build_app(authorizer: Authorizer, hub_id: str) -> "FastAPI":
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
         headers = {"Retry-After": str(int(refusal.wait_s) + 1)} if refusal.wait_s else {}
-        content = {"error": refusal.code, "message": refusal.message}
-        return JSONResponse(content, refusal.status, headers)
+        answer = RefusalAnswer(error=refusal.code, message=refusal.message)
+        return JSONResponse(asdict(answer), refusal.status, headers)
 
     _open_routes(app, service)
     _signed_routes(app, service)
@@ -57,7 +67,7 @@ def _open_routes(app: "FastAPI", service: "_Service") -> None:
     from starlette.responses import Response
 
     @app.get("/health", **openapi.HEALTH)
-    async def health() -> dict[str, Any]:
+    async def health() -> HealthAnswer:
         return await service.health()
 
     @app.get("/metrics", **openapi.METRICS)
@@ -65,7 +75,7 @@ def _open_routes(app: "FastAPI", service: "_Service") -> None:
         return Response(service.authorizer.counts.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/nonce", **openapi.NONCE)
-    async def nonce(request: Request) -> dict[str, Any]:
+    async def nonce(request: Request) -> NonceAnswer:
         return await service.nonce(request)
 
 
@@ -74,11 +84,11 @@ def _signed_routes(app: "FastAPI", service: "_Service") -> None:
     from starlette.responses import Response
 
     @app.get("/v1/{federation}/status", **openapi.STATUS)
-    async def status(federation: str, request: Request) -> dict[str, Any]:
+    async def status(federation: str, request: Request) -> StatusAnswer:
         return await service.status(federation, request)
 
     @app.post("/v1/{federation}/records", **openapi.PUSH)
-    async def push(federation: str, request: Request) -> dict[str, Any]:
+    async def push(federation: str, request: Request) -> PushAnswer:
         return await service.push(federation, request)
 
     @app.get("/v1/{federation}/records", **openapi.PULL)
@@ -105,8 +115,7 @@ def ask_of(request: "Request") -> HubRequest:
 
 
 def _paged(response: "type[Response]", page: Page) -> "Response":
-    headers = {"Hub-Cursor": str(page.cursor), "Hub-More": "1" if page.more else "0"}
-    return response(record_frames.pack_page(page.records), media_type=_BINARY, headers=headers)
+    return response(page.body, media_type=_BINARY, headers=page.headers)
 
 
 class _Service:
@@ -128,35 +137,36 @@ class _Service:
         self.authorizer.counts.answered(what, response.status_code, time.perf_counter() - began)
         return response
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthAnswer:
         try:
             for hosted in self.authorizer.federations.values():
                 await asyncio.to_thread(hosted.check)
         except StoreError as error:
             raise Refusal(503, "store", f"the store cannot be read: {type(error).__name__}") from error
-        return {"status": "ok", "hub": self.hub_id, "federations": sorted(self.authorizer.federations)}
+        return HealthAnswer(status="ok", hub=self.hub_id, federations=tuple(sorted(self.authorizer.federations)))
 
-    async def nonce(self, request: "Request") -> dict[str, Any]:
+    async def nonce(self, request: "Request") -> NonceAnswer:
         ask = ask_of(request)
         await self._at_gate(lambda: self.authorizer.stranger(ask))
-        return {"nonce": await self._at_gate(self.authorizer.nonces.issue), "protocol": PROTOCOL}
+        return NonceAnswer(nonce=await self._at_gate(self.authorizer.nonces.issue), protocol=PROTOCOL)
 
-    async def status(self, federation: str, request: "Request") -> dict[str, Any]:
+    async def status(self, federation: str, request: "Request") -> StatusAnswer:
         hosted, said = await self._admitted(request, federation)
         reached = await self._at_store(hosted.reached)
         await self._at_gate(lambda: self._log("status", federation, said))
         limits = self.authorizer.limits
-        return {
-            "hub": self.hub_id,
-            "cursor": hosted.cursor,
-            "records": hosted.records,
-            "streams": {f"{origin}/{epoch}": list(at) for (_, origin, epoch), at in reached.items()},
-            "laws": hosted.laws(),
-            "max_body_bytes": limits.max_body_bytes,
-            "max_record_bytes": limits.max_record_bytes,
-        }
+        streams = {stream_name(origin, epoch): (at.sequence, at.digest) for (_, origin, epoch), at in reached.items()}
+        return StatusAnswer(
+            hub=self.hub_id,
+            cursor=hosted.cursor,
+            records=hosted.records,
+            streams=streams,
+            laws=tuple(hosted.laws()),
+            max_body_bytes=limits.max_body_bytes,
+            max_record_bytes=limits.max_record_bytes,
+        )
 
-    async def push(self, federation: str, request: "Request") -> dict[str, Any]:
+    async def push(self, federation: str, request: "Request") -> PushAnswer:
         hosted, said = await self._admitted(request, federation)
         async with self._bodies:
             try:
@@ -226,7 +236,7 @@ class _Service:
 
     def _told(
         self, federation: str, said: Credentials, hosted: HostedFederation, pushed: Pushed, size_bytes: int
-    ) -> dict[str, Any]:
+    ) -> PushAnswer:
         decisions = Counter(str(verdict.decision) for verdict in pushed.verdicts)
         reasons = Counter(verdict.reason for verdict in pushed.verdicts if verdict.reason)
         self.authorizer.counts.pushed(federation, decisions, hosted.records, len(pushed.quarantined))
@@ -237,15 +247,15 @@ class _Service:
                 self._log("record refused", federation, said, record=verdict.identity, reason=verdict.reason)
         for origin in pushed.quarantined:
             self._log("quarantined", federation, said, quarantined=origin)
-        return {
-            "hub": self.hub_id,
-            "cursor": pushed.cursor,
-            "new": decisions["new"],
-            "known": decisions["known"],
-            "refused": dict(reasons.most_common(_MOST_REASONS)),
-            "missing": {f"{gap.origin}/{gap.epoch}": gap.known for gap in pushed.missing},
-            "quarantined": list(pushed.quarantined),
-        }
+        return PushAnswer(
+            hub=self.hub_id,
+            cursor=pushed.cursor,
+            new=decisions["new"],
+            known=decisions["known"],
+            refused=dict(reasons.most_common(_MOST_REASONS)),
+            missing={stream_name(gap.origin, gap.epoch): gap.known for gap in pushed.missing},
+            quarantined=pushed.quarantined,
+        )
 
     def _handed_out(self, event: str, federation: str, said: Credentials, page: Page) -> Page:
         size_bytes = sum(len(data) for _, data in page.records)

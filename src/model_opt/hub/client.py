@@ -1,54 +1,23 @@
 """Asks a hub: signs, tries again where that helps, and says plainly what is wrong."""
 
-import json
-import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlparse
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput, MissingDependency, WireError
 from model_opt.federation.identity import Identity
 from model_opt.hub import record_frames
+from model_opt.hub.answers import Page, PushAnswer, RefusalAnswer, StatusAnswer, read
 from model_opt.hub.credentials import NONCE_HEADER, written
 
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
 _MOST_BYTES = 64 * 2**20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What a hub has. `streams` maps (origin, epoch) to its last contiguous sequence; `laws` are digests."""
-
-    hub: str
-    cursor: int
-    records: int
-    streams: Mapping[tuple[str, str], int]
-    laws: frozenset[str]
-    max_body_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushAnswer:
-    """What became of a push: counts, reasons for refusals, and what the hub misses after which sequence."""
-
-    new: int
-    known: int
-    refused: Mapping[str, int] = field(default_factory=dict)
-    missing: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pulled:
-    """Records with their cursors, where to go on, and whether there is more now."""
-
-    records: tuple[tuple[int, bytes], ...]
-    cursor: int
-    more: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +29,10 @@ class _Reply:
     def error(self) -> tuple[str, str]:
         """The hub's code and sentence; the beginning of the text where something else has answered."""
         try:
-            said = json.loads(self.body)
-            return str(said["error"]), str(said["message"])[:500]
-        except (ValueError, KeyError, TypeError):
+            said = read(RefusalAnswer, self.body)
+        except WireError:
             return "", self.body[:200].decode(errors="replace")
+        return said.error, said.message[:500]
 
 
 class _Again(Exception):
@@ -111,72 +80,51 @@ class HubClient:
         """Lets the connections go."""
         self._http.close()
 
-    def status(self) -> Status:
+    def status(self) -> StatusAnswer:
         """What the hub has."""
-        said = self._fields(self._ask("GET", "status"))
-        try:
-            return Status(
-                hub=str(said["hub"]),
-                cursor=int(said["cursor"]),
-                records=int(said["records"]),
-                streams={_stream(name): int(at[0]) for name, at in said["streams"].items()},
-                laws=frozenset(map(str, said["laws"])),
-                max_body_bytes=int(said["max_body_bytes"]),
-            )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise self._nonsense(error) from error
+        reply = self._ask("GET", "status")
+        return self._understood(lambda: read(StatusAnswer, reply.body))
 
     def push(self, records: list[bytes]) -> PushAnswer:
         """Sends records in one request; when it returns the hub has written those that it took."""
-        said = self._fields(self._ask("POST", "records", body=record_frames.pack(records)))
-        try:
-            return PushAnswer(
-                new=int(said["new"]),
-                known=int(said["known"]),
-                refused={str(reason): int(count) for reason, count in said["refused"].items()},
-                missing={_stream(name): int(at) for name, at in said["missing"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._nonsense(error) from error
+        reply = self._ask("POST", "records", body=record_frames.pack(records))
+        return self._understood(lambda: read(PushAnswer, reply.body))
 
-    def pull(self, after: int) -> Pulled:
+    def pull(self, after: int) -> Page:
         """The records after a cursor of this hub."""
         return self._page(self._ask("GET", f"records?after={after}"))
 
-    def stream(self, origin: str, epoch: str, after: int) -> Pulled:
+    def stream(self, origin: str, epoch: str, after: int) -> Page:
         """The envelopes of one stream after a sequence; cursors are sequences."""
         return self._page(self._ask("GET", f"streams/{origin}/{epoch}?after={after}"))
 
-    def _page(self, response: _Reply) -> Pulled:
+    def _page(self, reply: _Reply) -> Page:
+        return self._understood(lambda: Page.read(reply.headers, reply.body, _MOST_BYTES))
+
+    def _understood(self, reading: Callable[[], T]) -> T:
         try:
-            cursor, more = int(response.headers["hub-cursor"]), response.headers["hub-more"] == "1"
-            return Pulled(
-                records=tuple(record_frames.unpack_page(response.body, _MOST_BYTES)), cursor=cursor, more=more
-            )
-        except (KeyError, ValueError, WireError) as error:
-            raise self._nonsense(error) from error
+            return reading()
+        except WireError as error:
+            raise HubError(f"{self._url} does not answer as a hub of model_opt: {error}") from error
 
     def _ask(self, method: str, what: str, body: bytes = b"") -> _Reply:
         """The answer to a signed request, tried again while the hub is away or busy."""
         import tenacity
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            failure = state.outcome.exception() if state.outcome else None
-            asked = failure.wait_s if isinstance(failure, _Again) else 0.0
-            return asked + random.uniform(0, min(0.2 * 2**state.attempt_number, 10.0))
+        def asked(retry_state: tenacity.RetryCallState) -> float:
+            failure = retry_state.outcome.exception() if retry_state.outcome else None
+            return failure.wait_s if isinstance(failure, _Again) else 0.0
 
+        trying = tenacity.Retrying(
+            stop=tenacity.stop_before_delay(self._deadline_s),
+            wait=tenacity.wait_combine(tenacity.wait_random_exponential(multiplier=0.4, max=10), asked),
+            retry=tenacity.retry_if_exception_type(_Again),
+            reraise=True,
+        )
         try:
-            for attempt in tenacity.Retrying(
-                stop=tenacity.stop_before_delay(self._deadline_s),
-                wait=wait,
-                retry=tenacity.retry_if_exception_type(_Again),
-                reraise=True,
-            ):
-                with attempt:
-                    return self._once(method, f"/v1/{quote(self._federation)}/{what}", body)
+            return trying(self._once, method, f"/v1/{quote(self._federation)}/{what}", body)
         except _Again as failure:
             raise failure.error from failure
-        raise HubUnreachable(f"the hub {self._url} was not asked")
 
     def _once(self, method: str, path: str, body: bytes) -> _Reply:
         for _ in range(2):
@@ -235,18 +183,6 @@ class HubClient:
             raise _Again(error, float(wait_s) if wait_s.isdecimal() else 0.0)
         raise HubRefused(f"the hub {self._url} refuses ({status}): {message}")
 
-    def _fields(self, response: _Reply) -> dict[str, Any]:
-        try:
-            said = json.loads(response.body)
-        except ValueError as error:
-            raise self._nonsense(error) from error
-        if not isinstance(said, dict):
-            raise self._nonsense(TypeError("no JSON object"))
-        return said
-
-    def _nonsense(self, error: Exception) -> HubError:
-        return HubError(f"{self._url} does not answer as a hub of model_opt: {type(error).__name__}: {error}")
-
 
 def _trust(authority: Path | None) -> Any:
     import ssl
@@ -263,8 +199,3 @@ def _trust(authority: Path | None) -> Any:
 
 def _plain(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _stream(name: str) -> tuple[str, str]:
-    origin, _, epoch = name.rpartition("/")
-    return origin, epoch

@@ -2,6 +2,7 @@
 
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 from model_opt.exchange.intake import proves
 from model_opt.federation import trust
 from model_opt.federation.admission import Admission, AdmissionVerdict, Gate
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.join import StreamKey
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import Gap, Reached, RecordIndex, link_of
-from model_opt.federation.wire import WireLimits, read_head
+from model_opt.federation.wire import WireLimits
+from model_opt.hub.answers import Page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +30,6 @@ class Pushed:
     def count(self, decision: Admission) -> int:
         """How many records had this `decision`."""
         return sum(verdict.decision is decision for verdict in self.verdicts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """Records after a cursor, as (cursor, bytes); `more` says that others follow."""
-
-    records: tuple[tuple[int, bytes], ...]
-    cursor: int
-    more: bool
 
 
 @dataclass
@@ -83,7 +77,8 @@ class HostedFederation:
         with self._lock:
             self._catch_up()
             quarantined: list[str] = []
-            verdicts, kept = [], []
+            verdicts: list[AdmissionVerdict] = []
+            kept: list[EncodedRecord] = []
             gate = self._gate()
             for data in records:
                 verdict = gate.judge(data, self._index.ledger)
@@ -91,9 +86,9 @@ class HostedFederation:
                     trust.quarantine(verdict.origin, verdict.reason, folder=self.folder)
                     quarantined.append(verdict.origin)
                     gate = self._gate()
-                if verdict.decision is Admission.NEW:
-                    self._index.ledger.add(data, self._limits)
-                    kept.append(data)
+                if verdict.decision is Admission.NEW and verdict.encoded is not None:
+                    self._index.ledger.add(verdict.encoded)
+                    kept.append(verdict.encoded)
                 verdicts.append(replace(verdict, encoded=None))
             self._keep(kept)
             origins = {verdict.origin for verdict in verdicts}
@@ -163,23 +158,26 @@ class HostedFederation:
                 self._catch_up()
         return self._index
 
-    def _keep(self, kept: list[bytes]) -> None:
+    def _keep(self, kept: Sequence[EncodedRecord]) -> None:
         """Writes, then indexes what the store says it has. What could not be written is not in the index either."""
         try:
             if kept:
                 self._store.append(*kept)
-            self._catch_up()
+            self._catch_up(kept)
         except BaseException:
             self._index, self._stale = _Index(), True
             raise
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, kept: Sequence[EncodedRecord] = ()) -> None:
+        """Indexes what the store has and the index has not; `kept` are those of it that were just written, opened."""
         index = self._index
+        waiting = deque(kept)
         for cursor, data in self._store.envelopes(index.cursors[-1] if index.cursors else 0, page=4):
-            head = read_head(data)
-            index.ledger.add(data)
-            if head.kind == "envelope":
-                link = link_of(head)
+            known = waiting and waiting[0].data == data
+            encoded = waiting.popleft() if known else EncodedRecord.open(data)
+            index.ledger.add(encoded)
+            if encoded.kind == "envelope":
+                link = link_of(encoded.head)
                 index.places.setdefault(link.stream, {})[link.sequence] = cursor
             # Cursors last: whoever reads meanwhile finds everything that belongs to one.
             index.sizes.append(len(data))

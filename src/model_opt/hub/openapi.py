@@ -1,6 +1,8 @@
-"""What the OpenAPI document says of each request, beside what FastAPI finds out by itself."""
+"""What the OpenAPI document says of each request, beside what FastAPI finds out by itself: the answers' schemas."""
 
 from typing import TYPE_CHECKING, Any
+
+from model_opt.hub.answers import CURSOR_HEADER, MORE_HEADER, RefusalAnswer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -16,76 +18,56 @@ blake2b-256, each on a line.
 """
 
 
-def _object(about: str, **properties: dict[str, Any]) -> dict[str, Any]:
-    return {"description": about, "content": {"application/json": {"schema": _schema(properties)}}}
-
-
-def _schema(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": sorted(properties)}
-
-
-_TEXT: dict[str, Any] = {"type": "string"}
 _NUMBER: dict[str, Any] = {"type": "integer"}
-_COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer"}}
-_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 _BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
-_NO = {
-    status: _object(about, error=_TEXT, message=_TEXT)
-    for status, about in {
+
+def _refusals(abouts: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": RefusalAnswer, "description": about} for status, about in abouts.items()}
+
+
+_NO = _refusals(
+    {
         401: "not signed, forged, signed for another address, or with a nonce that is not fresh",
         403: "not on the allow-list, in quarantine, or the key was withdrawn",
         404: "no such federation",
         429: "too often: see Retry-After",
         503: "the store cannot be used now: nothing was acknowledged",
-    }.items()
-}
-_NO_BODY = {
-    408: _object("the body did not arrive in time", error=_TEXT, message=_TEXT),
-    413: _object("the body is larger than the limit; it was not read", error=_TEXT, message=_TEXT),
-    422: _object("the body is cut short or malformed", error=_TEXT, message=_TEXT),
-}
+    }
+)
+_NO_BODY = _refusals(
+    {
+        408: "the body did not arrive in time",
+        413: "the body is larger than the limit; it was not read",
+        422: "the body is cut short or malformed",
+    }
+)
 _SIGNED: dict[str, Any] = {"security": [{"ModelOpt": []}]}
 _PAGE = {
     "description": "records, each after its cursor (8 bytes, little endian) and its length (4)",
     "content": _BYTES,
     "headers": {
-        "Hub-Cursor": {"description": "where to go on", "schema": _NUMBER},
-        "Hub-More": {"description": "1 where more follows", "schema": _NUMBER},
+        CURSOR_HEADER: {"description": "where to go on", "schema": _NUMBER},
+        MORE_HEADER: {"description": "1 where more follows", "schema": _NUMBER},
     },
 }
 
 HEALTH: dict[str, Any] = {
     "summary": "Whether the hub and its store work",
-    "responses": {
-        200: _object("they do", status=_TEXT, hub=_TEXT, federations=_TEXTS),
-        503: _NO[503],
-    },
+    "responses": {200: {"description": "they do"}, 503: _NO[503]},
 }
 METRICS: dict[str, Any] = {
     "summary": "Counters, as Prometheus reads them",
-    "responses": {200: {"description": "text format 0.0.4", "content": {"text/plain": {"schema": _TEXT}}}},
+    "responses": {200: {"description": "text format 0.0.4", "content": {"text/plain": {"schema": {"type": "string"}}}}},
 }
 NONCE: dict[str, Any] = {
     "summary": "A nonce for one signed request",
-    "responses": {200: _object("64 hexadecimal digits", nonce=_TEXT, protocol=_NUMBER), 429: _NO[429]},
+    "responses": {200: {"description": "64 hexadecimal digits"}, 429: _NO[429]},
 }
 STATUS: dict[str, Any] = {
     "summary": "How far every stream is known without a gap, and the limits",
     "openapi_extra": _SIGNED,
-    "responses": _NO
-    | {
-        200: _object(
-            "streams by origin/epoch: [last contiguous sequence, its digest]",
-            hub=_TEXT,
-            cursor=_NUMBER,
-            records=_NUMBER,
-            streams={"type": "object", "additionalProperties": {"type": "array"}},
-            laws=_TEXTS,
-            max_body_bytes=_NUMBER,
-            max_record_bytes=_NUMBER,
-        )
-    },
+    "responses": _NO | {200: {"description": "streams by origin/epoch: [last contiguous sequence, its digest]"}},
 }
 PUSH: dict[str, Any] = {
     "summary": "Adds records; what is there already changes nothing",
@@ -93,16 +75,7 @@ PUSH: dict[str, Any] = {
     "responses": _NO
     | _NO_BODY
     | {
-        200: _object(
-            "what was new has been written; what was refused says why; what is missing should be sent",
-            hub=_TEXT,
-            cursor=_NUMBER,
-            new=_NUMBER,
-            known=_NUMBER,
-            refused=_COUNTS,
-            missing=_COUNTS,
-            quarantined=_TEXTS,
-        )
+        200: {"description": "what was new has been written; what was refused says why; what is missing should be sent"}
     },
 }
 PULL: dict[str, Any] = {

@@ -15,12 +15,13 @@ from model_opt.errors import HubError, StoreError
 from model_opt.exchange.intake import Intake, Taken
 from model_opt.exchange.outgoing import Outgoing
 from model_opt.exchange.shared import Shared
+from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import link_of
-from model_opt.federation.wire import read_head
-from model_opt.hub.client import HubClient, Status
+from model_opt.hub.answers import StatusAnswer
+from model_opt.hub.client import HubClient
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def push(here: Deployment, hub: HubClient) -> PushOutcome:
     status = hub.status()
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    missing: set[tuple[str, str]] = set()
+    missing: set[str] = set()
     for batch in _batches(_lacking(Shared(here.store, outgoing, here.identity), status), status.max_body_bytes):
         answer = hub.push(batch)
         counts.update(sent=len(batch), new=answer.new, known=answer.known)
@@ -69,7 +70,7 @@ def push(here: Deployment, hub: HubClient) -> PushOutcome:
         known=counts["known"],
         refused=dict(refused),
         held_back=held_back,
-        missing=tuple(sorted("/".join(stream) for stream in missing)),
+        missing=tuple(sorted(missing)),
     )
 
 
@@ -140,16 +141,16 @@ class Bookmarks:
         return found if isinstance(found, dict) else {}
 
 
-def _lacking(records: Iterable[bytes], status: Status) -> Iterator[bytes]:
-    for data in records:
-        head = read_head(data)
-        if head.kind != "envelope":
-            if head.digest not in status.laws:
-                yield data
+def _lacking(records: Iterable[EncodedRecord], status: StatusAnswer) -> Iterator[bytes]:
+    reached, laws = status.reached(), frozenset(status.laws)
+    for encoded in records:
+        if encoded.kind != "envelope":
+            if encoded.digest not in laws:
+                yield encoded.data
             continue
-        link = link_of(head)
-        if link.sequence > status.streams.get((link.stream[1], link.stream[2]), 0):
-            yield data
+        link = link_of(encoded.head)
+        if link.sequence > reached.get((link.stream[1], link.stream[2]), 0):
+            yield encoded.data
 
 
 def _batches(records: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:
@@ -165,10 +166,10 @@ def _batches(records: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]
         yield batch
 
 
-def _ask_for_gaps(here: Deployment, hub: HubClient, intake: Intake, status: Status) -> None:
+def _ask_for_gaps(here: Deployment, hub: HubClient, intake: Intake, status: StatusAnswer) -> None:
     """Whatever the hub has of trusted streams and this store lacks: a bundle that was skipped, a hub that was restored,
     an origin that has only now been trusted."""
-    for (origin, epoch), has in sorted(status.streams.items()):
+    for (origin, epoch), has in sorted(status.reached().items()):
         stream = (here.store.federation, origin, epoch)
         if origin not in intake.trusted or intake.is_echo(origin, epoch):
             continue

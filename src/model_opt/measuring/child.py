@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import cloudpickle
 
@@ -15,8 +15,10 @@ from model_opt.measuring.child_process import ChildProcess, Died
 from model_opt.measuring.deadlines import Deadlines
 from model_opt.measuring.variables import measuring_variables
 from model_opt.search.checked import checked
-from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
+from model_opt.search.evaluator import Description, Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.plan import Plan
+
+T = TypeVar("T")
 
 
 class MeasuringChild:
@@ -29,8 +31,8 @@ class MeasuringChild:
     `allocator` keeps freed memory in it (`ALLOCATOR`). It is `forked` where a fork server is open for it. For one
     thread, except `kill`. `factory` is a callable that cloudpickle can write, or the path of its pickle. `deadline`
     (monotonic seconds, None: never) ends whatever runs then. `on_phase` is told, in this process, what a measurement is
-    doing. A description with `"seconds": {phase: …}` lets a phase take ten times as long. What a phase stands still
-    while others time is not counted.
+    doing. A description's `seconds` let a phase take ten times as long. What a phase stands still while others time is
+    not counted.
     Raises `InvalidInput` where the factory cannot be pickled.
     """
 
@@ -49,13 +51,13 @@ class MeasuringChild:
         self._env = measuring_variables(env or {}, allocator=allocator)
         self._forked = forked
         self._deadlines = deadlines or Deadlines()
-        self._on_phase = on_phase
+        self.on_phase = on_phase
         self.deadline = deadline
         self._process: ChildProcess | None = None
-        self._description: Mapping[str, object] = {}
+        self._description = Description()
         self.starts = 0
 
-    def describe(self) -> Mapping[str, object]:
+    def describe(self) -> Description:
         """What the evaluator says of the baseline; asked once a process.
 
         Raises the evaluator's own `ModelOptError`, or `MeasurementFailed` where the baseline cannot be measured.
@@ -81,16 +83,28 @@ class MeasuringChild:
         message = f"the evaluator returned {type(answer[1]).__name__}, not a Measurement"
         return Failure(plan=plan, reason=Reason.ERROR, message=message, seconds=watch.seconds())
 
-    def call(self, method: str, *arguments: Any, phase: str = "save", phase_deadline: float | None = None) -> Any:
-        """Calls another method of the evaluator, within `phase_deadline` seconds or the limit of `phase`; its value.
+    def call(
+        self, function: Callable[..., T], *arguments: Any, phase: str = "save", phase_deadline: float | None = None
+    ) -> T:
+        """`function(evaluator, *arguments)` in that process, within `phase_deadline` seconds or the limit of `phase`.
 
         Raises the evaluator's own `ModelOptError`, else `MeasurementFailed`, also where the process dies.
         """
         try:
-            answer = self._ask(self._alive(), method, arguments, phase, phase_deadline, _Stopwatch())
+            answer = self._ask(self._alive(), function, arguments, phase, phase_deadline, _Stopwatch())
         except Died as death:
-            raise MeasurementFailed(f"{method}: {death}") from death
-        return _value(answer, method)
+            raise MeasurementFailed(f"{function.__name__}: {death}") from death
+        value: T = _value(answer, function.__name__)
+        return value
+
+    def errand(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(self, *arguments)`: what has to run on the machine that measures, which is this one."""
+        return function(self, *arguments)
+
+    def tell(self, phase: str) -> None:
+        """Says what an errand is doing, as a measurement does."""
+        if self.on_phase is not None:
+            self.on_phase(phase)
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +144,7 @@ class MeasuringChild:
         self.starts += 1
         try:
             answer = self._ask(process, "describe", (), "start", None, _Stopwatch())
-            self._description = _value(answer, "the baseline could not be measured")
+            self._description = _description(_value(answer, "the baseline could not be measured"))
         except Died as death:
             raise MeasurementFailed(f"the baseline could not be measured: {death}") from death
         except ModelOptError:
@@ -146,7 +160,7 @@ class MeasuringChild:
     def _ask(
         self,
         process: ChildProcess,
-        method: str,
+        what: "str | Callable[..., Any]",
         arguments: tuple[Any, ...],
         phase: str,
         limit_s: float | None,
@@ -154,7 +168,7 @@ class MeasuringChild:
     ) -> tuple[Any, ...]:
         """Sends a request and waits for `("done", …)` or `("failed", …)`, following the phases; raises `Died`."""
         try:
-            process.request(method, arguments)
+            process.request(what, arguments)
             while True:
                 watch.enter(phase)
                 most_s = self._limit_s(phase) if limit_s is None else limit_s
@@ -163,8 +177,7 @@ class MeasuringChild:
                 if answer[0] != "phase":
                     return answer
                 phase = answer[1]
-                if self._on_phase is not None:
-                    self._on_phase(phase)
+                self.tell(phase)
         except Died:
             self._drop()
             raise
@@ -178,8 +191,7 @@ class MeasuringChild:
             raise
 
     def _limit_s(self, phase: str) -> float:
-        seconds = self._description.get("seconds")
-        return self._deadlines.limit_s(phase, seconds if isinstance(seconds, Mapping) else {})
+        return self._deadlines.limit_s(phase, self._description.seconds)
 
 
 class _Stopwatch:
@@ -223,6 +235,12 @@ def _open_factory(factory: Callable[[], Evaluator] | Path) -> BinaryIO:
             f"the model, the data or a function cannot be sent to a measuring process: {error}"
         ) from error
     return file
+
+
+def _description(value: Any) -> Description:
+    if not isinstance(value, Description):
+        raise InvalidInput(f"an evaluator's describe() returns a Description, not {type(value).__name__}")
+    return value
 
 
 def _value(answer: tuple[Any, ...], what: str) -> Any:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,16 +62,16 @@ class ChildProcess:
         self._log = _Log(self._process.stdout)
         self._ended = threading.Lock()
 
-    def request(self, method: str, arguments: tuple[Any, ...]) -> None:
+    def request(self, what: str | Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Sends a request; raises `Died`, or `InvalidInput` where the arguments cannot be pickled."""
         self._serial += 1
         self._log.clear()
         try:
-            pickle_frames.send(self._connection, (self._serial, method, arguments))
+            pickle_frames.send(self._connection, (self._serial, what, arguments))
         except OSError as error:
             raise self._death() from error
         except Exception as error:
-            raise InvalidInput(f"the arguments of {method} cannot be pickled: {error}") from error
+            raise InvalidInput(f"the arguments cannot be pickled: {error}") from error
 
     def answer(self, limit_s: float, deadline: float | None) -> tuple[Any, ...]:
         """The next frame of the running request. Raises `TimeoutError` once it has run for `limit_s` seconds, pauses

@@ -47,7 +47,8 @@ def _fork_guard(life_fd: int, *, keep: int, close: tuple[int, ...]) -> None:
 
 
 class MeasuringServer:
-    """Answers requests `(serial, method, arguments)` with frames `(serial, kind, …)`.
+    """Answers requests `(serial, what, arguments)` with frames `(serial, kind, …)`: "describe", "measure" or a function
+    of the evaluator.
 
     Kinds: "phase" (name), "done" (value), "failed" (reason, message, the exception where it can be pickled).
     """
@@ -70,10 +71,10 @@ class MeasuringServer:
             if request is not None:
                 self._answer(*request)
 
-    def _answer(self, serial: int, method: str, arguments: tuple[Any, ...]) -> None:
+    def _answer(self, serial: int, what: str | Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self._serial = serial
         try:
-            reply: tuple[Any, ...] = ("done", self._run(method, arguments))
+            reply: tuple[Any, ...] = ("done", self._run(what, arguments))
         except BaseException as error:
             traceback.print_exc()
             reply = ("failed", reason_of(error), message_of(error), portable(error))
@@ -81,15 +82,15 @@ class MeasuringServer:
             os._exit(1)
         self._send(serial, reply)
 
-    def _run(self, method: str, arguments: tuple[Any, ...]) -> object:
+    def _run(self, what: str | Callable[..., object], arguments: tuple[Any, ...]) -> object:
         if self._evaluator is None:
             self._evaluator = self._read_factory()()
-        if method == "describe":
-            return dict(self._evaluator.describe())
-        if method == "measure":
-            plan, purpose = arguments
-            return self._evaluator.measure(plan, purpose, self._phase)
-        return getattr(self._evaluator, method)(*arguments)
+        if what == "describe":
+            return self._evaluator.describe()
+        if callable(what):
+            return what(self._evaluator, *arguments)
+        plan, purpose = arguments
+        return self._evaluator.measure(plan, purpose, self._phase)
 
     def _read_factory(self) -> Callable[[], Evaluator]:
         """Unpickles the factory, which imports all that it needs: seconds of work, so it stands still for timers."""

@@ -16,18 +16,17 @@ from model_opt.autotuner.result import CompressionResult
 from model_opt.autotuner.tally import Tally, of_tried
 from model_opt.errors import InvalidInput
 from model_opt.fleet import submission
+from model_opt.fleet.concluding import read_wanted, with_conclusion
 from model_opt.fleet.coordinator_service import STATE_FILE
 from model_opt.fleet.journal import look
 from model_opt.metrics import plain
+from model_opt.search.conclusion import of_one_context
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
-from model_opt.search.replay import replay
 from model_opt.search.trial import Trial
 
 QUIET_S = 600.0
 """A fleet that has written nothing for so long is not taken to be running."""
-EXPLAINED_PLANS = 2_000
-"""A fleet's search is modelled anew, for what it had learnt, up to so many plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,19 +153,16 @@ def of_progress(folder: Path, name: str) -> View:
     )
 
 
-def of_fleet(folder: Path, *, explain: bool = False) -> View:
-    """A search in the head node's state folder, running or not. With `explain` what it learnt is worked out anew.
+def of_fleet(folder: Path) -> View:
+    """A search in the head node's state folder, running or not.
 
     Raises `InvalidInput` where there is no search, `StoreCorrupt` where it cannot be read.
     """
     if not submission.is_complete(folder):
         raise InvalidInput(f"{folder} holds no search")
-    _, request = submission.read(folder)
     kept, facts = look(folder / STATE_FILE)
-    settled = [one.trial for one in kept]
-    home = _most_measured(settled)
-    settled = [trial for trial in settled if trial.context == home]
-    objective, budget = request.search.objective, int(str(facts.get("budget", request.rules.budget)))
+    objective, budget = read_wanted(facts)
+    settled, importance = with_conclusion(of_one_context(one.trial for one in kept), facts)
     ratio = objective.metric == "latency_ms" and any("log_speedup" in trial.metrics for trial in settled)
     view = View(
         name=folder.name,
@@ -179,19 +175,11 @@ def of_fleet(folder: Path, *, explain: bool = False) -> View:
         objective="log_speedup" if ratio else objective.metric,
         maximize=True if ratio else objective.maximize,
         limits=objective,
+        importance=of_tried(importance, settled),
         status={"measured_by": dict(Counter(trial.worker for trial in settled))},
     )
-    if explain and 0 < len(settled) <= EXPLAINED_PLANS:
-        view = _explained(view, request)
     best = view.best()
     return replace(view, chosen=best.plan if best else None)
-
-
-def _explained(view: View, request: submission.Submission) -> View:
-    """With what the search had learnt: what was believed of each plan before, and how much each decision matters."""
-    searcher = request.search.searcher(view.budget, {})
-    observations = replay(searcher, view.observations)
-    return replace(view, observations=observations, importance=of_tried(searcher.importance(), observations))
 
 
 def _state(folder: Path, facts: Mapping[str, object]) -> str:
@@ -205,11 +193,6 @@ def _state(folder: Path, facts: Mapping[str, object]) -> str:
 def _since_the_start(settled: Sequence[Trial], facts: Mapping[str, object]) -> tuple[Trial, ...]:
     began = float(str(facts.get("first_grant_s") or (settled[0].at_s if settled else 0.0)))
     return tuple(replace(trial, at_s=trial.at_s - began) for trial in settled)
-
-
-def _most_measured(settled: Sequence[Trial]) -> str:
-    counts = Counter(trial.context for trial in settled)
-    return max(counts, key=lambda context: counts[context], default="")
 
 
 def of_folder(folder: Path, name: str) -> View:
@@ -231,7 +214,7 @@ def find(text: str, state: str | None) -> View:
         return of_folder(path, path.resolve().name)
     root = submission.state_root(state)
     if submission.is_complete(root / text):
-        return of_fleet(root / text, explain=True)
+        return of_fleet(root / text)
     kept = ", ".join(sorted(p.name for p in root.glob("*/") if submission.is_complete(p))) or "none"
     raise InvalidInput(
         f"{text!r} is no result: neither a folder that model-opt optimize … --output has written nor a search kept in "

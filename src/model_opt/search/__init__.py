@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from model_opt.search.context import Context
-from model_opt.search.evaluator import Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
+from model_opt.search.evaluator import Description, Evaluator, Failure, Measurement, Outcome, Phase, Purpose, Reason
 from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.ownership import owned_by, owner
@@ -35,6 +35,7 @@ __all__ = [
     "Choice",
     "Context",
     "Decision",
+    "Description",
     "Estimate",
     "Evaluator",
     "Evidence",

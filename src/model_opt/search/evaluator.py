@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from model_opt.search.context import Context
 from model_opt.search.plan import Plan
 
 
@@ -64,6 +65,29 @@ class Failure:
 Outcome = Measurement | Failure
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What an evaluator knows before the first plan.
+
+    Where `context` is another's, or another text, results do not mix. `baseline` are the metrics of the model as it is,
+    `noise` the variance of one measurement of a metric, None where it is to be learnt. `seconds` says how long a phase
+    takes for the baseline: a plan's may take ten times as long. `more` is JSON-like, for people.
+    """
+
+    context: Context | str = ""
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    noise: Mapping[str, float | None] = field(default_factory=dict)
+    accuracy_source: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def context_key(self) -> str:
+        """What tells contexts apart."""
+        return self.context.key if isinstance(self.context, Context) else self.context
+
+
 class Phase(Protocol):
     """Told what a measurement is doing, so that each phase can have a deadline and progress can be shown."""
 
@@ -79,8 +103,8 @@ class Evaluator(Protocol):
     outputs are wrong; anything else that it raises settles the plan as failed with reason `error`.
     """
 
-    def describe(self) -> Mapping[str, object]:
-        """Facts known before the first plan, JSON-like: the context, the baseline's metrics and their noise."""
+    def describe(self) -> Description:
+        """What is known before the first plan: the context, the baseline's metrics and their noise."""
 
     def measure(self, plan: Plan, purpose: Purpose, phase: Phase) -> Measurement:
         """Measures `plan`."""

@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from model_opt.search.expected_improvement import log_feasible
 from model_opt.search.objective import Limit
+from model_opt.search.regression import Fitted, Regression
 from model_opt.search.sources import Sources
 from model_opt.search.surrogate import Surrogate
 from model_opt.search.warp import RankWarp
@@ -42,31 +43,32 @@ class MetricModel:
     def __init__(self, sizes: NDArray[np.int64], ordered: NDArray[np.bool_], unlike: Array | None = None) -> None:
         """`unlike` `[sources]` says how unlike the problem each source of rows is expected to be."""
         self._surrogate = Surrogate(sizes, ordered, unlike)
-        self._sizes, self._ordered = sizes, ordered
+        self._fitted = self._surrogate.prior
+        self._known: Regression
+        self._with_pending: Regression
         self._sources: Sources | None = None
         self._fitted_at: int | None = None
         self._guessed = False
         self._index = np.zeros(0, dtype=np.int64)
         self._seen = 0
-        self._believed = 0
         self._scores: dict[Limit, float] = {}
 
     @property
     def importance(self) -> Array:
         """How much each decision moves the metric, `[decisions]`."""
-        return self._surrogate.importance
+        return self._fitted.importance
 
     @property
     def alike(self) -> Array:
         """How far each source of rows is believed, `[sources]`."""
-        return self._surrogate.alike
+        return self._fitted.alike
 
     def update(self, rows: Rows, *, repeated: bool) -> None:
         """Takes in `rows`; those at the old places are unchanged unless `repeated` says that samples were added."""
-        self.forget()
         if rows.source.any():
             if self._sources is None:
-                self._sources = Sources(self._sizes, self._ordered, rows.codes, rows.mean, rows.source)
+                sizes, ordered = self._surrogate.sizes, self._surrogate.ordered
+                self._sources = Sources(sizes, ordered, rows.codes, rows.mean, rows.source)
             rows = replace(rows, mean=self._sources.calibrated(rows.codes, rows.mean, rows.source))
         self._warp = RankWarp(rows.mean)
         self._scores.clear()
@@ -74,44 +76,40 @@ class MetricModel:
         z, noise, many = self._warp.targets, self._noise(rows), len(rows.mean)
         own = int((rows.source == 0).sum())  # what sources are worth is told by what was measured here
         guessed = bool(np.isnan(rows.variance).any())
-        if (
+        due = (
             self._fitted_at is None
             or guessed != self._guessed
             or own >= max(1.25 * self._fitted_at, self._fitted_at + 3)
             or len(self._index) >= 1.25 * LARGEST
-        ):
-            self._refit(z, noise, guessed)
+        )
+        if due:
+            self._index = np.arange(many) if many <= LARGEST else _leaders_and_rest(rows.rank, LARGEST * 3 // 4)
+            self._fitted = self._refitted(z, noise, guessed)
             self._fitted_at, self._guessed = own, guessed
-        elif repeated:
-            self._index = np.concatenate([self._index, np.arange(self._seen, many)])
-            self._factor(noise)
         else:
-            for row in range(self._seen, many):
-                self._surrogate.append(rows.codes[row], float(noise[row]))
             self._index = np.concatenate([self._index, np.arange(self._seen, many)])
+        if due or repeated:
+            some = self._index
+            conditioned = self._fitted.conditioned(rows.codes[some].T, noise[some], rows.source[some])
+        else:
+            conditioned = self._known.conditioned
+            for row in range(self._seen, many):
+                conditioned = conditioned.appended(rows.codes[row], float(noise[row]))
         self._seen = many
-        self._surrogate.target(z[self._index])
+        self._known = self._with_pending = conditioned.with_targets(z[self._index])
 
-    def _refit(self, z: Array, noise: Array, guessed: bool) -> None:
-        rows, many = self._rows, len(z)
-        if self._guessed and not guessed:
-            self._surrogate.trust_noise()
-        self._index = np.arange(many) if many <= LARGEST else _leaders_and_rest(rows.rank, LARGEST * 3 // 4)
+    def _refitted(self, z: Array, noise: Array, guessed: bool) -> Fitted:
+        rows, start = self._rows, self._fitted
         some = self._index[np.linspace(0, len(self._index) - 1, min(len(self._index), _FITTED)).astype(int)]
-        steps = 30 if self._fitted_at is None else 12
-        self._surrogate.fit(
+        return self._surrogate.fit(
             np.ascontiguousarray(rows.codes[some].T),
             z[some],
             noise[some],
             guessed=guessed,
-            steps=steps,
+            steps=30 if self._fitted_at is None else 12,
             source=rows.source[some],
+            start=start.trusting_noise() if self._guessed and not guessed else start,
         )
-        self._factor(noise)
-
-    def _factor(self, noise: Array) -> None:
-        some = self._index
-        self._surrogate.factor(self._rows.codes[some].T, noise[some], self._rows.source[some])
 
     def _noise(self, rows: Rows) -> Array:
         """Noise variances in warped units, `[rows]`."""
@@ -125,27 +123,21 @@ class MetricModel:
         The kriging believer of Ginsbourger, Le Riche and Carraro 2010.
         """
         for row in codes:
-            mean, _ = self._surrogate.posterior(row[None])
-            targets = np.append(self._surrogate.targets, mean)
-            self._surrogate.append(row, 0.0)
-            self._surrogate.target(targets)
-        self._believed += len(codes)
+            mean, _ = self._with_pending.posterior(row[None])
+            targets = np.append(self._with_pending.targets, mean)
+            self._with_pending = self._with_pending.conditioned.appended(row, 0.0).with_targets(targets)
 
     def forget(self) -> None:
         """Drops what was believed."""
-        if self._believed:
-            targets = self._surrogate.targets[: len(self._index)]
-            self._surrogate.truncate(len(self._index))
-            self._surrogate.target(targets)
-            self._believed = 0
+        self._with_pending = self._known
 
     def posterior(self, codes: NDArray[np.int16]) -> tuple[Array, Array]:
         """Mean and standard deviation in warped units of plans that are not among the rows, `[plans, decisions]`."""
-        return self._surrogate.posterior(codes)
+        return self._with_pending.posterior(codes)
 
     def at_rows(self) -> tuple[Array, Array]:
         """Mean and standard deviation in warped units of every row given, `[rows]`."""
-        own_mean, own_std = self._surrogate.at_rows()
+        own_mean, own_std = self._with_pending.at_rows()
         own = len(self._index)
         if own == self._seen:
             return own_mean[:own], own_std[:own]

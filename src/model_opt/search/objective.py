@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SURE = 3.1
+"""Standard errors beyond which a limit is taken to hold, or to be broken, for certain: P < 0.001."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
@@ -17,6 +20,11 @@ class Limit:
         """How far `value` is beyond the bound, as a share of the bound (absolute where that is zero); 0 inside."""
         beyond = value - self.bound if self.at_most else self.bound - value
         return max(0.0, beyond) / (abs(self.bound) or 1.0)
+
+    def certain(self, value: float, error: float) -> bool | None:
+        """Whether it holds (True) or is broken (False) by more than `SURE` standard errors; None: nobody can say."""
+        room = (self.bound - value) * (1 if self.at_most else -1)
+        return None if abs(room) < SURE * error or math.isnan(room) else room >= 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,11 @@ class Objective:
         if any(limit.metric not in metrics for limit in self.limits):
             return math.inf
         return sum(limit.excess(metrics[limit.metric]) for limit in self.limits)
+
+    def hopeless(self, known: Mapping[str, tuple[float, float]]) -> bool:
+        """Whether what is `known` of a plan's metrics, (value, standard error), rules out that it is feasible: the rest
+        need not be measured."""
+        return any(limit.certain(*known[limit.metric]) is False for limit in self.limits if limit.metric in known)
 
     def better(self, a: Mapping[str, float], b: Mapping[str, float]) -> bool:
         """Whether `a` is strictly better than `b`: less violation, then the objective, then the tie-breaker."""

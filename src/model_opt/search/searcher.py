@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from model_opt.errors import InvalidInput
 from model_opt.search.beliefs import Beliefs, Estimate, Judged
@@ -32,7 +31,6 @@ _CONTENDS = 3.0  # standard deviations behind the leader beyond which a plan is 
 _REPEATS = 4  # measurements of a leader, verification included
 _ENOUGH = 5  # figures of the objective from which a model tells more than distance does, to many workers that begin
 _DRAWN = 512
-_HOPELESS = 1e-3
 _PENDING = 64
 _SHORTLIST = 64
 
@@ -345,22 +343,16 @@ class Searcher:
             self._hopeless.append(dict(outcome.blamed))
 
     def hopeless(self, samples: Mapping[str, Sequence[float]], errors: Mapping[str, float] | None = None) -> bool:
-        """Whether what is known of a plan so far rules out that it is feasible (P < 0.001): the rest need not be
-        measured. The noise of a metric whose noise is unknown is taken from repeats; without those nothing is ruled
-        out. `errors` are standard errors of metrics that had only a first look, in place of their noise."""
+        """Whether `samples` of a plan rule out that it is feasible; see `Objective.hopeless`. The noise of a metric
+        whose noise is unknown is taken from repeats; without those nothing is ruled out. `errors` are standard errors
+        of metrics that had only a first look, in place of their noise."""
+        known = {}
         for limit in self.objective.limits:
-            values = samples.get(limit.metric)
-            if not values:
-                continue
-            error = (errors or {}).get(limit.metric)
-            variance = self._ledger.variance(limit.metric) / len(values) if error is None else error**2
-            if math.isnan(variance):
-                continue
-            distance = (limit.bound - float(np.mean(values))) * (1 if limit.at_most else -1)
-            std = math.sqrt(variance)
-            if distance < 0 and (std == 0 or ndtr(distance / std) < _HOPELESS):
-                return True
-        return False
+            if values := samples.get(limit.metric):
+                error = (errors or {}).get(limit.metric)
+                noise = math.sqrt(self._ledger.variance(limit.metric) / len(values)) if error is None else error
+                known[limit.metric] = (float(np.mean(values)), math.inf if math.isnan(noise) else noise)
+        return self.objective.hopeless(known)
 
     def recommend(self, objective: Objective | None = None) -> Recommendation:
         """The best posterior mean among plans that are feasible with probability 0.95; else the least violated, marked.

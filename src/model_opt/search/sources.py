@@ -57,12 +57,10 @@ class _Source:
     ) -> None:
         self._warp = RankWarp(mean)
         self._centre, self._spread = float(mean.mean()), float(mean.std())
-        self._surrogate = Surrogate(sizes, ordered)
         noise = np.full(len(mean), _SMOOTH)
-        rows = np.ascontiguousarray(codes.T)
-        self._surrogate.fit(rows, self._warp.targets, noise, guessed=True, steps=20)
-        self._surrogate.factor(rows, noise)
-        self._surrogate.target(self._warp.targets)
+        rows, z = np.ascontiguousarray(codes.T), self._warp.targets
+        fitted = Surrogate(sizes, ordered).fit(rows, z, noise, guessed=True, steps=20)
+        self._regression = fitted.conditioned(rows, noise).with_targets(z)
         self._told: dict[bytes, float] = {}
 
     def calibrated(self, mean: Array, codes: NDArray[np.int16], measured: Array) -> Array:
@@ -83,7 +81,7 @@ class _Source:
     def _predict(self, codes: NDArray[np.int16]) -> Array:
         fresh = [row for row in codes if row.tobytes() not in self._told]
         if fresh:
-            scores, _ = self._surrogate.posterior(np.array(fresh, dtype=np.int16))
+            scores, _ = self._regression.posterior(np.array(fresh, dtype=np.int16))
             self._told |= {row.tobytes(): float(v) for row, v in zip(fresh, self._warp.backward(scores), strict=True)}
         return np.array([self._told[row.tobytes()] for row in codes])
 
@@ -97,9 +95,7 @@ def leave_one_out(encoding: Encoding, plans: Sequence[Plan], mean: Array, varian
     if len(plans) < 3 or spread == 0.0:
         return spread**2
     rows = np.ascontiguousarray(encoding.encode(plans).T)
-    surrogate = Surrogate(encoding.sizes, encoding.ordered)
     z, noise = (mean - mean.mean()) / spread, variance / spread**2
-    surrogate.fit(rows, z, noise, guessed=False, steps=20)
-    surrogate.factor(rows, noise)
-    surrogate.target(z)
-    return float(np.mean(surrogate.left_out() ** 2)) * spread**2
+    fitted = Surrogate(encoding.sizes, encoding.ordered).fit(rows, z, noise, guessed=False, steps=20)
+    missed = fitted.conditioned(rows, noise).with_targets(z).left_out()
+    return float(np.mean(missed**2)) * spread**2

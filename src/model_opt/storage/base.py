@@ -17,7 +17,7 @@ from model_opt.federation.envelope import Envelope, Record, Revocation, check_na
 from model_opt.federation.join import ChainLink, Cursor, Policy, StreamKey, cursors
 from model_opt.federation.record_index import link_of
 from model_opt.federation.row import Row
-from model_opt.federation.store import Counts, OriginSummary
+from model_opt.federation.store import Appendable, Counts, OriginSummary
 from model_opt.federation.wire import WireLimits, decode_record, read_head
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
@@ -67,7 +67,7 @@ class BaseStore(ABC):
 
     # What a store does
 
-    def append(self, *records: bytes | Record) -> int:
+    def append(self, *records: Appendable) -> int:
         """See `KnowledgeStore.append`."""
         encoded = [self._seal(record) for record in records]
         return self._call(lambda: self._append(encoded)) if encoded else 0
@@ -141,10 +141,13 @@ class BaseStore(ABC):
 
     # How
 
-    def _seal(self, record: bytes | Record) -> EncodedRecord:
-        encoded = (
-            EncodedRecord.of(record) if not isinstance(record, bytes) else EncodedRecord.open(record, self._limits)
-        )
+    def _seal(self, record: Appendable) -> EncodedRecord:
+        """The record, decoded. What was opened under wider limits than the store's is opened anew, under these."""
+        if isinstance(record, EncodedRecord) and not record.limits.within(self._limits):
+            record = record.data
+        if isinstance(record, bytes):
+            record = EncodedRecord.open(record, self._limits)
+        encoded = record if isinstance(record, EncodedRecord) else EncodedRecord.of(record)
         if encoded.record.federation != self.federation:
             raise InvalidInput(
                 f"a record of federation {encoded.record.federation!r}; this store is {self.federation!r}"
@@ -208,8 +211,9 @@ class BaseStore(ABC):
         while page := self._records(cursor, _PAGE, policies=False):
             cursor = page[-1][0]
             for _, data in page:
-                if origin is None or read_head(data, self._limits).origin == origin:
-                    self._put_rows(_write(EncodedRecord.open(data, self._limits), policy).envelopes)
+                encoded = EncodedRecord.open(data, self._limits)
+                if origin is None or encoded.head.origin == origin:
+                    self._put_rows(_write(encoded, policy).envelopes)
 
     def _fresh_policy(self) -> Policy:
         while page := self._records(self._policy_cursor, _PAGE, policies=True):

@@ -53,7 +53,7 @@ def _move(target: InspectableStore, records: Iterable[bytes], *, dry_run: bool) 
     new, known, rows = 0, 0, 0
     conflicts: list[str] = []
     origins: set[str] = set()
-    batch: list[bytes] = []
+    batch: list[EncodedRecord] = []
     for data in records:
         encoded = EncodedRecord.open(data)
         there = digests.get(encoded.identity)
@@ -66,8 +66,8 @@ def _move(target: InspectableStore, records: Iterable[bytes], *, dry_run: bool) 
         digests[encoded.identity] = encoded.digest
         new += 1
         rows += sum(len(envelope.block) for envelope in encoded.envelopes)
-        origins.add(encoded.record.origin)
-        batch.append(data)
+        origins.add(encoded.head.origin)
+        batch.append(encoded)
         if len(batch) >= _BATCH:
             conflicts += _append(target, batch, dry_run=dry_run)
             batch = []
@@ -75,20 +75,20 @@ def _move(target: InspectableStore, records: Iterable[bytes], *, dry_run: bool) 
     return Moved(new=new, known=known, conflicts=tuple(sorted(conflicts)), rows=rows, origins=tuple(sorted(origins)))
 
 
-def _append(target: InspectableStore, batch: list[bytes], *, dry_run: bool) -> list[str]:
+def _append(target: InspectableStore, batch: list[EncodedRecord], *, dry_run: bool) -> list[str]:
     """Appends, and names what somebody else's record has taken the place of meanwhile."""
     if dry_run or not batch:
         return []
     try:
         target.append(*batch)
     except StoreConflict:
-        return [name for data in batch for name in _append_one(target, data)]
+        return [name for encoded in batch for name in _append_one(target, encoded)]
     return []
 
 
-def _append_one(target: InspectableStore, data: bytes) -> list[str]:
+def _append_one(target: InspectableStore, encoded: EncodedRecord) -> list[str]:
     try:
-        target.append(data)
+        target.append(encoded)
     except StoreConflict:
-        return [EncodedRecord.open(data).identity]
+        return [encoded.identity]
     return []

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_opt.errors import InvalidInput, StoreError
-from model_opt.federation.envelope import Record, Revocation
+from model_opt.federation.envelope import Revocation
 from model_opt.federation.join import Cursor, StreamKey
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.row import Row
-from model_opt.federation.store import Counts, Inspection, KnowledgeStore, OriginSummary
+from model_opt.federation.store import Appendable, Counts, Inspection, KnowledgeStore, OriginSummary
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.neighbours import Neighbours, check_query
@@ -59,7 +59,7 @@ class IndexedStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, *records: bytes | Record) -> int:
+    def append(self, *records: Appendable) -> int:
         """See `KnowledgeStore.append`; the index follows."""
         new = self.store.append(*records)
         self._follow()

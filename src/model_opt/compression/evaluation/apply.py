@@ -1,7 +1,6 @@
 """Applies a plan to a copy of the user's model, technique after technique, in the order in which they compose."""
 
 import copy
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +62,10 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
                 step.handler.check(step.option, material)
     resolved = _resolved(pending)
     model = _structure(structural, resolved, plan, material)
-    material.cache["structure"] = (model, tuple((s.handler.decision, s.option, s.stage) for s in structural))
+    material.findings.structure = (model, tuple((s.handler.decision, s.option, s.stage) for s in structural))
     for step in pending[len(structural) :]:
         with blame(step.handler, plan, material):
-            model = _apply(step, model, resolved, material)
+            model = _apply(step, model, resolved, material, last=True)
     _check(model, material)
     return WithOriginal(model, material.teacher) if material.fallback and isinstance(model, RuntimeModule) else model
 
@@ -98,15 +97,14 @@ def _structure(pending: list[Step], resolved: Plan, plan: Plan, material: Materi
 
     Parts end where a decision ends, since a technique that was applied to several stages recovers after the last.
     """
-    kept: OrderedDict[tuple[tuple[str, str, str | None], ...], nn.Module]
-    kept = material.cache.setdefault("structures", OrderedDict())
+    kept = material.findings.structures
     keys = [(step.handler.decision, step.option, step.stage) for step in pending]
     ends = [n for n in range(len(pending), 0, -1) if n == len(pending) or keys[n][0] != keys[n - 1][0]]
     done = next((n for n in ends if tuple(keys[:n]) in kept), 0)
     model = copy.deepcopy(kept[tuple(keys[:done])] if done else material.teacher).eval()
     for position in range(done, len(pending)):
         with blame(pending[position].handler, plan, material):
-            model = _apply(pending[position], model, resolved, material)
+            model = _apply(pending[position], model, resolved, material, last=position + 1 in ends)
         if position + 1 in ends:
             kept[tuple(keys[: position + 1])] = copy.deepcopy(model)
     while len(kept) > STRUCTURES_KEPT:
@@ -114,10 +112,14 @@ def _structure(pending: list[Step], resolved: Plan, plan: Plan, material: Materi
     return model
 
 
-def _apply(step: Step, model: nn.Module, plan: Plan, material: Material) -> nn.Module:
+def _apply(step: Step, model: nn.Module, plan: Plan, material: Material, *, last: bool) -> nn.Module:
+    """`model` after `step`, which may be the `last` of its decision's."""
     where = f"{step.handler.decision}={step.option}" + (f" on {step.stage}" if step.stage else "")
     try:
-        return step.handler.apply(model, step.option, step.stage, plan, material).eval()
+        made = step.handler.apply(model, step.option, step.stage, plan, material).eval()
+        if last and step.handler.after_last is not None:
+            step.handler.after_last(made, material)
+        return made
     except ModelOptError:
         raise
     except Exception as error:
@@ -128,9 +130,9 @@ def _apply(step: Step, model: nn.Module, plan: Plan, material: Material) -> nn.M
 
 def _check(model: nn.Module, material: Material) -> None:
     """The outcome must take the example and give finite outputs of the shapes that the teacher gives."""
-    expected = material.cache.get("example output")
+    expected = material.findings.answers
     if expected is None:
-        expected = material.cache["example output"] = answers(material.teacher, material.example)
+        expected = material.findings.answers = answers(material.teacher, material.example)
     made = answers(model, material.example)
     if shapes(tuple(made)) != shapes(tuple(expected)):
         raise MeasurementFailed(f"outputs have shapes {shapes(tuple(made))}, not {shapes(tuple(expected))}")

@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,24 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression import space  # noqa: F401  (registers every technique)
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.idle_options import idle_options
 from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
-from model_opt.compression.evaluation.losses import Drop
+from model_opt.compression.evaluation.losses import Drop, FloatTargets
 from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
+from model_opt.compression.findings import Findings
 from model_opt.compression.inputs import Inputs, batch_size, map_tensors, shapes
-from model_opt.compression.interface import INTERFACE, Interface, interface_of
-from model_opt.compression.machine import inspect
+from model_opt.compression.interface import Interface, interface_of
+from model_opt.compression.machine import Machine, inspect
 from model_opt.compression.runtimes.declared import libraries
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.save_model import load_model, save_model
 from model_opt.compression.sign_model import sign_model
+from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material
+from model_opt.processors import usable_processors
 from model_opt.search.context import Context
-from model_opt.search.evaluator import PART_NOTE, Measurement, Phase, Purpose
+from model_opt.search.evaluator import PART_NOTE, Description, Measurement, Phase, Purpose
+from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
+from model_opt.search.space import SearchSpace
 
 BLOCKS = {Purpose.EXPLORE: 5, Purpose.VERIFY: 10}
 TIMING_S = {Purpose.EXPLORE: 2.5, Purpose.VERIFY: 5.0}
@@ -40,8 +44,7 @@ PREPARATION_NOISE = 0.02
 
 KEPT_MODELS = 4
 RANDOM = "the model answers one input in different ways (dropout or noise in eval mode): so does what is made of it"
-_SURE = 3.0
-"""Standard errors beyond which a limit on the speed is clearly broken, or held."""
+_ANY = Objective(metric="log_speedup", maximize=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,9 @@ class Task:
     `fit` are calibration batches for fitting, `held_out` those for judging; `labels` go with `held_out`, or are None.
     `interface` is what the model takes and gives, if that was looked at already. `judged_on` is the source that the
     result names when there is neither `eval_fn` nor labels; `judge_as` says what outputs are. `fallback` keeps the
-    original in what is compiled, for the inputs that it refuses. `accuracy_limit` is the largest drop wanted, if any: a
-    plan beyond it after a first look is not judged on all the data. `least` are the smallest `log_size_ratio` and
-    `log_speedup` wanted, `most_latency_ms` the longest latency: once a plan that holds everything is known, one that
-    clearly breaks these is not measured further.
+    original in what is compiled, for the inputs that it refuses. `objective` tells from the baseline's figures what is
+    wanted, None: nothing in particular. A plan that loses too much for certain after a first look is not judged on all
+    the data; once a plan that holds every limit is known, one that certainly breaks one is not measured further.
     """
 
     model: nn.Module
@@ -65,20 +67,21 @@ class Task:
     interface: Interface | None = None
     judged_on: str = "fidelity"
     judge_as: JudgeAs = None
+    targets: FloatTargets | None = None
+    """What is told of targets that are no labels."""
     eval_fn: EvalFn | None = None
     train_data: Any = None
     fallback: bool = False
-    accuracy_limit: float | None = None
-    least: Mapping[str, float] = field(default_factory=dict)
-    most_latency_ms: float | None = None
-    threads: int = 1
+    objective: Callable[[Mapping[str, float]], Objective] | None = None
+    threads: int | None = 1
+    """None: as many as there are processors where it is measured."""
     seed: int = 0
     device: str = "cpu"
     keep: Path | None = None
-    """A folder for the models of the fastest plans within `accuracy_limit`, so that none is made twice."""
+    """A folder for the models of the fastest plans within the limits, so that none is made twice."""
     explore_blocks: int = BLOCKS[Purpose.EXPLORE]
     """Timing blocks of a plan that is explored: fewer are quicker and less sure."""
-    described: Mapping[str, Any] | None = None
+    described: Description | None = None
     """What another process on this device has found the original to be: it is not timed once more."""
     warnings: tuple[str, ...] = ()
     """What the user should know of the model and the data as they were handed in."""
@@ -92,7 +95,8 @@ class CompressionEvaluator:
 
     def __init__(self, task: Task) -> None:
         """Loads the model and judges the original once. Raises what the model or `eval_fn` raises."""
-        torch.set_num_threads(task.threads)
+        self._threads = task.threads or usable_processors()
+        torch.set_num_threads(self._threads)
         if task.timing_lock is not None:
             task.timing_lock.join()
         _seed(task.seed)
@@ -111,41 +115,40 @@ class CompressionEvaluator:
             held_out=self._task.held_out,
             signature=sign_model(self._task.model),
             machine=inspect(task.device),
-            threads=task.threads,
+            threads=self._threads,
             seed=task.seed,
             phase=lambda name: None,
             train_data=task.train_data,
             fallback=task.fallback,
-            cache={} if task.interface is None else {INTERFACE: task.interface},
+            findings=Findings(interface=task.interface),
         )
         self._size_bytes = size_bytes(self._task.model)
         self._kept: dict[Plan, float] = {}
         self._held = False
-        self._baseline_ms: float | None = None
+        self._objective = _ANY
 
-    def describe(self) -> Mapping[str, object]:
-        """Context, baseline and noise: `{"context": Context, "baseline": {metric: value}, "noise": {metric: variance},
-        "accuracy_source": str, "warnings": (str, …)}`. The noise of a timing is that of the original against itself.
-        """
-        known = self._task.described
-        if known is not None:
-            self._baseline_ms = float(known["baseline"]["latency_ms"])
-            return dict(known)
+    def describe(self) -> Description:
+        """Context, baseline and noise, which for a timing is that of the original against itself."""
+        described = self._task.described or self._described()
+        if self._task.objective is not None:
+            self._objective = self._task.objective(described.baseline)
+        return described
+
+    def _described(self) -> Description:
         paired = self._time(self._task.model, BLOCKS[Purpose.VERIFY], TIMING_S[Purpose.VERIFY])
         ratios = paired.log_ratios
-        self._baseline_ms = float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms])))
-        return {
-            "context": self.context(),
-            "baseline": {
-                "latency_ms": self._baseline_ms,
+        return Description(
+            context=self.context(),
+            baseline={
+                "latency_ms": float(np.median(np.concatenate([paired.baseline_ms, paired.plan_ms]))),
                 "size_bytes": float(self._size_bytes),
                 "accuracy": self._judge.baseline,
             },
-            "noise": {"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
-            "accuracy_source": self._judge.source,
-            "warnings": (*self._judge.warnings, *([RANDOM] if interface_of(self._material).random else [])),
-            "seconds": {"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
-        }
+            noise={"log_speedup": float(np.var(ratios, ddof=1)) / self._task.explore_blocks + PREPARATION_NOISE**2},
+            accuracy_source=self._judge.source,
+            warnings=(*self._judge.warnings, *([RANDOM] if interface_of(self._material).random else [])),
+            seconds={"time": float((paired.baseline_ms.sum() + paired.plan_ms.sum()) / 1000)},
+        )
 
     def context(self) -> Context:
         """Where this process measures."""
@@ -155,7 +158,7 @@ class CompressionEvaluator:
             device=self._material.machine.device_class,
             libraries=tuple(sorted(libraries().items())),
             dtype=str(dtype).removeprefix("torch."),
-            threads=task.threads,
+            threads=self._threads,
             batch=batch_size(task.example),
             input_shapes=shapes(task.example),
         )
@@ -172,13 +175,15 @@ class CompressionEvaluator:
         model = self._made(plan, clock) if model is None else model
         samples: dict[str, tuple[float, ...]] = {"log_size_ratio": (math.log(self._size_bytes / size_bytes(model)),)}
         may_drop = self._held and purpose is Purpose.EXPLORE and bool(plan.choices)
-        if may_drop and samples["log_size_ratio"][0] < self._least("log_size_ratio"):
+        known = {"log_size_ratio": (samples["log_size_ratio"][0], 0.0)}
+        if may_drop and self._objective.hopeless(known):
             return _dropped(plan, samples, clock, "too large: neither timed nor judged")
         clock("wait")
         blocks = self._task.explore_blocks if purpose is Purpose.EXPLORE else BLOCKS[purpose]
         paired = self._time(model, blocks, TIMING_S[purpose], clock)
         samples |= {"log_speedup": tuple(paired.log_ratios.tolist()), "latency_ms": tuple(paired.plan_ms.tolist())}
-        if may_drop and self._too_slow(paired, _SURE):
+        known["log_speedup"] = _mean_and_error(paired)
+        if may_drop and self._objective.hopeless(known):
             why = ("clearly too slow: not judged", *_doubts(paired))
             return replace(_dropped(plan, samples, clock, *why), disturbed=_disturbed(paired))
         clock("accuracy")
@@ -186,7 +191,10 @@ class CompressionEvaluator:
         self._keep(plan, model, float(np.median(paired.log_ratios)), drop, clock)
         clock("")
         samples |= {"accuracy_drop": (drop.value,), "accuracy_error": (drop.error,)}
-        self._held = self._held or self._holds(samples, paired, drop)
+        known["accuracy_drop"] = (drop.value, 0.0)
+        self._held = self._held or (
+            drop.whole and all(limit.certain(*known[limit.metric]) for limit in self._objective.limits)
+        )
         return Measurement(
             plan=plan,
             samples=samples,
@@ -196,27 +204,29 @@ class CompressionEvaluator:
             notes=(*notes, *_doubts(paired)),
         )
 
-    def _least(self, metric: str) -> float:
-        return self._task.least.get(metric, -math.inf)
-
-    def _too_slow(self, paired: Paired, errors: float) -> bool:
-        """Whether the mean of a timing is below what is wanted by more than `errors` standard errors."""
-        least, most_ms = self._least("log_speedup"), self._task.most_latency_ms
-        if most_ms is not None and self._baseline_ms is not None:  # a ratio, as the objective has it
-            least = max(least, math.log(self._baseline_ms / most_ms))
-        ratios = paired.log_ratios
-        variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
-        error = math.sqrt(variance + PREPARATION_NOISE**2)
-        return float(np.mean(ratios)) + errors * error < least
-
-    def _holds(self, samples: Mapping[str, Sequence[float]], paired: Paired, drop: Drop) -> bool:
-        """Whether a plan measured whole holds every limit for certain."""
-        small = samples["log_size_ratio"][0] >= self._least("log_size_ratio")
-        return self._accurate(drop) and small and not self._too_slow(paired, -_SURE)
-
     def _accurate(self, drop: Drop) -> bool:
-        limit = self._task.accuracy_limit
-        return drop.whole and (limit is None or drop.value <= limit)
+        return drop.whole and not self._objective.hopeless({"accuracy_drop": (drop.value, 0.0)})
+
+    def machine(self) -> Machine:
+        """What the device can do."""
+        return self._material.machine
+
+    def space(
+        self,
+        exclude: Collection[str],
+        freeze: Mapping[str, str] | None,
+        idle: Collection[tuple[str, str]],
+    ) -> SearchSpace:
+        """What can be done to the model on this device; see `build_space`."""
+        return build_space(
+            self._task.model,
+            self._material.signature,
+            self._material.machine,
+            exclude=exclude,
+            freeze=freeze,
+            trains=self._task.train_data is not None,
+            idle=idle,
+        )
 
     def save(self, plan: Plan, path: Path) -> None:
         """Makes `plan`'s model and writes it to `path`."""
@@ -275,10 +285,9 @@ class CompressionEvaluator:
             return time_pair(task.model, model, task.example, blocks=blocks, at_most_s=at_most_s)
 
     def _drop(self, model: nn.Module) -> tuple[Drop, tuple[str, ...]]:
-        limit = self._task.accuracy_limit
         with self._working():
-            part = self._judge.part(model) if limit is not None else None
-            if part and not part.whole and limit is not None and part.value - 3 * part.error > limit:
+            part = self._judge.part(model) if self._objective.limits else None
+            if part and not part.whole and self._objective.hopeless({"accuracy_drop": (part.value, part.error)}):
                 return part, (f"accuracy from {part.rows} rows: clearly beyond the limit",)
             drop = self._judge.whole(model)
             others = ", ".join(f"{of} {value:.3f}" for of, value in drop.others.items())
@@ -291,7 +300,7 @@ class CompressionEvaluator:
         one another for a hundred times as long as they compute."""
         lock = self._task.timing_lock
         with lock.shared() if lock else nullcontext():
-            torch.set_num_threads(max(1, self._task.threads // max(1, lock.members() if lock else 1)))
+            torch.set_num_threads(max(1, self._threads // max(1, lock.members() if lock else 1)))
             yield
 
     @contextmanager
@@ -299,7 +308,7 @@ class CompressionEvaluator:
         """Nobody else works inside the block; torch has all the task's threads."""
         lock = self._task.timing_lock
         with lock.exclusive() if lock else nullcontext():
-            torch.set_num_threads(self._task.threads)
+            torch.set_num_threads(self._threads)
             yield
 
 
@@ -339,7 +348,14 @@ class _Phases:
 def _judge(task: Task) -> Judge:
     if task.eval_fn is not None:
         return FunctionJudge(task.eval_fn, task.model)
-    return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as)
+    return DataJudge(task.held_out, task.model, task.judged_on, task.labels, task.judge_as, task.targets)
+
+
+def _mean_and_error(paired: Paired) -> tuple[float, float]:
+    """Of the log speed-up that another preparation of the plan would have."""
+    ratios = paired.log_ratios
+    variance = float(np.var(ratios, ddof=1)) / len(ratios) if len(ratios) > 1 else 0.0
+    return float(np.mean(ratios)), math.sqrt(variance + PREPARATION_NOISE**2)
 
 
 def _disturbed(paired: Paired) -> frozenset[str]:

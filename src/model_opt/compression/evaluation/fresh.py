@@ -1,7 +1,6 @@
 """The last word on speed: the saved models, loaded in a process that has done nothing else, timed in turn."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from model_opt.compression.evaluation.time_pair import peak_memory_bytes, time_pair
 from model_opt.compression.inputs import Inputs
 from model_opt.compression.save_model import load_model
+from model_opt.search.evaluator import Description
 
 BLOCKS = 9
 TIMING_S = 6.0
@@ -48,9 +48,9 @@ class FreshTiming:
         self._example = example
         self._first = "plan" if plan_first else "baseline"
 
-    def describe(self) -> Mapping[str, object]:
+    def describe(self) -> Description:
         """Nothing is known before the comparison."""
-        return {}
+        return Description()
 
     def compare(self, patience_s: float) -> Comparison:
         """Loads and times both, for `patience_s` seconds more than usual where others disturb. Raises what loading or

@@ -9,8 +9,6 @@ from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material
 from model_opt.errors import CannotExport, TechniqueError
 from model_opt.search.plan import Plan
 
-KNOWN = "hopeless"
-"""The key of what was found out, in `Material.cache`: groups of (decision, option), each with what was said."""
 _LOOKING_S = 4.0
 """What looking at a technique may take, for its libraries have to be loaded."""
 _LAST = ("precision", "runtime")
@@ -22,7 +20,7 @@ IDLE_S = 10.0
 
 def refuse_known(plan: Plan, material: Material) -> None:
     """Raises `TechniqueError` where what `plan` has in it failed before, for certain."""
-    for group, message in material.cache.get(KNOWN, {}).items():
+    for group, message in material.findings.hopeless.items():
         if all((plan.option(decision) or _left_alone(decision)) == option for decision, option in group):
             raise _blaming(TechniqueError(message), group)
 
@@ -52,11 +50,10 @@ def idle_of(handler: Handler, material: Material) -> Mapping[tuple[str, str], st
     """What `Handler.idle` says, asked once a model."""
     if handler.idle is None:
         return {}
-    kept = material.cache.setdefault("idle", {})
+    kept = material.findings.idle
     if handler.decision not in kept:
         kept[handler.decision] = handler.idle(material)
-    found: Mapping[tuple[str, str], str] = kept[handler.decision]
-    return found
+    return kept[handler.decision]
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def blame(handler: Handler, plan: Plan, material: Material, *, alone: str | None
     except TechniqueError as error:
         if not error.blamed:
             group = {handler.decision: alone} if alone else _to_blame(handler, plan, material, error)
-            material.cache.setdefault(KNOWN, {})[frozenset(group.items())] = str(error)
+            material.findings.hopeless[frozenset(group.items())] = str(error)
             _blaming(error, frozenset(group.items()))
         raise
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.losses import Drop, Kind, Loss, declared_classes, losses_of
+from model_opt.compression.evaluation.losses import Drop, FloatTargets, Kind, Loss, declared_classes, losses_of
 from model_opt.compression.inputs import Inputs, batch_size
 from model_opt.compression.interface import answers, output_names
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName, ran_out_of_memory
@@ -148,8 +148,10 @@ class DataJudge:
         source: str,
         labels: Sequence[Tensor] | None = None,
         judge_as: JudgeAs = None,
+        targets: FloatTargets | None = None,
     ) -> None:
-        """Raises `InvalidInput` for labels or kinds of outputs that cannot be this model's."""
+        """`targets` are those of the data that are no labels. Raises `InvalidInput` for labels or kinds of outputs that
+        cannot be this model's."""
         self.source = source if labels is None else "labelled data"
         self._batches = list(batches)
         expected = [finite_answers(original, inputs) for inputs in self._batches]
@@ -160,7 +162,8 @@ class DataJudge:
         self._losses: list[tuple[int, Loss]] = []
         self.baseline = 1.0
         for place, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
-            found = losses_of(column, declared, None if labels is None else [one.cpu() for one in labels], kind)
+            known = None if labels is None else [one.cpu() for one in labels]
+            found = losses_of(column, declared, known, kind, targets)
             if found.accuracy is not None and labels is not None:
                 self.baseline, labels = found.accuracy, None
             self._losses += [(place, loss) for loss in found.losses]

@@ -15,6 +15,7 @@ from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes.export_program import example_tensors
+from model_opt.compression.runtimes.no_gradient import no_gradient
 from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.stages import weighted_layers
@@ -59,7 +60,8 @@ class CompiledModule(nn.Module):
             self._compiled = (torch.compile(self.model, backend=self.backend, mode=self.mode),)
         with torch.no_grad(), _frozen():
             output = self._compiled[0](*args, **kwargs)
-        return output if self.mode is None else pytree.tree_map_only(Tensor, torch.clone, output)
+        output = output if self.mode is None else pytree.tree_map_only(Tensor, torch.clone, output)
+        return no_gradient("torch.compile", output, (args, kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": ()}

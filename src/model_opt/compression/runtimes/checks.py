@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
 from model_opt.compression.runtimes.export_program import once
+from model_opt.compression.runtimes.other_values import guard, other_floats
 from model_opt.compression.signal_to_noise import noise, ruined, signal_to_noise_db
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed, ModelOptError
@@ -27,6 +28,8 @@ LESS_DB = 10.0
 """How much less close than on the example anything may be: few rows vary more than many."""
 ALONE_DB = 25.0
 """How close the answers to rows of the example must come to those that they have among the others."""
+COARSE_DB = 2.0
+"""What need not be closer than this on the example is made of few bits, with scales that were told from data."""
 MOST_S = 15.0
 """How long that may take of a model whose calls take seconds; small batches come first."""
 _CALLS = 3
@@ -65,22 +68,25 @@ def checked(
     alone = first if not dynamic and not interface_of(material).coupled else None
     until = time.monotonic() + MOST_S
     for asked in once(material, model, "other answers", lambda: _asked(model, material)) if batches else ():
-        if time.monotonic() < until:
-            _compare(made, asked, least, usual, alone, name)
+        if time.monotonic() < until and (floor_db > COARSE_DB or not asked.values):
+            _compare(made, asked, least - LESS_DB if asked.values else least, usual, alone, name)
     if time.monotonic() < until:
         _from_threads(made, example, other, first, name)
+    guard(made, model, material, least, until)
     return made
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
     """Other inputs that the model takes, its answer, and what is said where that is not given. They may be the first
-    `rows` of the example, else that is None."""
+    `rows` of the example, else that is None. `values` says that they hold others than the data has, for which scales
+    that were told from it do not hold."""
 
     said: str
     inputs: Inputs
     wanted: list[Tensor]
     rows: int | None = None
+    values: bool = False
 
 
 def _asked(model: nn.Module, material: Material) -> list[_Asked]:
@@ -103,6 +109,13 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
             asked.append(_Asked(said=said, inputs=inputs, wanted=answers(model, inputs), rows=few))
         except UNWILLING:
             continue  # the original does not take it either
+    for said, inputs in other_floats(example):
+        try:
+            wanted = answers(model, inputs)
+        except UNWILLING:
+            continue
+        if all(bool(torch.isfinite(one).all()) for one in wanted if one.is_floating_point()):
+            asked.append(_Asked(said=said, inputs=inputs, wanted=wanted, values=True))
     return asked
 
 

@@ -118,12 +118,12 @@ def once(material: Material, model: nn.Module, kind: str, make: Callable[[], T])
 
     Exporting takes longer than all else in small models. Only structures that `apply_plan` has made are known again.
     """
-    known, structure = material.cache.get("structure", (None, None))
-    if known is not model:
+    known = material.findings.structure
+    if known is None or known[0] is not model:
         return make()
-    kept = material.cache.get(f"exported to {kind}")
-    if kept is None or kept[0] != structure:
-        kept = material.cache[f"exported to {kind}"] = (structure, make())
+    kept = material.findings.exported.get(kind)
+    if kept is None or kept[0] != known[1]:
+        kept = material.findings.exported[kind] = (known[1], make())
     made: T = kept[1]
     return made
 

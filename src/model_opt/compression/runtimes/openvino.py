@@ -26,8 +26,6 @@ from model_opt.search.model_signature import Family
 
 CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 128, 64, 15_000_000
 """Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
-KEPT = "openvino calibration"
-"""The key of a model's calibration in `Material.cache`."""
 TRIAL_S = 60.0
 """Where calibrating takes longer than this the first calibration that works is kept: trying others takes too long."""
 CLOSE_DB = 35.0
@@ -230,8 +228,8 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
     A model's first plan tries each calibration of its kind, until one is close; what comes closest on held-out rows
     stays for the others.
     """
-    if KEPT in material.cache:
-        return _quantised(converted, material.cache[KEPT], free, layout, material)
+    if material.findings.calibration is not None:
+        return _quantised(converted, material.findings.calibration, free, layout, material)
     calibrations = FOR_TRANSFORMERS if _transformer(material) else CALIBRATIONS
     rows = _samples(material.held_out, layout, TRIAL_BATCH if free else layout.batch, _most(material) // TRIAL_PART)
     if not rows:
@@ -248,7 +246,7 @@ def quantise(converted: Any, free: bool, layout: Layout, material: Material) -> 
                 raise TechniqueError(str(error).strip()[:300]) from error
         if one in tried and (tried[one][0] > CLOSE_DB or time.monotonic() - began > TRIAL_S):
             break
-    closest = material.cache[KEPT] = max(tried, key=lambda one: tried[one][0])
+    closest = material.findings.calibration = max(tried, key=lambda one: tried[one][0])
     return tried[closest][1]
 
 

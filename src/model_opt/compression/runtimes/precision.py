@@ -18,6 +18,7 @@ from model_opt.compression.inputs import call
 from model_opt.compression.quiet import quiet
 from model_opt.compression.runtimes.checks import checked
 from model_opt.compression.runtimes.declared import RUNTIMES
+from model_opt.compression.runtimes.no_gradient import no_gradient
 from model_opt.compression.runtimes.runtime_module import BF16_DB, INT8_DB
 from model_opt.compression.runtimes.size import size_bytes
 from model_opt.compression.runtimes.static_int8 import (
@@ -170,7 +171,9 @@ class DynamicInt8Module(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
-        return self.model(*args, **kwargs)
+        with torch.no_grad():
+            output = self.model(*args, **kwargs)
+        return no_gradient("torch in int8", output, (args, kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         buffer = io.BytesIO()

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from model_opt.compression.inputs import tensors
 from model_opt.compression.layout import Layout
+from model_opt.compression.runtimes.no_gradient import no_gradient
 from model_opt.errors import InvalidInput, ModelOptError, TechniqueError, ran_out_of_memory
 
 EXACT_DB = 40.0
@@ -59,17 +61,27 @@ class RuntimeModule(nn.Module, ABC):
         """The file's bytes."""
         return self.file.cpu().numpy().tobytes()
 
-    @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The original's output for the original's arguments; raises `InvalidInput` for others."""
-        tensors = [tensor.detach().contiguous() for tensor in self.layout.flatten(args, kwargs)]
+        """The original's output for the original's arguments; raises `InvalidInput` for others, and where a gradient is
+        asked of it."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise InvalidInput(
+                f"a model compiled by {self.format} cannot be traced, only its answer would be kept: export_model "
+                "writes its file"
+            )
+        with torch.no_grad():
+            given = self.layout.flatten(args, kwargs)
+            outputs = self._outputs([tensor.detach().contiguous() for tensor in given])
+        return no_gradient(self.format, self.layout.rebuild(outputs), given)
+
+    def _outputs(self, tensors: list[Tensor]) -> list[Tensor]:
         if any(tensor.device.type != "cpu" for tensor in tensors):
             raise InvalidInput(
                 f"inputs are on {tensors[0].device}; a model compiled by {self.format} takes them on cpu"
             )
         outputs = self._answered(tensors)
         pairs = zip(outputs, self.layout.output_dtypes, strict=True)
-        return self.layout.rebuild([tensor.to(dtype) for tensor, dtype in pairs])
+        return [tensor.to(dtype) for tensor, dtype in pairs]
 
     def session(self) -> Any:
         """The session of this process, opened by whoever comes first."""
@@ -146,12 +158,15 @@ class WithOriginal(nn.Module):
         self.compiled, self.original = compiled, original
         self.train(False)
 
-    @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of the compiled model, or else of the original."""
-        try:
-            return self.compiled(*args, **kwargs)
-        except InvalidInput:
+        """The output of the compiled model, or else of the original, as where a gradient is asked of it."""
+        with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors((args, kwargs)))
+        if not with_gradient:
+            try:
+                return self.compiled(*args, **kwargs)
+            except InvalidInput:
+                pass
+        with torch.set_grad_enabled(with_gradient):
             return self.original(*args, **kwargs)
 
 

@@ -139,11 +139,10 @@ def ensure(model: nn.Module, material: Material) -> nn.Module:
 
 
 def _cleaned(material: Material) -> tuple[nn.Module, dict[str, int]]:
-    if "clean" not in material.cache:
+    if material.findings.clean is None:
         model = copy.deepcopy(material.teacher).eval()
-        material.cache["clean"] = (model, clean(model, material.example))
-    found: tuple[nn.Module, dict[str, int]] = material.cache["clean"]
-    return found
+        material.findings.clean = (model, clean(model, material.example))
+    return material.findings.clean
 
 
 def _apply(model: nn.Module, wanted: Wanted, edits: Sequence[Edit]) -> list[Edit]:

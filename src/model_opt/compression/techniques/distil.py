@@ -169,14 +169,11 @@ def _check_time(option: str, material: Material) -> None:
     """Refuses at once what would take too long, told from steps of the original: before it is pruned and refitted."""
     if option == FINETUNE:
         return
-    if STEP_S not in material.cache:
-        material.cache[STEP_S] = _step_s(material)
-    step_s = material.cache[STEP_S]
+    step_s = material.findings.distil_step_s
+    if step_s is None:
+        step_s = material.findings.distil_step_s = _step_s(material)
     if _SHARE_LEFT * step_s * int(option) > LONGEST_S:
         raise TechniqueError(f"{option} gradient steps, of {step_s:.1f} s for the original, take too long here")
-
-
-STEP_S = "distil step"
 
 
 def _step_s(material: Material) -> float:

@@ -35,7 +35,6 @@ from model_opt.search.plan import Plan
 
 Made = TypeVar("Made", nn.Linear, nn.Conv2d)
 SHARES = ("0.75", "0.5", "0.25")
-_APPLIED = "_model_opt_low_rank"
 _FISHER_NUMBERS = 2_000_000
 """Calibration numbers times layers above which backward passes are not worth their time."""
 
@@ -294,10 +293,6 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     if after != shape:
         raise TechniqueError(f"low rank {option} changes the output's shape: {shape} → {after}")
     require_cheaper(before, cost(model, inputs), f"low rank {option}")
-    applied = getattr(model, _APPLIED, 0) + 1
-    setattr(model, _APPLIED, applied)
-    if applied == sum(c.decision.partition("/")[0] == "low_rank" for c in plan.choices):
-        refit(model, material)
     return model
 
 
@@ -313,6 +308,7 @@ register(
         technique=lambda option: Technique.LOW_RANK,
         options=_options,
         apply=_apply,
+        after_last=refit,
         ordered=True,
         per_stage=False,
     )

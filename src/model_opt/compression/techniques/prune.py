@@ -30,7 +30,6 @@ from model_opt.search.plan import Plan
 RATIOS = ("0.25", "0.5", "0.7")
 MOST_ALONE = 32
 """Of more groups than this it is not found out which can be pruned alone, where not all can be together."""
-_APPLIED = "_model_opt_pruned"
 _HEADS = ("num_heads", "heads", "n_heads", "num_attention_heads")
 
 
@@ -244,10 +243,6 @@ def _apply(model: nn.Module, option: str, stage: str | None, plan: Plan, materia
     before, shape = cost(model, inputs), shapes_of(model, inputs)
     model = _attempt(model, float(option), inputs, stage_filter(material.teacher, stage), shape)
     require_cheaper(before, cost(model, inputs), f"pruning {option}")
-    applied = getattr(model, _APPLIED, 0) + 1
-    setattr(model, _APPLIED, applied)
-    if applied == sum(c.decision.partition("/")[0] == "prune" for c in plan.choices):
-        refit(model, material)
     return model
 
 
@@ -358,6 +353,7 @@ register(
         options=_options,
         apply=_apply,
         idle=_idle,
+        after_last=refit,
         ordered=True,
         version=2,
         per_stage=True,

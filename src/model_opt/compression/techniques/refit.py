@@ -37,13 +37,12 @@ class Targets:
 
 def targets(material: Material) -> Targets:
     """The targets of every refit of this model, recorded once."""
-    if "refit" not in material.cache:
+    if material.findings.targets is None:
         material.phase("prepare")
         inputs = sample(material.fit)
         outputs = outputs_of(reference(material), inputs, material.seed)
-        material.cache["refit"] = Targets(inputs=inputs, outputs=outputs)
-    found: Targets = material.cache["refit"]
-    return found
+        material.findings.targets = Targets(inputs=inputs, outputs=outputs)
+    return material.findings.targets
 
 
 def refit(model: nn.Module, material: Material) -> int:
