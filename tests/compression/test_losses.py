@@ -363,7 +363,7 @@ def test_targets_that_are_no_labels_say_that_an_output_is_quantities() -> None:
 
 
 @pytest.mark.parametrize(("scale", "classes"), [(0.1, False), (9.0, True)])
-def test_a_last_layers_name_counts_where_the_data_agrees(scale: float, classes: bool) -> None:
+def test_a_last_layers_name_counts_and_is_said_where_the_data_does_not_say_so(scale: float, classes: bool) -> None:
     class Net(nn.Module):
         def __init__(self, change=lambda made: made) -> None:
             super().__init__()
@@ -377,8 +377,8 @@ def test_a_last_layers_name_counts_where_the_data_agrees(scale: float, classes: 
     nn.init.eye_(model.fc.weight)
     nn.init.eye_(other.fc.weight)
     judge = DataJudge(normal(4).split(32), model, "fidelity")
-    assert judge.whole(other).value == pytest.approx(0.0 if classes else 0.5, abs=0.05)
-    assert any("may be scores" in warning for warning in judge.warnings) is not classes
+    assert judge.whole(other).value == pytest.approx(0.0, abs=0.05)
+    assert any("are taken for scores of classes" in warning for warning in judge.warnings) is not classes
 
 
 def test_few_rows_say_little_of_rare_errors() -> None:

@@ -28,7 +28,7 @@ CONFIDENT, FEW_CLASSES, MANY_CLASSES = 0.8, 1.5, 8.0
 more than one now and then), or this many, about as often as one another: columns of standard normal numbers are 0.3
 sure, pixels' places name a few."""
 SO_MANY = 200
-"""Nobody names a layer of so many quantities as if they were classes."""
+"""Nobody names a layer of so many quantities as if they were classes: of fewer the user is told."""
 MANY_CHANNELS, LEAST_SPREAD = 16, 0.1
 """Of more channels than this, one that varies less than this share of the median one is held to vary so much."""
 CONSTANT = 1e-3
@@ -186,6 +186,12 @@ def _of_data(expected: Sequence[Tensor], declared: Declared) -> list[Loss]:
         return [Quantities.of(expected)]
     if _are_classes(expected, declared):
         return [Classes(expected)]
+    if width in declared.layers:
+        said = (
+            f"its {width} columns are taken for scores of classes, for a last layer is called as if they were "
+            '(judge_as="quantities" says otherwise)'
+        )
+        return [Classes(expected, said if width < SO_MANY else "")]
     if first.dim() == 2 and width >= LEAST_EMBEDDING and _are_units(expected):
         return [Embeddings(expected)]
     doubt = (
@@ -225,7 +231,7 @@ def _are_classes(expected: Sequence[Tensor], declared: Declared) -> bool:
     shares = [rows, rows.exp()]  # probabilities, or their logarithms
     if any(bool((s >= -1e-4).all()) and bool(((s.sum(1) - 1).abs() < 1e-2).all()) for s in shares):
         return True
-    if width in declared.counts or (width in declared.layers and width >= SO_MANY):
+    if width in declared.counts:
         return True
     likely, named = rows.softmax(1).max(1)
     counts = torch.bincount(named, minlength=width).double() / len(rows)
@@ -374,11 +380,12 @@ class Classes:
     hundred rows is mostly a lucky one. For maps and sequences of scores the share of places.
     """
 
-    def __init__(self, expected: Sequence[Tensor]) -> None:
+    def __init__(self, expected: Sequence[Tensor], doubt: str = "") -> None:
         self._expected = expected
         named = torch.cat([by_channel(one).argmax(2).flatten() for one in expected])
         alike = len(named) > 1 and bool((named == named[0]).all())
-        self.doubt = "the original names one class for all of the data, which says little of others" if alike else ""
+        one = "the original names one class for all of the data, which says little of others" if alike else ""
+        self.doubt = "; ".join(filter(None, [doubt, one]))
 
     def drop(self, made: Sequence[Tensor], *, whole: bool) -> Drop:
         """The share of rows, or places, of another class."""
