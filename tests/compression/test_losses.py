@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.evaluation.judge import DataJudge, FunctionJudge
-from model_opt.compression.evaluation.losses import Declared, FloatTargets, declared_classes
+from model_opt.compression.evaluation.kind import Declared, FloatTargets, declared_classes
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName
 
 ROWS = 256

@@ -25,7 +25,7 @@ from model_opt.cli.explain import explained
 from model_opt.cli.tables import print_result
 from model_opt.errors import InvalidInput
 from model_opt.fleet import submission
-from model_opt.fleet.concluding import keep_conclusion, wanted_facts
+from model_opt.fleet.concluding import Concluder, wanted_facts
 from model_opt.fleet.coordinator_service import STATE_FILE, CoordinatorService
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.journal import SqliteJournal
@@ -283,7 +283,7 @@ def test_a_fleet_is_seen_while_it_writes(state):
 def test_what_a_fleet_has_learnt_is_read_from_its_state_and_nothing_is_unpickled(state):
     request = submission.read(state)[1]
     service = CoordinatorService.at(state, request.rules)
-    keep_conclusion(service, request.search)
+    Concluder(service, request.search).keep()
     service.close()
     (state / submission.REQUEST).write_bytes(b"nothing that could be unpickled")
     view = of_fleet(state)

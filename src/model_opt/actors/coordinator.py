@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from model_opt.actors.metrics import FleetMetrics
 from model_opt.actors.worker_pool import WorkerPool
 from model_opt.errors import FleetError, ModelOptError
 from model_opt.fleet import submission
-from model_opt.fleet.concluding import DESCRIPTION, concluded, keep_conclusion, wanted_facts
+from model_opt.fleet.concluding import Concluder, description_fact, descriptions_of, wanted_facts
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
 from model_opt.fleet.leases import Holder
@@ -110,13 +111,14 @@ class Coordinator:
         """Keeps the workers that the cluster has room for, as long as the search lasts; and the metrics."""
         service, request = self._serving()
         pool, metrics = WorkerPool(self._search, request.placement), FleetMetrics(self._search)
+        concluder = self._concluder
         while not self._closing.is_set():
             try:
                 status = service.status()
                 pool.dismiss() if status["ending"] else pool.reconcile()
-                if status["ending"]:
-                    keep_conclusion(service, request.search)
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
+                if status["ending"]:
+                    concluder.keep()
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
             self._closing.wait(RECONCILE_S)
@@ -128,6 +130,11 @@ class Coordinator:
         if self._service is None or self._request is None:
             raise FleetError(f"the search {self._search!r} was never submitted as a whole: submit it again")
         return self._service, self._request
+
+    @cached_property
+    def _concluder(self) -> Concluder:
+        service, request = self._serving()
+        return Concluder(service, request.search)
 
     # workers --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +159,7 @@ class Coordinator:
 
     async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
         """What a worker's evaluator says of itself; `description` is JSON-like."""
-        facts = {f"{DESCRIPTION}{worker}": dict(description), **(context_fact(context) if context else {})}
+        facts = description_fact(worker, description) | (context_fact(context) if context else {})
         await asyncio.to_thread(self._serving()[0].remember, facts)
 
     # drivers --------------------------------------------------------------------------------------------------------
@@ -177,13 +184,11 @@ class Coordinator:
     async def facts(self) -> tuple[dict[str, Context], dict[str, Any]]:
         """The contexts by key, and what each worker's evaluator said."""
         service, _ = self._serving()
-        said = {k.removeprefix(DESCRIPTION): v for k, v in service.facts.items() if k.startswith(DESCRIPTION)}
-        return contexts_of(service.facts), said
+        return contexts_of(service.facts), descriptions_of(service.facts)
 
     async def conclusion(self) -> tuple[tuple[Trial, ...], Conclusion | None]:
         """The trials of the context most was measured in, with what was believed before, and what they tell."""
-        service, request = self._serving()
-        return await asyncio.to_thread(concluded, service, request.search)
+        return await asyncio.to_thread(self._concluder.concluded)
 
     async def extend(self, more: int, request: str) -> None:
         """More budget; a search that had ended goes on."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-from model_opt.compression.evaluation.losses import FloatTargets
+from model_opt.compression.evaluation.kind import FloatTargets
 from model_opt.compression.inputs import (
     Inputs,
     batch_size,
@@ -272,8 +272,7 @@ class _Drawn:
         """What was drawn, in the order in which it came. Raises `InvalidInput` where only some items had targets."""
         self._thin()
         targets = [target for _, target, _ in self._kept]
-        labels, unused = _labels(targets)
-        floats = _floats(targets)
+        labels, floats, unused = _labels(targets)
         inputs = [inputs for inputs, _, _ in self._kept]
         said = (*warnings, unused) if unused else tuple(warnings)
         if self._whole:
@@ -282,32 +281,22 @@ class _Drawn:
         return Data(inputs=[join(inputs)], labels=together, whole=False, warnings=said, targets=floats)
 
 
-def _floats(targets: Sequence[Any]) -> FloatTargets | None:
-    """What floats among the targets tell of the output that they are of; None where some are no tensors of one size, or
-    labels."""
-    given = [target for target in targets if isinstance(target, Tensor) and target.is_floating_point()]
-    alike = len({target.shape[1:] for target in given}) == 1 and len(given) == len(targets)
-    if not alike or all(bool(((target == 0) | (target == 1)).all()) for target in given):
-        return None
-    return FloatTargets.of(given)
-
-
-def _labels(targets: Sequence[Any]) -> tuple[list[Tensor] | None, str]:
+def _labels(targets: Sequence[Any]) -> tuple[list[Tensor] | None, FloatTargets | None, str]:
     """The targets as labels, whole numbers; None where there are none, or what they are cannot be labels, which is
-    said. Raises `InvalidInput` where only some items have targets."""
+    said; what floats tell of the output that they are of. Raises `InvalidInput` where only some items have targets."""
     given = [target for target in targets if target is not None]
     if not given:
-        return None, ""
+        return None, None, ""
     if len(given) != len(targets):
         raise InvalidInput("calibration_data has labels for some items and not for others")
     advice = "accuracy is agreement with the original (an eval_fn can use them)"
     if not all(isinstance(target, Tensor) for target in given):
-        return None, f"the targets of calibration_data ({type(given[0]).__name__}) are no classes: {advice}"
+        return None, None, f"the targets of calibration_data ({type(given[0]).__name__}) are no classes: {advice}"
     if len({target.shape[1:] for target in given}) > 1:
-        return None, f"the targets of calibration_data have several sizes: {advice}"
+        return None, None, f"the targets of calibration_data have several sizes: {advice}"
     if all(bool(((target == 0) | (target == 1)).all()) for target in given) or not given[0].is_floating_point():
-        return [target.long() for target in given], ""
-    return None, f"the targets of calibration_data are quantities, not classes: {advice}"
+        return [target.long() for target in given], None, ""
+    return None, FloatTargets.of(given), f"the targets of calibration_data are quantities, not classes: {advice}"
 
 
 def _iterate(given: Iterable[Any], name: str) -> Iterator[Any]:

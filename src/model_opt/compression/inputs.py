@@ -1,5 +1,6 @@
 """Model inputs: a tensor, a tuple of tensors, or a mapping of names to tensors, with the batch as first axis."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     """`inputs` with `function` applied to every tensor; other values stay."""
     made: Inputs = pytree.tree_map_only(Tensor, function, _plain(inputs))
     return made
+
+
+def map_at(place: int, function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """`inputs` with `function` applied to the tensor at `place` among `tensors(inputs)`, and copies of the others."""
+    count = itertools.count()
+    return map_tensors(lambda tensor: function(tensor) if next(count) == place else tensor.clone(), inputs)
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers, which flags are not."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+
+
+def all_finite(found: Sequence[Tensor]) -> bool:
+    """Whether no float among them is NaN or infinite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in found if tensor.is_floating_point())
 
 
 def by_row(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, by_row, call, has_rows, map_tensors, tensors
+from model_opt.compression.inputs import (
+    UNWILLING,
+    Inputs,
+    batch_size,
+    by_row,
+    call,
+    has_rows,
+    is_whole,
+    map_at,
+    map_tensors,
+    tensors,
+)
 from model_opt.compression.layout import Layout, Range, layout_of
 from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.technique import Material
@@ -54,11 +65,10 @@ def _ranges(model: nn.Module, example: Inputs) -> tuple[Range | None, ...]:
     """What the whole numbers of `example` may be: runtimes read beyond a table's end where torch would refuse. Found by
     calling the model with larger and larger ones, on the processor, where a refusal costs nothing."""
     leaves = tensors(example)
-    whole = [not (leaf.is_floating_point() or leaf.is_complex() or leaf.dtype is torch.bool) for leaf in leaves]
     if any(leaf.device.type != "cpu" for leaf in leaves):
         return (None,) * len(leaves)
-    pairs = enumerate(zip(leaves, whole, strict=True))
-    return tuple(_range(model, example, place) if wanted and leaf.numel() else None for place, (leaf, wanted) in pairs)
+    pairs = enumerate(leaves)
+    return tuple(_range(model, example, place) if is_whole(leaf) and leaf.numel() else None for place, leaf in pairs)
 
 
 def _range(model: nn.Module, example: Inputs, place: int) -> Range | None:
@@ -68,10 +78,8 @@ def _range(model: nn.Module, example: Inputs, place: int) -> Range | None:
     began = time.monotonic()
 
     def taken(value: int) -> bool:
-        tried = iter(range(len(tensors(example))))
-        changed = map_tensors(lambda t: _with_last(t, value) if next(tried) == place else t.clone(), example)
         try:
-            answers(model, changed)
+            answers(model, map_at(place, lambda tensor: _with_last(tensor, value), example))
         except UNWILLING:
             return False
         return True

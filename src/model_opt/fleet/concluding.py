@@ -1,5 +1,6 @@
 """What a fleet's search has come to believe: worked out by its coordinator, and kept with its state for readers."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,31 +13,53 @@ from model_opt.search.conclusion import Conclusion, conclude, of_one_context, re
 from model_opt.search.objective import Limit, Objective
 from model_opt.search.trial import Trial
 
-DESCRIPTION = "description/"
-"""How the names of facts begin that are a worker's evaluator's description."""
+_DESCRIPTION = "description/"
 _OBJECTIVE, _SIMULATIONS, _CONCLUSION = "objective", "simulations", "conclusion"
 MOST_TRIALS = 2_000
 """Of larger searches nothing is kept for readers: it would hold the coordinator up."""
 
 
-def concluded(service: CoordinatorService, search: Search) -> tuple[tuple[Trial, ...], Conclusion | None]:
-    """The trials of the context in which most was measured, each with what all before it told; and what they tell,
-    None where nothing was measured or given."""
-    searcher = search.searcher(service.state.book.budget, _noise(service.facts))
-    trials = replay(searcher, of_one_context(service.trials()))
-    return trials, conclude(searcher, trials) if trials or search.given else None
+class Concluder:
+    """Works out what a search believes, once for all who ask while nothing more settles. For any thread."""
+
+    def __init__(self, service: CoordinatorService, search: Search) -> None:
+        self._service, self._search = service, search
+        self._lock = threading.Lock()
+        self._last: tuple[int, tuple[Trial, ...], Conclusion | None] | None = None
+
+    def concluded(self) -> tuple[tuple[Trial, ...], Conclusion | None]:
+        """The trials of the context in which most was measured, each with what all before it told; and what they tell,
+        None where nothing was measured or given."""
+        with self._lock:
+            settled = self._service.trials()
+            if self._last is None or self._last[0] != len(settled):
+                noise = _noise(self._service.facts)
+                searcher = self._search.searcher(self._service.state.book.budget, noise)
+                trials = replay(searcher, of_one_context(settled))
+                believed = conclude(searcher, trials) if trials or self._search.given else None
+                self._last = len(settled), trials, believed
+            return self._last[1:]
+
+    def keep(self) -> None:
+        """Keeps what an ended search believes among the facts, once."""
+        kept, settled = self._service.facts.get(_CONCLUSION), len(self._service.trials())
+        if settled > MOST_TRIALS or not settled or (isinstance(kept, Mapping) and kept.get("settled") == settled):
+            return
+        trials, conclusion = self.concluded()
+        if conclusion is not None:
+            predicted = [{name: list(pair) for name, pair in trial.predicted.items()} for trial in trials]
+            told = {"settled": settled, "predicted": predicted, "importance": dict(conclusion.importance)}
+            self._service.remember({_CONCLUSION: told})
 
 
-def keep_conclusion(service: CoordinatorService, search: Search) -> None:
-    """Keeps what an ended search believes among the facts, once."""
-    kept, settled = service.facts.get(_CONCLUSION), len(service.trials())
-    if settled > MOST_TRIALS or not settled or (isinstance(kept, Mapping) and kept.get("settled") == settled):
-        return
-    trials, conclusion = concluded(service, search)
-    if conclusion is not None:
-        predicted = [{name: list(pair) for name, pair in trial.predicted.items()} for trial in trials]
-        told = {"settled": settled, "predicted": predicted, "importance": dict(conclusion.importance)}
-        service.remember({_CONCLUSION: told})
+def description_fact(worker: str, description: Mapping[str, Any]) -> dict[str, object]:
+    """What a worker's evaluator says, as a fact that the coordinator keeps."""
+    return {f"{_DESCRIPTION}{worker}": dict(description)}
+
+
+def descriptions_of(facts: Mapping[str, object]) -> dict[str, Any]:
+    """The descriptions among the coordinator's facts, by worker."""
+    return {name.removeprefix(_DESCRIPTION): said for name, said in facts.items() if name.startswith(_DESCRIPTION)}
 
 
 def wanted_facts(request: Submission) -> dict[str, object]:
@@ -75,10 +98,6 @@ def with_conclusion(trials: list[Trial], facts: Mapping[str, Any]) -> tuple[list
     return told, kept["importance"]
 
 
-def _noise(facts: Mapping[str, object]) -> Mapping[str, float | None]:
+def _noise(facts: Mapping[str, object]) -> dict[str, float | None]:
     """That of the first worker which knew one."""
-    for name, said in facts.items():
-        if name.startswith(DESCRIPTION) and isinstance(said, Mapping) and said.get("noise"):
-            noise: Mapping[str, float | None] = said["noise"]
-            return noise
-    return {}
+    return next((dict(said["noise"]) for said in descriptions_of(facts).values() if said.get("noise")), {})

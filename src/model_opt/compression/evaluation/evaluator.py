@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from model_opt.compression.evaluation.apply import apply_plan
 from model_opt.compression.evaluation.idle_options import idle_options
 from model_opt.compression.evaluation.judge import DataJudge, EvalFn, FunctionJudge, Judge, JudgeAs
-from model_opt.compression.evaluation.losses import Drop, FloatTargets
+from model_opt.compression.evaluation.kind import FloatTargets
+from model_opt.compression.evaluation.losses import Drop
 from model_opt.compression.evaluation.sensitivity import Sensitivity, option_noise_db, sensitivities
 from model_opt.compression.evaluation.time_pair import Paired, time_pair, warm_up
 from model_opt.compression.findings import Findings

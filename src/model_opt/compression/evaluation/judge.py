@@ -1,6 +1,6 @@
 """How much accuracy a model has lost: by the user's function, by labels, or by fidelity to the original.
 
-Every tensor of the output is looked at, each by the losses of its kind (`losses.py`); the worst of them is the drop.
+Every tensor of the output is looked at, each by the losses of its kind (`kind.py`); the worst of them is the drop.
 """
 
 import math
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from model_opt.compression.evaluation.losses import Drop, FloatTargets, Kind, Loss, declared_classes, losses_of
-from model_opt.compression.inputs import Inputs, batch_size
+from model_opt.compression.evaluation.kind import FloatTargets, Kind, declared_classes, losses_of
+from model_opt.compression.evaluation.losses import Drop, Loss
+from model_opt.compression.inputs import Inputs, all_finite, batch_size
 from model_opt.compression.interface import answers, output_names
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName, ran_out_of_memory
 
@@ -228,6 +228,6 @@ def finite_answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     if not made:
         raise MeasurementFailed("the output holds no tensor")
     found = [tensor.float().cpu() if tensor.is_floating_point() else tensor.cpu() for tensor in made]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in found if tensor.is_floating_point()):
+    if not all_finite(found):
         raise MeasurementFailed("outputs are not finite on the data that accuracy is told from")
     return found

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, call, join, map_tensors, tensors
+from model_opt.compression.inputs import UNWILLING, Inputs, all_finite, batch_size, call, join, map_tensors, tensors
 from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
 from model_opt.compression.runtimes.export_program import once
 from model_opt.compression.runtimes.other_values import guard, other_floats
+from model_opt.compression.runtimes.runtime_module import INT8_DB
 from model_opt.compression.signal_to_noise import noise, ruined, signal_to_noise_db
 from model_opt.compression.technique import Material
 from model_opt.errors import MeasurementFailed, ModelOptError
@@ -28,8 +29,6 @@ LESS_DB = 10.0
 """How much less close than on the example anything may be: few rows vary more than many."""
 ALONE_DB = 25.0
 """How close the answers to rows of the example must come to those that they have among the others."""
-COARSE_DB = 2.0
-"""What need not be closer than this on the example is made of few bits, with scales that were told from data."""
 MOST_S = 15.0
 """How long that may take of a model whose calls take seconds; small batches come first."""
 _CALLS = 3
@@ -68,7 +67,7 @@ def checked(
     alone = first if not dynamic and not interface_of(material).coupled else None
     until = time.monotonic() + MOST_S
     for asked in once(material, model, "other answers", lambda: _asked(model, material)) if batches else ():
-        if time.monotonic() < until and (floor_db > COARSE_DB or not asked.values):
+        if time.monotonic() < until and (floor_db > INT8_DB or not asked.values):
             _compare(made, asked, least - LESS_DB if asked.values else least, usual, alone, name)
     if time.monotonic() < until:
         _from_threads(made, example, other, first, name)
@@ -104,18 +103,15 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
         said = "wrong where flags are turned that the example leaves alike (a mask of padding)"
         given.append((said, flagged, None))
     asked = []
-    for said, inputs, few in given:
-        try:
-            asked.append(_Asked(said=said, inputs=inputs, wanted=answers(model, inputs), rows=few))
-        except UNWILLING:
-            continue  # the original does not take it either
-    for said, inputs in other_floats(example):
+    usual = len(given)
+    given += [(said, inputs, None) for said, inputs in other_floats(example)]
+    for number, (said, inputs, few) in enumerate(given):
         try:
             wanted = answers(model, inputs)
         except UNWILLING:
-            continue
-        if all(bool(torch.isfinite(one).all()) for one in wanted if one.is_floating_point()):
-            asked.append(_Asked(said=said, inputs=inputs, wanted=wanted, values=True))
+            continue  # the original does not take it either
+        if number < usual or all_finite(wanted):
+            asked.append(_Asked(said=said, inputs=inputs, wanted=wanted, rows=few, values=number >= usual))
     return asked
 
 

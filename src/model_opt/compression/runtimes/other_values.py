@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, tensors
+from model_opt.compression.inputs import UNWILLING, Inputs, all_finite, is_whole, map_at, map_tensors, tensors
 from model_opt.compression.interface import answers
 from model_opt.compression.layout import Range, places_of
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
@@ -32,11 +32,15 @@ def other_floats(example: Inputs) -> list[tuple[str, Inputs]]:
     """Inputs with other floats than the example's, and what is said where their answers are wrong."""
     if not any(tensor.is_floating_point() for tensor in tensors(example)):
         return []
-    tried: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
-        ("wrong where numbers are zero", _with_zeros),
-        (f"wrong for {LOUD:g} times the example's values", lambda tensor: LOUD * tensor),
-    )
-    return [(said, map_tensors(lambda t: change(t) if t.is_floating_point() else t, example)) for said, change in tried]  # noqa: B023
+    return [
+        ("wrong where numbers are zero", _floats(_with_zeros, example)),
+        (f"wrong for {LOUD:g} times the example's values", _floats(lambda tensor: LOUD * tensor, example)),
+    ]
+
+
+def _floats(function: Callable[[Tensor], Tensor], example: Inputs) -> Inputs:
+    """`example` with `function` applied to its floats."""
+    return map_tensors(lambda tensor: function(tensor) if tensor.is_floating_point() else tensor, example)
 
 
 def _with_zeros(tensor: Tensor) -> Tensor:
@@ -55,14 +59,10 @@ def guard(made: nn.Module, model: nn.Module, material: Material, least_db: float
     found = list(made.layout.ranges)
     leaves = tensors(material.example)
     for number, place in enumerate(places_of(material.example)):
-        if leaves[place].numel() and _is_whole(leaves[place]) and time.monotonic() < until:
+        if leaves[place].numel() and is_whole(leaves[place]) and time.monotonic() < until:
             found[number] = _right_range(made, model, material, place, found[number], least_db, until)
     refuses_nan = time.monotonic() < until and _hides_nan(made, model, material.example)
     made.layout = replace(made.layout, ranges=tuple(found), refuses_nan=refuses_nan)
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
 
 
 def _right_range(
@@ -92,7 +92,7 @@ def _right_for(made: RuntimeModule, model: nn.Module, inputs: Inputs, least_db: 
     """Whether `made` answers as the model, which must take `inputs` and answer with numbers."""
     try:
         wanted = answers(model, inputs)
-        if not all(bool(torch.isfinite(one).all()) for one in wanted if one.is_floating_point()):
+        if not all_finite(wanted):
             return False
         return signal_to_noise_db(wanted, answers(made, inputs)) >= least_db
     except (*UNWILLING, ModelOptError):
@@ -126,8 +126,7 @@ def _seen(material: Material, place: int) -> Range:
 
 def _with_values(example: Inputs, place: int, range_: Range) -> Inputs:
     """The example with numbers of `range_` at `place`: both ends, some of any size, the others even over it."""
-    count = iter(range(len(tensors(example))))
-    return map_tensors(lambda t: _spread(t, range_) if next(count) == place else t.clone(), example)
+    return map_at(place, lambda tensor: _spread(tensor, range_), example)
 
 
 def _spread(tensor: Tensor, range_: Range) -> Tensor:
@@ -146,7 +145,7 @@ def _hides_nan(made: RuntimeModule, model: nn.Module, example: Inputs) -> bool:
     """Whether `made` gives numbers where the original gives NaN, or refuses, for inputs with NaN in their first row."""
     if not any(tensor.is_floating_point() for tensor in tensors(example)):
         return False
-    inputs = map_tensors(_with_nan, example)
+    inputs = _floats(_with_nan, example)
     try:
         wanted = answers(model, inputs)
     except UNWILLING:
@@ -160,7 +159,7 @@ def _hides_nan(made: RuntimeModule, model: nn.Module, example: Inputs) -> bool:
 
 def _with_nan(tensor: Tensor) -> Tensor:
     made = tensor.clone()
-    if made.is_floating_point() and made.numel():
+    if made.numel():
         (made[0] if made.dim() else made).fill_(torch.nan)
     return made
 

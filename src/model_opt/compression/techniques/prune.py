@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.cost import cost, require_cheaper
-from model_opt.compression.inputs import Inputs, call, shapes, tensors
+from model_opt.compression.inputs import Inputs, all_finite, call, shapes, tensors
 from model_opt.compression.samples import few, stage_filter
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
@@ -306,7 +306,7 @@ def shapes_of(model: nn.Module, inputs: Inputs) -> tuple[tuple[int, ...], ...]:
     """The shapes of the outputs of `model`; raises `TechniqueError` where an output is not finite."""
     with torch.no_grad():
         outputs = tensors(call(model, inputs))
-    if not all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point()):
+    if not all_finite(outputs):
         raise TechniqueError("the outputs are not finite")
     return shapes(tuple(outputs))
 
