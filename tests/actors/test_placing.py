@@ -79,8 +79,10 @@ def test_a_bundle_travels_in_pieces_and_is_known_by_its_content(tmp_path: Path) 
         return submission.read_chunk(path, number)
 
     assert submission.fetched(manifest, here, fetch).read_bytes() == path.read_bytes()
-    submission.fetched(manifest, here, fetch)
+    cached = submission.fetched(manifest, here, fetch)
     assert asked == [0, 1]
+    cached.write_bytes(bytes(manifest.size_bytes))
+    assert submission.fetched(manifest, here, fetch).read_bytes() == path.read_bytes(), "damaged, and as long as before"
     with pytest.raises(FleetError, match="did not arrive"):
         submission.fetched(manifest, tmp_path / "damaged", lambda number: b"x" * len(fetch(number)))
     path.write_bytes(b"cut off")

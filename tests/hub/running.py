@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class LocalHub:
 
     url = "http://testserver"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.members = folder / "members"
         limits = HubLimits()
         self.hosted = HostedFederation(SQLiteBackend(folder / "hub.db"), self.members, limits.records)
@@ -144,7 +145,7 @@ class LocalHub:
             limits=limits,
             audit=self.audit,
             counts=HubCounts(),
-            clock=time.monotonic,
+            clock=clock,
         )
         self.app = build_app(authorizer, "0" * 32)
 

@@ -8,13 +8,14 @@ import socket
 from pathlib import Path
 
 import pytest
-from running import RunningHub
+from running import LocalHub, RunningHub
 
 from model_opt.federation.identity import Identity, deployment_identity
 from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode, seal, split
 from model_opt.hub.credentials import written
+from model_opt.hub.limits import HubLimits
 from model_opt.hub.nonces import Nonces
 from model_opt.hub.rates import Rates
 from model_opt.hub.record_frames import pack, unpack, unpack_page
@@ -168,9 +169,21 @@ def test_who_asks_too_often_waits(tmp_path: Path) -> None:
         path = "/v1/local/status"
         answers = [raw.send("GET", path, headers=raw.signed(b"", path, "GET")) for _ in range(4)]
         assert [answer[0] for answer in answers] == [200, 200, 429, 429] and int(answers[-1][1]["retry-after"]) >= 1
-        assert [raw.send("GET", "/v1/nonce")[0] for _ in range(300)][-1] == 429
     finally:
         running.kill()
+
+
+def test_strangers_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    now, limits = [0.0], HubLimits()
+    running = LocalHub(tmp_path / "hub", clock=lambda: now[0])
+    burst = int(limits.strangers_per_s * limits.burst_s)
+    try:
+        with running.http() as http:
+            assert [http.get("/v1/nonce").status_code for _ in range(burst + 1)] == [200] * burst + [429]
+            now[0] += 1 / limits.strangers_per_s
+            assert [http.get("/v1/nonce").status_code for _ in range(2)] == [200, 429]
+    finally:
+        running.close()
 
 
 def test_nonces_are_good_once_and_not_for_long() -> None:

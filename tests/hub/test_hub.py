@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from running import RunningHub, Side, knowledge
 
 from model_opt.errors import HubError, HubRefused, HubUnreachable, InvalidInput
+from model_opt.exchange.outgoing import Outgoing
 from model_opt.exchange.shared import withdraw
 from model_opt.federation.envelope import Revocation
 from model_opt.federation.identity import Identity, deployment_identity, rotate
@@ -139,8 +140,31 @@ def test_withdrawals_and_stolen_keys(hub: RunningHub, side: MakeSide) -> None:
     assert any(line["event"] == "record refused" and "withdraw" in line["reason"] for line in hub.audit())
 
 
-def _revocation(by: Identity, origin: str) -> Revocation:
-    return Revocation(federation="local", origin=origin, authority=by.origin, reason="spite")
+def test_a_withdrawal_is_asked_for_where_it_is_missing(side: MakeSide, tmp_path: Path) -> None:
+    """By a store that is begun anew, and by who trusts an origin only after its withdrawal was pulled."""
+    a, early, late = side("a"), side("early"), side("late")
+    early.trusts(a.identity)
+    a.measure((RESNET18, entries(5)))
+    exchange(a)
+    signed = sign(a.identity, _revocation(a.identity, a.identity.origin, {a.identity.epoch: 1}))
+    Outgoing(a.identity, "local", a.folder).keep(signed)
+    a.store.append(signed)
+    renewed = replace(a, identity=rotate(a.folder))
+    exchange(renewed, early, late)
+    right = knowledge(early.store)
+    assert len(right) == 2 * 5 and knowledge(late.store) == {}
+    early.store.close()
+    for path in tmp_path.glob("early.db*"):
+        path.unlink()
+    anew = replace(early, store=open_store(tmp_path / "early.db"))
+    late.trusts(a.identity)
+    exchange(anew, late)
+    assert knowledge(anew.store) == knowledge(late.store) == right
+    anew.store.close()
+
+
+def _revocation(by: Identity, origin: str, epochs: Mapping[str, int] | None = None) -> Revocation:
+    return Revocation(federation="local", origin=origin, authority=by.origin, reason="spite", epochs=dict(epochs or {}))
 
 
 def test_two_stories_put_an_origin_in_quarantine(hub: RunningHub, side: MakeSide) -> None:

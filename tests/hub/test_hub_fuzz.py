@@ -41,7 +41,16 @@ EACH = 20
 """Requests of one member: one that is caught lying is not listened to any more."""
 LIMITS = HubLimits(max_body_bytes=2**20, max_record_bytes=2**17, requests_per_s=1e9, strangers_per_s=1e9)
 URL, PUSH = "http://127.0.0.1:1", "/v1/local/records"
-TARGETS = (PUSH, "/v1/local/status", f"{PUSH}?after=3", "/v1/local/streams/a/b", "/v1/nonce", "/metrics", "/health")
+TARGETS = (
+    PUSH,
+    "/v1/local/status",
+    f"{PUSH}?after=3",
+    "/v1/local/streams/a/b",
+    "/v1/local/revocations",
+    "/v1/nonce",
+    "/metrics",
+    "/health",
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from model_opt.errors import FleetError
+from model_opt.federation.envelope import new_epoch
 from model_opt.federation.recorder import recorded
 from model_opt.fleet.leases import Holder, Lease, LeaseBook, LeaseState, LeaseVerdict
 from model_opt.fleet.messages import (
@@ -90,7 +91,8 @@ class CoordinatorState:
         """`kept` is what was committed; `term` is this life's, greater than any before; `epoch` the search's."""
         self.rules, self.term, self.epoch = rules, term, epoch
         budget = int(str(kept.facts.get("budget", rules.budget)))
-        self.book = LeaseBook(budget, lease_s=rules.lease_s, prefix=f"{epoch[:8]}")
+        # Of this life alone: a state brought back from a backup must not give out ids that workers already hold.
+        self.book = LeaseBook(budget, lease_s=rules.lease_s, prefix=f"{epoch[:8]}.{new_epoch()[:8]}")
         self.roster = Roster(lost_after_s=rules.lease_s)
         self.rows: dict[RowId, MergedRow] = {(row.plan.key, row.context): row for row in kept.rows}
         self.log: list[Trial] = []

@@ -154,9 +154,9 @@ def read(folder: Path) -> tuple[Manifest, Submission]:
 
 
 def fetched(manifest: Manifest, cache: Path, fetch: Callable[[int], bytes]) -> Path:
-    """The factory's pickle in `cache`, from `fetch(number)` of a chunk where it is not there yet."""
+    """The factory's pickle in `cache`, from `fetch(number)` of a chunk where it is not there whole."""
     path = cache / f"{manifest.digest}.pickle"
-    if path.exists() and path.stat().st_size == manifest.size_bytes:
+    if path.exists() and _digest(path) == manifest.digest:
         return path
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     digest = hashlib.sha256()

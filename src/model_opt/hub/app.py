@@ -95,6 +95,10 @@ def _signed_routes(app: "FastAPI", service: "_Service") -> None:
     async def pull(federation: str, request: Request, after: int = 0) -> Response:
         return _paged(Response, await service.pull(federation, request, after))
 
+    @app.get("/v1/{federation}/revocations", **openapi.REVOCATIONS)
+    async def revocations(federation: str, request: Request, after: int = 0) -> Response:
+        return _paged(Response, await service.revocations(federation, request, after))
+
     @app.get("/v1/{federation}/streams/{origin}/{epoch}", **openapi.STREAM)
     async def stream(federation: str, origin: str, epoch: str, request: Request, after: int = 0) -> Response:
         return _paged(Response, await service.stream(federation, origin, epoch, request, after))
@@ -187,6 +191,12 @@ class _Service:
         most = self.authorizer.limits.max_body_bytes
         page = await self._at_store(lambda: hosted.pull(min(max(after, 0), 2**62), most))
         return await self._at_gate(lambda: self._handed_out("pull", federation, said, page))
+
+    async def revocations(self, federation: str, request: "Request", after: int) -> Page:
+        hosted, said = await self._admitted(request, federation)
+        most = self.authorizer.limits.max_body_bytes
+        page = await self._at_store(lambda: hosted.revocations(min(max(after, 0), 2**62), most))
+        return await self._at_gate(lambda: self._handed_out("revocations", federation, said, page))
 
     async def stream(self, federation: str, origin: str, epoch: str, request: "Request", after: int) -> Page:
         hosted, said = await self._admitted(request, federation)

@@ -94,6 +94,10 @@ class HubClient:
         """The records after a cursor of this hub."""
         return self._page(self._ask("GET", f"records?after={after}"))
 
+    def revocations(self, after: int) -> Page:
+        """The revocations after a cursor of this hub."""
+        return self._page(self._ask("GET", f"revocations?after={after}"))
+
     def stream(self, origin: str, epoch: str, after: int) -> Page:
         """The envelopes of one stream after a sequence; cursors are sequences."""
         return self._page(self._ask("GET", f"streams/{origin}/{epoch}?after={after}"))

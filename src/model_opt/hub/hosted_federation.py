@@ -1,7 +1,7 @@
 """One federation of a hub: an append-only store of original records, with one writer, and whom it takes them from."""
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,12 +34,30 @@ class Pushed:
 
 @dataclass
 class _Index:
-    """What the store holds, kept up while it grows: heads, sizes by cursor, and cursors by stream and sequence."""
+    """What the store holds, kept up while it grows: heads, sizes by cursor, and cursors by stream and sequence.
+
+    `revocations` are the cursors of those.
+    """
 
     ledger: RecordIndex = field(default_factory=RecordIndex)
     cursors: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     places: dict[StreamKey, dict[int, int]] = field(default_factory=dict)
+    revocations: list[int] = field(default_factory=list)
+
+    def page(self, cursors: Sequence[int], after: int, most_bytes: int) -> tuple[list[int], bool]:
+        """Of `cursors` those after one that make about `most_bytes`, at least one where there is one; and whether more
+        follow."""
+        last = len(cursors)
+        first = at = bisect_right(cursors, after)
+        size = 0
+        while at < last:
+            size += self.sizes[bisect_left(self.cursors, cursors[at])]
+            if at > first and size > most_bytes:
+                break
+            size += 12
+            at += 1
+        return list(cursors[first:at]), at < last
 
 
 class HostedFederation:
@@ -101,13 +119,12 @@ class HostedFederation:
     def pull(self, after: int, most_bytes: int) -> Page:
         """The records after the cursor `after`: about `most_bytes`, at least one where there is one."""
         index = self._current()
-        first, last = bisect_right(index.cursors, after), len(index.cursors)
-        count, size = 0, 0
-        while first + count < last and (not count or size + index.sizes[first + count] <= most_bytes):
-            size += index.sizes[first + count] + 12
-            count += 1
-        records = tuple(self._records(index.cursors[first : first + count]))
-        return Page(records=records, cursor=records[-1][0] if records else after, more=first + count < last)
+        return self._page(*index.page(index.cursors, after, most_bytes), after)
+
+    def revocations(self, after: int, most_bytes: int) -> Page:
+        """As `pull`, of the revocations alone."""
+        index = self._current()
+        return self._page(*index.page(index.revocations, after, most_bytes), after)
 
     def stream(self, origin: str, epoch: str, after: int, most_bytes: int) -> Page:
         """The envelopes of one stream whose sequences are above `after`, in their order; the page's cursor is the last
@@ -182,7 +199,13 @@ class HostedFederation:
             # Cursors last: whoever reads meanwhile finds everything that belongs to one.
             index.sizes.append(len(data))
             index.cursors.append(cursor)
+            if encoded.kind != "envelope":
+                index.revocations.append(cursor)
         self._stale = False
+
+    def _page(self, cursors: Sequence[int], more: bool, after: int) -> Page:
+        records = tuple(self._records(cursors))
+        return Page(records=records, cursor=records[-1][0] if records else after, more=more)
 
     def _records(self, cursors: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         position = 0

@@ -83,6 +83,11 @@ PULL: dict[str, Any] = {
     "openapi_extra": _SIGNED,
     "responses": _NO | {200: _PAGE},
 }
+REVOCATIONS: dict[str, Any] = {
+    "summary": "The revocations after a cursor of this hub, for whoever has noticed that one is missing",
+    "openapi_extra": _SIGNED,
+    "responses": _NO | {200: _PAGE},
+}
 STREAM: dict[str, Any] = {
     "summary": "The envelopes of one stream after a sequence, for whoever has noticed a gap; cursors are sequences",
     "openapi_extra": _SIGNED,

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,7 +21,7 @@ from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import link_of
-from model_opt.hub.answers import StatusAnswer
+from model_opt.hub.answers import Page, StatusAnswer
 from model_opt.hub.client import HubClient
 
 _log = logging.getLogger(__name__)
@@ -75,13 +76,19 @@ def push(here: Deployment, hub: HubClient) -> PushOutcome:
 
 
 def pull(here: Deployment, hub: HubClient, url: str) -> Taken:
-    """Takes in what the hub has after the last pull, then whatever is missing of trusted streams."""
+    """Takes in what the hub has after the last pull, then whatever is missing of trusted streams.
+
+    Revocations that this store lacks come first: what they withdraw is not believed in between, nor where the store was
+    begun anew or their authority was trusted only after they had been pulled.
+    """
     bookmarks = Bookmarks(here.folder)
     status = hub.status()
     place = f"{url.rstrip('/')} {here.store.federation} {here.store!r}"
     intake = Intake(here.store, here.identity, folder=here.folder)
     cursor = bookmarks.read(place, status.hub)
     cursor = cursor if cursor <= status.cursor else 0
+    if not intake.ledger.laws.issuperset(status.laws):
+        _take_pages(intake, hub.revocations)
     while True:
         page = hub.pull(cursor)
         intake.take(data for _, data in page.records)
@@ -175,8 +182,13 @@ def _ask_for_gaps(here: Deployment, hub: HubClient, intake: Intake, status: Stat
             continue
         at = intake.ledger.reached.get(stream)
         known = at.sequence if at else 0
-        more = known < has
-        while more:
-            page = hub.stream(origin, epoch, known)
-            intake.take(data for _, data in page.records)
-            known, more = page.cursor, page.more and bool(page.records)
+        if known < has:
+            _take_pages(intake, partial(hub.stream, origin, epoch), known)
+
+
+def _take_pages(intake: Intake, ask: Callable[[int], Page], cursor: int = 0) -> None:
+    more = True
+    while more:
+        page = ask(cursor)
+        intake.take(data for _, data in page.records)
+        cursor, more = page.cursor, page.more and bool(page.records)
