@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -161,6 +162,25 @@ def test_a_withdrawal_is_asked_for_where_it_is_missing(side: MakeSide, tmp_path:
     exchange(anew, late)
     assert knowledge(anew.store) == knowledge(late.store) == right
     anew.store.close()
+
+
+def test_a_clone_is_told_before_it_tells_another_story(side: MakeSide, tmp_path: Path) -> None:
+    a, reader = side("a"), side("reader")
+    reader.trusts(a.identity)
+    a.measure((RESNET18, entries(5)))
+    exchange(a)
+    shutil.copytree(a.folder, tmp_path / "keys-clone")
+    clone = replace(a, folder=tmp_path / "keys-clone", store=open_store(tmp_path / "clone.db"))
+    a.measure((RESNET34, entries(4)))
+    exchange(a)
+    clone.measure((VIT_B, entries(3)))
+    with clone.client() as client, pytest.raises(HubError, match="identity rotate"):
+        push(clone, client)
+    exchange(replace(clone, identity=rotate(clone.folder)))
+    a.measure((RESNET34, entries(2, first=9)))
+    exchange(a, reader)
+    assert len(reader.store.rows()) == 5 + 4 + 3 + 2
+    clone.store.close()
 
 
 def _revocation(by: Identity, origin: str, epochs: Mapping[str, int] | None = None) -> Revocation:

@@ -72,6 +72,13 @@ class Outgoing:
             with SQLiteBackend(self._path("said"), federation=self._federation) as said:
                 yield from said.envelopes(since)
 
+    def digest_at(self, sequence: int) -> str | None:
+        """The digest of what this key has said at `sequence`, counted from 1; None where it has not said so much."""
+        with self._turn():
+            stream = (self._federation, self._identity.origin, self._identity.epoch)
+            link = self._ledger().links.get(stream, {}).get(sequence)
+            return None if link is None else link.digest
+
     def keep(self, *records: bytes) -> None:
         """Keeps signed withdrawals of this deployment in the stream: what they refuse may be told under another key."""
         with self._turn():

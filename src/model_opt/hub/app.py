@@ -1,6 +1,7 @@
 """The hub's HTTP service: what is asked under which URL, over FastAPI. What may be asked is decided by `authorizer`."""
 
 import asyncio
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    Spool = tempfile.SpooledTemporaryFile[bytes]
+
 T = TypeVar("T")
 PROTOCOL = 1
 _BINARY = "application/octet-stream"
 _MOST_REASONS = 20
+_SPOOLED_BYTES = 2**18
 
 
 def build_app(authorizer: Authorizer, hub_id: str) -> "FastAPI":
@@ -126,6 +130,8 @@ class _Service:
     def __init__(self, authorizer: Authorizer, hub_id: str) -> None:
         self.authorizer, self.hub_id = authorizer, hub_id
         self._bodies = asyncio.Semaphore(authorizer.limits.bodies)
+        self._arriving: Counter[str] = Counter()
+        """Bodies that arrive now, by origin."""
         self._gate = ThreadPoolExecutor(1, "model-opt-gate")
         """The one thread that works with `authorizer` and the audit log: they read files and check signatures, which
         the event loop does not wait for."""
@@ -172,18 +178,20 @@ class _Service:
 
     async def push(self, federation: str, request: "Request") -> PushAnswer:
         hosted, said = await self._admitted(request, federation)
-        async with self._bodies:
-            try:
-                body = await self._body(request, said)
-                records = list(record_frames.unpack(body, self.authorizer.limits.max_record_bytes))
-            except WireError as error:
-                refusal = Refusal(422, "malformed", str(error))
-                await self._refused(request, federation, refusal)
-                raise refusal from error
-            except Refusal as refusal:
-                await self._refused(request, federation, refusal)
-                raise
-            pushed = await self._at_store(lambda: hosted.push(records))
+        try:
+            with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as arrived:
+                await self._arrival(request, said, arrived)
+                async with self._bodies:
+                    body = self._checked(arrived, said)
+                    records = list(record_frames.unpack(body, self.authorizer.limits.max_record_bytes))
+                    pushed = await self._at_store(lambda: hosted.push(records))
+        except WireError as error:
+            refusal = Refusal(422, "malformed", str(error))
+            await self._refused(request, federation, refusal)
+            raise refusal from error
+        except Refusal as refusal:
+            await self._refused(request, federation, refusal)
+            raise
         return await self._at_gate(lambda: self._told(federation, said, hosted, pushed, len(body)))
 
     async def pull(self, federation: str, request: "Request", after: int) -> Page:
@@ -205,7 +213,13 @@ class _Service:
         return await self._at_gate(lambda: self._handed_out("stream", federation, said, page))
 
     async def _at_gate(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._gate, action)
+        """What `action` gives; where a file of the hub's own cannot be read its log says why."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._gate, action)
+        except StoreError as error:
+            self.authorizer.audit.write("failed", reason=str(error))
+            message = "the hub's allow-list cannot be read, its audit log says why: nothing of this was acknowledged"
+            raise Refusal(503, "allow_list", message, wait_s=5.0) from error
 
     async def _admitted(self, request: "Request", federation: str) -> tuple[HostedFederation, Credentials]:
         ask = ask_of(request)
@@ -215,24 +229,34 @@ class _Service:
         ask = ask_of(request)
         await self._at_gate(lambda: self.authorizer.refuse(ask, federation, refusal))
 
-    async def _body(self, request: "Request", said: Credentials) -> bytes:
-        """The body, if it is what was signed; never more of it in memory than is allowed."""
+    async def _arrival(self, request: "Request", said: Credentials, into: "Spool") -> None:
+        """Takes the body in, large ones on disk: however slowly it comes, nobody waits for it."""
         from starlette.requests import ClientDisconnect
 
-        parts: list[bytes] = []
         size, most = 0, self.authorizer.limits.max_body_bytes
+        if self._arriving[said.origin] >= self.authorizer.limits.bodies_of_origin:
+            raise Refusal(429, "too_many_bodies", "too many bodies of this origin arrive at once", 1.0)
+        self._arriving[said.origin] += 1
         try:
             async with asyncio.timeout(self.authorizer.limits.body_s):
                 async for part in request.stream():
                     size += len(part)
                     if size > most:
                         raise self.authorizer.too_large(f"more than {most} bytes")
-                    parts.append(part)
+                    into.write(part)
         except TimeoutError as error:
             raise Refusal(408, "too_slow", "the body did not arrive in time") from error
         except ClientDisconnect as error:
             raise Refusal(400, "cut_short", "the connection was closed within the body") from error
-        body = b"".join(parts)
+        except OSError as error:
+            raise Refusal(503, "no_room", "the hub has no room for the body now: try again", 1.0) from error
+        finally:
+            self._arriving -= Counter([said.origin])
+
+    def _checked(self, arrived: "Spool", said: Credentials) -> bytes:
+        """The body, if it is what was signed."""
+        arrived.seek(0)
+        body = arrived.read()
         if body_hash(body) != said.body:
             raise Refusal(401, "forged", "the body is not the one that was signed, or was cut short")
         return body

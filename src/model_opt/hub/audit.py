@@ -11,7 +11,7 @@ _LONGEST = 300
 
 
 class AuditLog:
-    """Appends to `path`; at 64 MiB a file is put aside, the last ten are kept."""
+    """Appends to `path`, from any thread; at 64 MiB a file is put aside, the last ten are kept."""
 
     def __init__(self, path: Path) -> None:
         """Makes the file, readable by its owner only."""
@@ -25,7 +25,7 @@ class AuditLog:
         """Adds a line. Texts are cut at 300 characters: what a stranger sends may be long."""
         line = {"time": time.time(), "event": event} | {name: _short(value) for name, value in fields.items()}
         text = json.dumps(line, default=str)
-        self._handler.emit(logging.LogRecord("audit", logging.INFO, "", 0, text, None, None))
+        self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, text, None, None))
 
     def close(self) -> None:
         """Lets the file go."""

@@ -81,6 +81,11 @@ class Authorizer:
                 federation=federation,
             )
 
+    def connection_refused(self, limit: str, address: str) -> None:
+        """Logs and counts that a connection was closed for a `limit`; any thread may call."""
+        self.counts.refused(limit)
+        self.audit.write("connection closed", reason=limit, address=address)
+
     def _admit(self, ask: HubRequest, federation: str) -> tuple[HostedFederation, credentials.Credentials]:
         said = self._signed(ask)
         hosted = self.federations.get(federation)

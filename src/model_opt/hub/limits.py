@@ -11,8 +11,9 @@ class HubLimits:
     """`max_body_bytes` is of one push and about one pull, `max_record_bytes` of one record.
 
     Rates are requests a second of one origin, and of one address before it has shown who it is; `burst_s` is how many
-    seconds' worth may come at once. A nonce is good for `nonce_s`, a body has `body_s` to arrive. `bodies` are taken in
-    at the same time, others wait.
+    seconds' worth may come at once. A nonce is good for `nonce_s`; a request's head has `head_s` to arrive and its body
+    `body_s`. `bodies` that have arrived are judged at the same time, others wait; of one origin no more than
+    `bodies_of_origin` arrive at once. Of one address there are no more than `connections_of_address`.
     """
 
     max_body_bytes: int = 8 * 2**20
@@ -21,14 +22,18 @@ class HubLimits:
     strangers_per_s: float = 20.0
     burst_s: float = 10.0
     nonce_s: float = 120.0
+    head_s: float = 10.0
     body_s: float = 60.0
     bodies: int = 2
-    connections: int = 200
+    bodies_of_origin: int = 4
+    connections: int = 500
+    connections_of_address: int = 200
 
     def __post_init__(self) -> None:
         if not 1024 <= self.max_record_bytes <= self.max_body_bytes - 4:
             raise InvalidInput("a record is at least 1024 bytes, and fits a body")
-        if min(self.requests_per_s, self.strangers_per_s, self.burst_s, self.nonce_s, self.body_s) <= 0:
+        times = (self.burst_s, self.nonce_s, self.head_s, self.body_s)
+        if min(self.requests_per_s, self.strangers_per_s, *times) <= 0:
             raise InvalidInput("rates and times are above 0")
 
     @property

@@ -1,6 +1,7 @@
 """Runs a hub: its state folder, its stores, the HTTP server, and TLS."""
 
 import json
+import re
 import secrets
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,7 +85,10 @@ def serve(settings: HubSettings) -> None:
         import uvicorn
     except ImportError as error:
         raise MissingDependency("uvicorn", "hub") from error
+    from model_opt.hub.connections import Connections, GuardedConnection
+
     with _alone(settings.state), _keepers(settings) as federations:
+        hub_id = _hub_id(settings.state)
         audit = AuditLog(settings.state / "audit.jsonl")
         authorizer = Authorizer(
             federations,
@@ -93,19 +98,19 @@ def serve(settings: HubSettings) -> None:
             counts=HubCounts(),
             clock=time.monotonic,
         )
-        app = build_app(authorizer, _hub_id(settings.state))
+        app = build_app(authorizer, hub_id)
+        connections = Connections(settings.limits, authorizer.connection_refused)
         options: dict[str, Any] = {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.key}
         config = uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
-            http="h11",
+            http=cast(Any, partial(GuardedConnection, connections)),
             ws="none",
             access_log=False,
             server_header=False,
             proxy_headers=False,
             log_level="warning",
-            limit_concurrency=settings.limits.connections,
             h11_max_incomplete_event_size=16 * 2**10,
             timeout_graceful_shutdown=10,
             **options,
@@ -178,4 +183,9 @@ def _hub_id(state: Path) -> str:
     path = state / "hub-id"
     if not path.exists():
         write_atomically(path, secrets.token_hex(16).encode())
-    return path.read_text().strip()
+    found = path.read_bytes().decode(errors="replace").strip()
+    if not re.fullmatch("[0-9a-f]{32}", found):
+        raise HubError(
+            f"{path} is damaged: bring it back from a backup, or remove it (members then pull everything once more)"
+        )
+    return found

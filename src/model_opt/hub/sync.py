@@ -21,7 +21,7 @@ from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore
 from model_opt.federation.record_index import link_of
-from model_opt.hub.answers import Page, StatusAnswer
+from model_opt.hub.answers import Page, StatusAnswer, stream_name
 from model_opt.hub.client import HubClient
 
 _log = logging.getLogger(__name__)
@@ -53,10 +53,14 @@ class Deployment:
 
 
 def push(here: Deployment, hub: HubClient) -> PushOutcome:
-    """Tells the hub what it does not know yet: this deployment's stream, and what others have signed."""
+    """Tells the hub what it does not know yet: this deployment's stream, and what others have signed.
+
+    Raises `HubError`, before anything new is signed, where the hub has heard more under this key than was said here.
+    """
     outgoing = Outgoing(here.identity, here.store.federation, here.folder)
-    held_back = outgoing.say(here.store, here.rules).held_back
     status = hub.status()
+    _check_one_story(outgoing, here.identity, status)
+    held_back = outgoing.say(here.store, here.rules).held_back
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     missing: set[str] = set()
@@ -146,6 +150,16 @@ class Bookmarks:
         except (OSError, ValueError):
             return {}  # only a saving of work: without it everything is pulled again, and known already
         return found if isinstance(found, dict) else {}
+
+
+def _check_one_story(outgoing: Outgoing, identity: Identity, status: StatusAnswer) -> None:
+    """By digests: a clone of this machine, or this one after its backup was made, may have spoken under the key."""
+    heard = status.streams.get(stream_name(identity.origin, identity.epoch))
+    if heard is not None and heard[0] and outgoing.digest_at(heard[0]) != heard[1]:
+        raise HubError(
+            "the hub has heard more under this key than is kept here: this machine or its keys were cloned, or brought "
+            "back from a backup. Nothing was sent. Give it a key of its own, then push again: model-opt identity rotate"
+        )
 
 
 def _lacking(records: Iterable[EncodedRecord], status: StatusAnswer) -> Iterator[bytes]:
