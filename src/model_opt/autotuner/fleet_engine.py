@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,7 +127,12 @@ class FleetEngine:
         if missing is None:
             problem.callbacks.on_note(f"{len(found.rows)} measured plans were added to the knowledge base")
         else:
-            problem.callbacks.on_note(f"not all that was measured is in the knowledge base yet: {missing}")
+            where = "" if address is None else f" --address {address}"
+            command = f"model-opt resume {found.name} --state {Path(found.status['state']).parent}{where}"
+            problem.callbacks.on_note(
+                f"not all that was measured is in the knowledge base yet ({missing}). It is kept, and goes there "
+                f"with: {command}"
+            )
 
     def _search(self, problem: Problem) -> Search:
         return Search(

@@ -91,6 +91,17 @@ def stop(name: Name, address: Address = "auto") -> None:
     print(f"{name} is stopped")
 
 
+def release(name: Name, address: Address = "auto") -> None:
+    """End a search's processes, which wait after its end; its folder stays, and `resume` starts it again.
+
+    Example: model-opt release night
+    """
+    from model_opt.actors import searches
+
+    searches.release(name, address=address)
+    print(f"{name} is released: model-opt resume {name} starts it again")
+
+
 def resume(name: Name, address: Address = None, state: State = None, as_json: Json = False) -> None:
     """Start a search again from its state folder, with exact counts, and wait for its end.
 
