@@ -119,7 +119,7 @@ def main() -> None:
         rows.append({"runtime": runtime, "precision": precision, **found})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     if arguments.json:
-        print(json.dumps({"rows": rows}))
+        print(json.dumps({"runtimes": rows}))
         return
     for row in rows:
         print(
