@@ -16,13 +16,15 @@ import ray
 from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.actors.cluster import living_workers
+from model_opt.cli import fleet as commands
 from model_opt.errors import FleetError, InvalidInput
 from model_opt.federation.recorder import recorded
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search
-from model_opt.fleet.submission import Placement, Submission
+from model_opt.fleet.submission import Placement, Sharing, Submission
 from model_opt.measuring.deadlines import Deadlines
 from model_opt.search.evaluator import Measurement
+from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.storage.open import open_store
 
 NODE = {"object_store_memory": 80 << 20}
@@ -37,13 +39,21 @@ def nodes(cluster: Any) -> Iterator[list[Any]]:
 
 
 def submit(
-    name: str, tmp_path: Path, *, budget: int = 40, seconds: float = 0.1, time_s: float = 60.0, **placement: Any
+    name: str,
+    tmp_path: Path,
+    *,
+    budget: int = 40,
+    seconds: float = 0.1,
+    time_s: float = 60.0,
+    sharing: Sharing | None = None,
+    **placement: Any,
 ) -> None:
     request = Submission(
         search=SEARCH,
         rules=FleetRules(budget=budget, objective=OBJECTIVE, lease_s=4.0),
         placement=Placement(**placement),
         deadlines=Deadlines(time_s=time_s),
+        sharing=sharing,
     )
     searches.submit(
         partial(Sleeping, seconds, tmp_path), request, name=name, address="auto", state=str(tmp_path / "state")
@@ -243,7 +253,24 @@ def test_a_stopped_search_is_extended_from_its_folder_and_unknown_names_are_told
     searches.extend("stopped", 5, state=state)
     assert searches.list_searches(state=state) == {"stopped": "running"}
     until(lambda: settled("stopped") > len(result.outcomes))
-    searches.release("stopped")
+    commands.release("stopped")
+    assert searches.list_searches(state=state) == {"stopped": "kept"}
+
+
+def test_resume_waits_until_what_was_left_behind_is_in_the_store(nodes: list[Any], tmp_path: Path) -> None:
+    state, folder = str(tmp_path / "state"), tmp_path / "disk"
+    folder.touch()
+    signature = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
+    submit("late", tmp_path, budget=6, workers=1, sharing=Sharing(store=str(folder / "kb.db"), signature=signature))
+    assert searches.watch("late").ending == "budget"
+    assert searches.flushed("late", timeout_s=0.0)
+    searches.release("late")
+    folder.unlink()
+    folder.mkdir()
+    commands.resume("late", address="auto", state=state)
+    with open_store(folder / "kb.db") as store:
+        assert len(store.rows()) == searches.status("late")["rows"] > 0
+    searches.release("late")
 
 
 def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[Any], tmp_path: Path) -> None:

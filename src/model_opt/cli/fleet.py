@@ -148,8 +148,11 @@ def _finish(name: str, address: str | None, as_json: bool) -> None:
         print(describe_status(told), file=sys.stderr)
 
     found = searches.watch(name, address=address, on_progress=say)
+    missing = searches.flushed(name, address=address)
+    if missing is not None:
+        print(f"not all that was measured is in the knowledge base yet: {missing}", file=sys.stderr)
     best = found.recommendation
-    _tell(dict(found.status) | {"plan": str(best.plan) if best else None}, as_json)
+    _tell(searches.status(name, address=address) | {"plan": str(best.plan) if best else None}, as_json)
 
 
 def _tell(fields: dict[str, Any], as_json: bool) -> None:
