@@ -231,11 +231,17 @@ def status(name: str, *, address: str | None = None) -> dict[str, Any]:
 
 
 def flushed(name: str, *, address: str | None = None, timeout_s: float = 30.0) -> str | None:
-    """Waits until all that a search has measured is in the knowledge store; else why it is not, after `timeout_s`."""
+    """Waits until all that a search has measured is in the knowledge store; else a sentence that says why it is not,
+    after `timeout_s`, and how it gets there."""
     end = time.monotonic() + timeout_s
     while (told := status(name, address=address)).get("unflushed"):
         if time.monotonic() > end:
-            return str(told["flush_error"] or f"{told['unflushed']} rows are still on their way")
+            reason = told["flush_error"] or f"{told['unflushed']} rows are still on their way"
+            where = "" if address is None else f" --address {address}"
+            return (
+                f"not all that was measured is in the knowledge base yet ({reason}). It is kept, and goes there with: "
+                f"model-opt resume {name} --state {Path(told['state']).parent}{where}"
+            )
         time.sleep(WATCH_S)
     return None
 

@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,16 +122,8 @@ class FleetEngine:
 
     def _await_flush(self, found: FleetResult, address: str | None, problem: Problem) -> None:
         """The coordinator writes behind the search: what it has not written yet is waited for, and said."""
-        missing = searches.flushed(found.name, address=address)
-        if missing is None:
-            problem.callbacks.on_note(f"{len(found.rows)} measured plans were added to the knowledge base")
-        else:
-            where = "" if address is None else f" --address {address}"
-            command = f"model-opt resume {found.name} --state {Path(found.status['state']).parent}{where}"
-            problem.callbacks.on_note(
-                f"not all that was measured is in the knowledge base yet ({missing}). It is kept, and goes there "
-                f"with: {command}"
-            )
+        added = f"{len(found.rows)} measured plans were added to the knowledge base"
+        problem.callbacks.on_note(searches.flushed(found.name, address=address) or added)
 
     def _search(self, problem: Problem) -> Search:
         return Search(

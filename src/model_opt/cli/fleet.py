@@ -150,7 +150,7 @@ def _finish(name: str, address: str | None, as_json: bool) -> None:
     found = searches.watch(name, address=address, on_progress=say)
     missing = searches.flushed(name, address=address)
     if missing is not None:
-        print(f"not all that was measured is in the knowledge base yet: {missing}", file=sys.stderr)
+        print(missing, file=sys.stderr)
     best = found.recommendation
     _tell(searches.status(name, address=address) | {"plan": str(best.plan) if best else None}, as_json)
 

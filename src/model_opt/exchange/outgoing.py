@@ -12,14 +12,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from model_opt.errors import InvalidInput, StoreUnavailable
+from model_opt.errors import HubError, InvalidInput, StoreUnavailable
 from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope, check_name
 from model_opt.federation.export_policy import ExportedRow, ExportPolicy, exported
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.join import latest_rows
 from model_opt.federation.known import InspectableStore
-from model_opt.federation.record_index import RecordIndex, record_index
+from model_opt.federation.record_index import Reached, RecordIndex, record_index
 from model_opt.federation.row import Row
 from model_opt.federation.signing import sign
 from model_opt.federation.stream import Stream
@@ -51,10 +51,23 @@ class Outgoing:
         self._folder = (folder or identity_folder()) / "outgoing" / f"to-{federation}"
         self._opened: dict[str, SQLiteBackend] = {}
 
-    def say(self, store: InspectableStore, rules: ExportPolicy, *, dry_run: bool = False) -> Said:
-        """Tells what `store` has of this deployment's searches and was not told, or told otherwise, before."""
+    def say(
+        self, store: InspectableStore, rules: ExportPolicy, *, dry_run: bool = False, heard: Reached | None = None
+    ) -> Said:
+        """Tells what `store` has of this deployment's searches and was not told, or told otherwise, before.
+
+        `heard` is how far a hub knows this key's stream. Raises `HubError` where that was not said here: a clone of
+        this machine, or this one after its backup was made, has spoken under the key; `InvalidInput` where the key was
+        withdrawn.
+        """
         with self._turn():
             ledger = self._ledger()
+            if heard is not None and not self._has_said(heard, ledger):
+                raise HubError(
+                    "the hub has heard more under this key than is kept here: this machine or its keys were cloned, or "
+                    "brought back from a backup. Nothing was sent. Give it a key of its own, then push again: "
+                    "model-opt identity rotate"
+                )
             if not ledger.policy.admits(self._federation, self._identity.origin, self._identity.epoch, 1):
                 raise InvalidInput("this key was withdrawn, and nobody would listen: model-opt identity rotate")
             if not dry_run:
@@ -71,13 +84,6 @@ class Outgoing:
         if self._path("said").exists():
             with SQLiteBackend(self._path("said"), federation=self._federation) as said:
                 yield from said.envelopes(since)
-
-    def digest_at(self, sequence: int) -> str | None:
-        """The digest of what this key has said at `sequence`, counted from 1; None where it has not said so much."""
-        with self._turn():
-            stream = (self._federation, self._identity.origin, self._identity.epoch)
-            link = self._ledger().links.get(stream, {}).get(sequence)
-            return None if link is None else link.digest
 
     def keep(self, *records: bytes) -> None:
         """Keeps signed withdrawals of this deployment in the stream: what they refuse may be told under another key."""
@@ -96,6 +102,11 @@ class Outgoing:
         return (
             record_index(data for _, data in self._open("said").envelopes()) if self._there("said") else RecordIndex()
         )
+
+    def _has_said(self, heard: Reached, ledger: RecordIndex) -> bool:
+        stream = (self._federation, self._identity.origin, self._identity.epoch)
+        link = ledger.links.get(stream, {}).get(heard.sequence)
+        return heard.sequence == 0 or (link is not None and link.digest == heard.digest)
 
     def _told_in(self, epoch: str) -> frozenset[str]:
         if not self._there(f"heard-{epoch}"):

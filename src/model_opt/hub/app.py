@@ -97,15 +97,19 @@ def _signed_routes(app: "FastAPI", service: "_Service") -> None:
 
     @app.get("/v1/{federation}/records", **openapi.PULL)
     async def pull(federation: str, request: Request, after: int = 0) -> Response:
-        return _paged(Response, await service.pull(federation, request, after))
+        return _paged(Response, await service.page("pull", federation, request, after, HostedFederation.pull))
 
     @app.get("/v1/{federation}/revocations", **openapi.REVOCATIONS)
     async def revocations(federation: str, request: Request, after: int = 0) -> Response:
-        return _paged(Response, await service.revocations(federation, request, after))
+        taken = await service.page("revocations", federation, request, after, HostedFederation.revocations)
+        return _paged(Response, taken)
 
     @app.get("/v1/{federation}/streams/{origin}/{epoch}", **openapi.STREAM)
     async def stream(federation: str, origin: str, epoch: str, request: Request, after: int = 0) -> Response:
-        return _paged(Response, await service.stream(federation, origin, epoch, request, after))
+        def of_stream(hosted: HostedFederation, after: int, most_bytes: int) -> Page:
+            return hosted.stream(origin, epoch, after, most_bytes)
+
+        return _paged(Response, await service.page("stream", federation, request, after, of_stream))
 
 
 def ask_of(request: "Request") -> HubRequest:
@@ -194,32 +198,22 @@ class _Service:
             raise
         return await self._at_gate(lambda: self._told(federation, said, hosted, pushed, len(body)))
 
-    async def pull(self, federation: str, request: "Request", after: int) -> Page:
+    async def page(
+        self,
+        event: str,
+        federation: str,
+        request: "Request",
+        after: int,
+        records: Callable[[HostedFederation, int, int], Page],
+    ) -> Page:
+        """Those `records` after a cursor, as many as fit a body; logged as `event`."""
         hosted, said = await self._admitted(request, federation)
         most = self.authorizer.limits.max_body_bytes
-        page = await self._at_store(lambda: hosted.pull(min(max(after, 0), 2**62), most))
-        return await self._at_gate(lambda: self._handed_out("pull", federation, said, page))
-
-    async def revocations(self, federation: str, request: "Request", after: int) -> Page:
-        hosted, said = await self._admitted(request, federation)
-        most = self.authorizer.limits.max_body_bytes
-        page = await self._at_store(lambda: hosted.revocations(min(max(after, 0), 2**62), most))
-        return await self._at_gate(lambda: self._handed_out("revocations", federation, said, page))
-
-    async def stream(self, federation: str, origin: str, epoch: str, request: "Request", after: int) -> Page:
-        hosted, said = await self._admitted(request, federation)
-        most = self.authorizer.limits.max_body_bytes
-        page = await self._at_store(lambda: hosted.stream(origin, epoch, after, most))
-        return await self._at_gate(lambda: self._handed_out("stream", federation, said, page))
+        page = await self._at_store(lambda: records(hosted, min(max(after, 0), 2**62), most))
+        return await self._at_gate(lambda: self._handed_out(event, federation, said, page))
 
     async def _at_gate(self, action: Callable[[], T]) -> T:
-        """What `action` gives; where a file of the hub's own cannot be read its log says why."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._gate, action)
-        except StoreError as error:
-            self.authorizer.audit.write("failed", reason=str(error))
-            message = "the hub's allow-list cannot be read, its audit log says why: nothing of this was acknowledged"
-            raise Refusal(503, "allow_list", message, wait_s=5.0) from error
+        return await asyncio.get_running_loop().run_in_executor(self._gate, action)
 
     async def _admitted(self, request: "Request", federation: str) -> tuple[HostedFederation, Credentials]:
         ask = ask_of(request)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from model_opt.errors import ModelOptError, WireError
+from model_opt.errors import ModelOptError, StoreError, WireError
 from model_opt.hub import credentials
 from model_opt.hub.audit import AuditLog
 from model_opt.hub.counts import HubCounts
@@ -60,6 +60,11 @@ class Authorizer:
         except Refusal as refusal:
             self.refuse(ask, federation, refusal)
             raise
+        except StoreError as error:
+            self.counts.refused("allow_list")
+            self.audit.write("failed", reason=str(error), federation=federation)
+            message = "the hub's allow-list cannot be read, its audit log says why: nothing of this was acknowledged"
+            raise Refusal(503, "allow_list", message, wait_s=5.0) from error
 
     def stranger(self, ask: HubRequest, *, count: bool = True) -> None:
         """Counts a request of somebody who has not shown who they are against their address; raises `Refusal`."""

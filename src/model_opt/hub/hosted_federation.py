@@ -200,7 +200,7 @@ class HostedFederation:
             index.sizes.append(len(data))
             index.cursors.append(cursor)
             if encoded.kind != "envelope":
-                index.revocations.append(cursor)
+                index.revocations.append(cursor)  # after its size, which a page looks up
         self._stale = False
 
     def _page(self, cursors: Sequence[int], more: bool, after: int) -> Page:

@@ -20,7 +20,7 @@ from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.export_policy import ExportPolicy
 from model_opt.federation.identity import Identity, identity_folder
 from model_opt.federation.known import InspectableStore
-from model_opt.federation.record_index import link_of
+from model_opt.federation.record_index import Reached, link_of
 from model_opt.hub.answers import Page, StatusAnswer, stream_name
 from model_opt.hub.client import HubClient
 
@@ -59,8 +59,8 @@ def push(here: Deployment, hub: HubClient) -> PushOutcome:
     """
     outgoing = Outgoing(here.identity, here.store.federation, here.folder)
     status = hub.status()
-    _check_one_story(outgoing, here.identity, status)
-    held_back = outgoing.say(here.store, here.rules).held_back
+    heard = status.streams.get(stream_name(here.identity.origin, here.identity.epoch), (0, ""))
+    held_back = outgoing.say(here.store, here.rules, heard=Reached(*heard)).held_back
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     missing: set[str] = set()
@@ -93,13 +93,7 @@ def pull(here: Deployment, hub: HubClient, url: str) -> Taken:
     cursor = cursor if cursor <= status.cursor else 0
     if not intake.ledger.laws.issuperset(status.laws):
         _take_pages(intake, hub.revocations)
-    while True:
-        page = hub.pull(cursor)
-        intake.take(data for _, data in page.records)
-        cursor = page.cursor
-        bookmarks.write(place, status.hub, cursor)
-        if not page.more or not page.records:
-            break
+    _take_pages(intake, hub.pull, cursor, taken=partial(bookmarks.write, place, status.hub))
     _ask_for_gaps(here, hub, intake, status)
     return intake.outcome()
 
@@ -152,16 +146,6 @@ class Bookmarks:
         return found if isinstance(found, dict) else {}
 
 
-def _check_one_story(outgoing: Outgoing, identity: Identity, status: StatusAnswer) -> None:
-    """By digests: a clone of this machine, or this one after its backup was made, may have spoken under the key."""
-    heard = status.streams.get(stream_name(identity.origin, identity.epoch))
-    if heard is not None and heard[0] and outgoing.digest_at(heard[0]) != heard[1]:
-        raise HubError(
-            "the hub has heard more under this key than is kept here: this machine or its keys were cloned, or brought "
-            "back from a backup. Nothing was sent. Give it a key of its own, then push again: model-opt identity rotate"
-        )
-
-
 def _lacking(records: Iterable[EncodedRecord], status: StatusAnswer) -> Iterator[bytes]:
     reached, laws = status.reached(), frozenset(status.laws)
     for encoded in records:
@@ -200,9 +184,13 @@ def _ask_for_gaps(here: Deployment, hub: HubClient, intake: Intake, status: Stat
             _take_pages(intake, partial(hub.stream, origin, epoch), known)
 
 
-def _take_pages(intake: Intake, ask: Callable[[int], Page], cursor: int = 0) -> None:
+def _take_pages(
+    intake: Intake, ask: Callable[[int], Page], cursor: int = 0, taken: Callable[[int], object] = lambda _: None
+) -> None:
+    """Takes in page after page; `taken` hears the cursor after each."""
     more = True
     while more:
         page = ask(cursor)
         intake.take(data for _, data in page.records)
         cursor, more = page.cursor, page.more and bool(page.records)
+        taken(cursor)
