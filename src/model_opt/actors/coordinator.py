@@ -168,7 +168,10 @@ class Coordinator:
         """Counts and where it stands."""
         service, request = self._serving()
         flush = self._flush
-        shared = {"flush_lag_s": flush.lag_s, "flush_error": flush.error, "unflushed": flush.unflushed} if flush else {}
+        shared: dict[str, Any] = {}
+        if flush is not None:
+            shared = {"flush_lag_s": flush.lag_s, "flush_error": flush.error, "unflushed": flush.unflushed}
+            shared["restored"] = flush.restored
         here: dict[str, Any] = {"name": self._search, "state": str(self._folder), "pid": os.getpid()}
         here["objective"] = request.rules.objective.metric
         return service.status() | here | shared

@@ -12,7 +12,7 @@ from model_opt.errors import FleetError, StoreUnavailable
 from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
-from model_opt.fleet.messages import Changes, MergedRow, Reply, WorkRequest
+from model_opt.fleet.messages import Changes, LeaseResult, MergedRow, Reply, WorkRequest
 from model_opt.fleet.steady_clock import SteadyClock
 from model_opt.search.trial import Trial
 
@@ -33,7 +33,7 @@ class CoordinatorService:
     def __init__(
         self, rules: FleetRules, journal: Journal, *, fatal: Callable[[BaseException], None] | None = None
     ) -> None:
-        self._rules, self._journal = rules, journal
+        self.rules, self._journal = rules, journal
         self._fatal = fatal or (lambda error: log.error("the coordinator must end: %s", error))
         self._now = SteadyClock()
         self._lock = threading.Lock()
@@ -45,6 +45,8 @@ class CoordinatorService:
         self.trouble: str | None = None
         """Why nothing can be written just now."""
         self.facts: Mapping[str, object] = {}
+        self.kept_before = 0
+        """How many results there were when this life began."""
         self.state: CoordinatorState
         self._begin(1)
         self._dirty = set(self.state.rows)
@@ -130,6 +132,11 @@ class CoordinatorService:
         with self._lock:
             return list(self.state.rows.values())
 
+    def results(self, after: int = 0) -> list[tuple[int, LeaseResult]]:
+        """What is on disk after the first `after` results, numbered from one; all that `rows` tells is among it."""
+        self._write(Changes())
+        return self._journal.results(after)
+
     def take_dirty(self) -> list[MergedRow]:
         """Rows that changed since the last call (at first: all), as they are on disk or about to be."""
         with self._lock:
@@ -214,7 +221,8 @@ class CoordinatorService:
     def _begin(self, at_least: int) -> None:
         term, epoch, kept = self._journal.begin(at_least)
         self.facts = dict(kept.facts)
-        self.state = CoordinatorState(self._rules, kept, term=term, epoch=epoch, now=self._now())
+        self.kept_before = len(kept.results)
+        self.state = CoordinatorState(self.rules, kept, term=term, epoch=epoch, now=self._now())
 
     def _write(self, changes: Changes) -> None:
         written: Future[None] = Future()

@@ -4,19 +4,25 @@ import base64
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from typing import Any, cast
 
-from model_opt.errors import ModelOptError
-from model_opt.federation.envelope import FIRST
+from model_opt.errors import ModelOptError, StoreConflict
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.envelope import FIRST, new_epoch
+from model_opt.federation.join import latest_rows
+from model_opt.federation.known import InspectableStore
+from model_opt.federation.moments import Moments, merge
 from model_opt.federation.recorder import storable
 from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
 from model_opt.federation.wire_rows import context_fields, context_of
 from model_opt.fleet.coordinator_service import CoordinatorService
-from model_opt.fleet.messages import MergedRow
+from model_opt.fleet.messages import MergedRow, RowId
 from model_opt.fleet.submission import Sharing
+from model_opt.fleet.untold import Untold, told
 from model_opt.search.context import Context
 from model_opt.storage.open import open_store
 
@@ -25,6 +31,8 @@ log = logging.getLogger(__name__)
 FLUSH_S = 2.0
 MOST_ROWS = 5_000
 OUTBOX = "outbox"
+RENEWED = "renewed"
+"""Facts: the last envelope; the epoch that took the place of the search's own, and what those before it told."""
 _CONTEXT = "context/"
 
 
@@ -45,12 +53,14 @@ class Flush:
     """Sends rows that changed, as cumulative envelopes of the search's epoch, every `FLUSH_S` seconds.
 
     An envelope is kept by the coordinator before it is sent, and sent again after a restart: the store takes it once.
-    A store that cannot be reached is tried again; the search goes on.
+    A store that cannot be reached is tried again; the search goes on. Where the store has other envelopes of the same
+    numbers, this state folder was brought back from a backup or copied: what the store has not is told in a new epoch.
     """
 
     def __init__(self, service: CoordinatorService, sharing: Sharing) -> None:
         self._service, self._sharing = service, sharing
-        self._waiting: dict[tuple[str, str], MergedRow] = {}
+        self._waiting: dict[RowId, MergedRow] = {}
+        self._untold = self._read_renewed()
         self._stop = threading.Event()
         self._since: float | None = None
         self.error: str | None = None
@@ -84,7 +94,7 @@ class Flush:
                     if store is None:
                         store = open_store(self._sharing.store, federation=self._sharing.federation)
                         opened.callback(store.close)
-                    while self._send_some(store):
+                    while self._send(store):
                         pass
                     self._since, self.error = None, None
                 except Exception as error:  # whatever it is: rows that wait are sent with the next round
@@ -95,10 +105,18 @@ class Flush:
                         exc_info=not isinstance(error, ModelOptError),
                     )
 
+    def _send(self, store: KnowledgeStore) -> bool:
+        """As `_send_some`, and begins a new epoch where the store knows other envelopes of this one."""
+        try:
+            return self._send_some(store)
+        except StoreConflict:
+            self._renew(store)
+            return True
+
     def _send_some(self, store: KnowledgeStore) -> bool:
         """Sends what is in the outbox, then the next rows; whether there may be more."""
         self._send_outbox(store)
-        self._waiting |= {(row.plan.key, row.context): row for row in self._service.take_dirty()}
+        self._waiting |= {(row.plan.key, row.context): row for row in self._changed()}
         contexts = contexts_of(self._service.facts)
         ready = [key for key, row in self._waiting.items() if row.context in contexts][:MOST_ROWS]
         if not ready:
@@ -108,7 +126,7 @@ class Flush:
         stream = Stream(
             origin=sharing.origin,
             federation=store.federation,
-            epoch=self._service.state.epoch,
+            epoch=self._epochs()[-1],
             sequence=sequence,
             previous=previous,
         )
@@ -140,3 +158,53 @@ class Flush:
         if outbox.get("bytes"):
             store.append(base64.b64decode(str(outbox["bytes"])))
             self._service.remember({OUTBOX: {**outbox, "bytes": ""}})
+
+    # a state folder that is older than what the store has of it -----------------------------------------------------
+
+    @property
+    def restored(self) -> str | None:
+        """What became of a search that was brought back, in a sentence; None where it was not."""
+        earlier = len(self._epochs()) - 1
+        if not earlier:
+            return None
+        return f"the store knew later results than this state folder: what it has not is told in epoch {earlier + 1}"
+
+    def _changed(self) -> list[MergedRow]:
+        rows = self._service.take_dirty()
+        return self._untold.changed() if self._untold else rows
+
+    def _renewed(self) -> Mapping[str, Any]:
+        renewed = self._service.facts.get(RENEWED)
+        return renewed if isinstance(renewed, dict) else {"epochs": [], "told": []}
+
+    def _epochs(self) -> list[str]:
+        """The epochs in which this search told something, the present one last."""
+        return [self._service.state.epoch, *self._renewed()["epochs"]]
+
+    def _read_renewed(self) -> Untold | None:
+        renewed = self._renewed()
+        counts = {(plan, context): int(count) for plan, context, count in renewed["told"]}
+        return Untold(self._service.results, counts, self._service.rules.whole_only) if renewed["epochs"] else None
+
+    def _renew(self, store: KnowledgeStore) -> None:
+        """Begins a new epoch: with what settled since this life began, and with what the store has not of before."""
+        epochs, service = self._epochs(), self._service
+        before = [result for number, result in service.results() if number <= service.kept_before]
+        counts = told(before, self._had(store, epochs), service.rules.whole_only)
+        facts = {"epochs": [*epochs[1:], new_epoch()], "told": [[*row, count] for row, count in counts.items()]}
+        service.remember({RENEWED: facts, OUTBOX: {}})
+        self._waiting, self._untold = {}, self._read_renewed()
+        log.warning("%s", self.restored)
+
+    def _had(self, store: KnowledgeStore, epochs: Collection[str]) -> dict[RowId, dict[str, Moments]]:
+        """The rows that these epochs told the store, withdrawn or not."""
+        sent = (EncodedRecord.open(data) for _, data in cast(InspectableStore, store).envelopes())
+        ours = (
+            one for one in sent if one.head.origin == self._sharing.origin and one.head.fields.get("epoch") in epochs
+        )
+        had: dict[RowId, dict[str, Moments]] = {}
+        for row in latest_rows(row for one in ours for envelope in one.envelopes for row in envelope.rows).values():
+            known = had.setdefault((row.plan.key, row.context), {})
+            for metric, moments in row.moments.items():
+                known[metric] = merge(known[metric], moments) if metric in known else moments
+        return had

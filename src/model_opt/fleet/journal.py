@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,9 @@ class Journal(Protocol):
     def commit(self, term: int, steps: Sequence[Changes]) -> None:
         """Writes `steps` as the life `term`."""
 
+    def results(self, after: int = 0) -> list[tuple[int, LeaseResult]]:
+        """What was kept after the first `after` results, numbered from one, in order; from any thread."""
+
     def close(self) -> None:
         """Lets the file go."""
 
@@ -76,6 +80,11 @@ class SqliteJournal:
                 raise FleetError(f"term {term} has been overtaken by {self._fact('term')}")
             self._write(steps)
 
+    def results(self, after: int = 0) -> list[tuple[int, LeaseResult]]:
+        """See `Journal`."""
+        with translated(self._path), _reading(self._path) as db:
+            return _results(db, after)
+
     def close(self) -> None:
         """See `Journal`."""
         self._db.close()
@@ -95,10 +104,9 @@ class SqliteJournal:
 
     def _read(self) -> CoordinatorSnapshot:
         facts = self._db.execute("SELECT name, value FROM facts").fetchall()
-        results = self._db.execute("SELECT body FROM results ORDER BY number")
         return CoordinatorSnapshot(
             leases=tuple(read_lease(body) for (body,) in self._db.execute("SELECT body FROM leases ORDER BY number")),
-            results=tuple(read_result(body) for (body,) in results),
+            results=tuple(result for _, result in _results(self._db)),
             rows=tuple(read_row(body) for (body,) in self._db.execute("SELECT body FROM rows")),
             facts={name: json.loads(value) for name, value in facts},
         )
@@ -114,15 +122,21 @@ def look(path: Path) -> tuple[list[LeaseResult], dict[str, object]]:
     Raises `StoreCorrupt` where it cannot be read.
     """
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        try:
-            kept = [read_result(body) for (body,) in db.execute("SELECT body FROM results ORDER BY number")]
+        with _reading(path) as db:
+            kept = [result for _, result in _results(db)]
             facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-        finally:
-            db.close()
     except (sqlite3.Error, ValueError, KeyError) as error:
         raise StoreCorrupt(f"{path} cannot be read as a search's state: {error}") from error
     return sorted((item for item in kept if item.position is not None), key=lambda item: item.position or 0), facts
+
+
+def _reading(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0))
+
+
+def _results(db: sqlite3.Connection, after: int = 0) -> list[tuple[int, LeaseResult]]:
+    found = db.execute("SELECT number, body FROM results WHERE number > ? ORDER BY number", (after,))
+    return [(number, read_result(body)) for number, body in found]
 
 
 class MemoryJournal:
@@ -143,6 +157,10 @@ class MemoryJournal:
         if term != self._term:
             raise FleetError(f"term {term} has been overtaken by {self._term}")
         self._steps.extend(steps)
+
+    def results(self, after: int = 0) -> list[tuple[int, LeaseResult]]:
+        """See `Journal`."""
+        return list(enumerate(_fold(self._steps).results[after:], after + 1))
 
     def close(self) -> None:
         """Nothing to let go."""
