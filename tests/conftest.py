@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: else four threads on two cores
 
 TESTS = Path(__file__).parent
-PAGE_S = 25.0
+PAGE_S = 15.0
 SHARED = {"actors": "ray", "storage": "servers", "hub": "servers"}
 """What uses the same clusters or servers stays in one process; every other file is by itself."""
 
@@ -65,13 +65,15 @@ def forked_processes() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def two_fresh_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def two_fresh_starts() -> Iterator[None]:
     """Two fresh processes time a result, the fewest that give an interval, and wait for no quiet, for other tests run
-    beside them; outside of `make soak`, and of fixtures that serve a whole module: those have the usual four."""
-    if not os.environ.get("MODEL_OPT_SOAK"):
-        monkeypatch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)
-        monkeypatch.setattr("model_opt.autotuner.fresh_starts.PATIENCE_S", 0.0)
+    beside them; outside of `make soak`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("MODEL_OPT_SOAK"):
+            patch.setattr("model_opt.autotuner.finish.STARTS", 2)
+            patch.setattr("model_opt.autotuner.finish.PATIENCE_S", 0.0)
+        yield
 
 
 @pytest.fixture

@@ -84,8 +84,6 @@ def home(tmp_path_factory):
         code = (ROOT / "examples" / name).read_text().replace("epochs: int = 6", "epochs: int = 1")
         (folder / "examples" / name).write_text(code)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model_opt.autotuner.fresh_starts.STARTS", 2)  # as tests/conftest.py has it elsewhere
-        patch.setattr("model_opt.autotuner.fresh_starts.PATIENCE_S", 0.0)
         patch.chdir(folder)
         patch.setenv("XDG_DATA_HOME", str(folder / "data"))
         patch.setenv("RAY_AUTH_MODE", "disabled")

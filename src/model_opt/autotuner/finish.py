@@ -12,7 +12,15 @@ import numpy as np
 
 from model_opt.autotuner.engine import Found
 from model_opt.autotuner.figures import Figure
-from model_opt.autotuner.fresh_starts import USUAL_DRIFT, USUAL_SPREAD, FreshFigures, Searched, time_fresh
+from model_opt.autotuner.fresh_starts import (
+    PATIENCE_S,
+    STARTS,
+    USUAL_DRIFT,
+    USUAL_SPREAD,
+    FreshFigures,
+    Searched,
+    time_fresh,
+)
 from model_opt.autotuner.pareto_points import ParetoPoint, pareto_points
 from model_opt.compression.evaluation.evaluator import CompressionEvaluator, Task, kept_model
 from model_opt.compression.inputs import Inputs
@@ -56,6 +64,8 @@ class FreshRequest:
     searched: Searched
     search_s: float
     left_s: float | None
+    wanted: int
+    patience_s: float
 
 
 def finish(
@@ -90,6 +100,8 @@ def finish(
                     searched=_searched(plan, found),
                     search_s=search_s,
                     left_s=None if deadline is None else max(deadline - time.monotonic(), 0.0),
+                    wanted=STARTS,
+                    patience_s=PATIENCE_S,
                 )
                 on_plan(plan)
                 model, fresh = measurer.errand(model_and_timing, request)
@@ -126,6 +138,8 @@ def model_and_timing(measurer: Measurer, request: FreshRequest) -> tuple[bytes, 
             on_start=lambda number, of: measurer.tell(f"fresh process {number} of {of}"),
             searched=request.searched,
             search_s=request.search_s,
+            wanted=request.wanted,
+            patience_s=request.patience_s,
         )
         return model.read_bytes(), fresh
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, cast
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from model_opt.autotuner.figures import Figure
 from model_opt.compression.evaluation.fresh import Comparison, FreshTiming
@@ -81,32 +81,34 @@ def time_fresh(
     on_start: Callable[[int, int], None],
     searched: Searched,
     search_s: float,
+    wanted: int = STARTS,
+    patience_s: float = PATIENCE_S,
 ) -> FreshFigures | None:
-    """Compares the two saved models in `STARTS` fresh processes, then in one more with the system's usual allocator.
+    """Compares the two saved models in `wanted` fresh processes, then in one more with the system's usual allocator.
 
     There are more where they contradict each other or the search, fewer where `deadline` (monotonic seconds) is near or
-    the machine is never quiet. `search_s`, how long the search took, bounds how long they wait for that.
+    the machine is never quiet. `search_s`, how long the search took, bounds how long they wait for that, `patience_s`
+    at most.
 
     None where not even two fit in. Raises `MeasurementFailed` if a saved model does not load or run.
     """
     seen: list[Comparison] = []
-    longest, wanted = 0.0, STARTS
+    longest, enough = 0.0, wanted
     with FreshStarts(baseline, plan, example, threads, deadline) as starts:
         while len(seen) < wanted:
             started = time.monotonic()
             if deadline is not None and started + 1.2 * longest > deadline:
                 break
             on_start(len(seen) + 1, wanted)
-            patience_s = _patience_s(search_s, deadline, wanted - len(seen))
-            made = starts.compare(patience_s)
+            made = starts.compare(min(patience_s, _patience_s(search_s, deadline, wanted - len(seen))))
             if made is None:
                 break
             seen.append(made)
             longest = max(longest, time.monotonic() - started)
             if len(seen) == FEWEST_STARTS and not any(one.quiet for one in seen):
                 break
-            if len(seen) == STARTS and _contradictory(seen, searched):
-                wanted = STARTS + MORE_STARTS
+            if len(seen) == enough and _contradictory(seen, searched):
+                wanted = enough + MORE_STARTS
     if len(seen) < FEWEST_STARTS:
         return None
     usual = None
@@ -118,7 +120,7 @@ def time_fresh(
 
 def _patience_s(search_s: float, deadline: float | None, starts: int) -> float:
     """How long one of `starts` starts may wait for a quiet machine, in seconds."""
-    most_s = min(PATIENCE_S, max(LEAST_PATIENCE_S, PATIENCE_SHARE * search_s))
+    most_s = max(LEAST_PATIENCE_S, PATIENCE_SHARE * search_s)
     return most_s if deadline is None else max(0.0, min(most_s, (deadline - time.monotonic()) / starts - START_S))
 
 
@@ -218,7 +220,7 @@ def prediction(logs: np.ndarray) -> Figure:
     degrees = USUAL_DEGREES + n - 1
     variance = (USUAL_DEGREES * USUAL_SPREAD**2 + float(((logs - logs.mean()) ** 2).sum())) / degrees
     spread = math.sqrt(variance * (1 + 1 / n) + 2 * USUAL_DRIFT**2)
-    mean, half = float(np.mean(logs)), float(stats.t.ppf(0.975, degrees)) * spread
+    mean, half = float(np.mean(logs)), float(stdtrit(degrees, 0.975)) * spread
     return Figure(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
 
 

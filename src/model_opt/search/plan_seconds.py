@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from model_opt.search.evaluator import Failure, Outcome, Purpose
 from model_opt.search.plan import Plan
@@ -96,7 +96,7 @@ class PlanSeconds:
         unseen = {technique for technique, option in picked if (technique, option) not in self._columns}
         new = len(unseen) * (_OPTION / _SPREAD) ** 2  # two strengths of one technique take about as long
         scale = np.sqrt(fit.variance * (1.0 + new + fit.covariance[np.ix_(at, at)].sum()))
-        off = fit.mean[at].sum() + scale * stats.t.ppf(share, fit.degrees)
+        off = fit.mean[at].sum() + scale * stdtrit(fit.degrees, share)
         return float(np.exp(self._log_expected(plan, purpose) + off))
 
     def fits(self, plan: Plan, purpose: Purpose, left_s: float, whole_s: float = np.inf) -> bool:
