@@ -172,9 +172,11 @@ class Coordinator:
         if flush is not None:
             shared = {"flush_lag_s": flush.lag_s, "flush_error": flush.error, "unflushed": flush.unflushed}
             shared["restored"] = flush.restored
-        here: dict[str, Any] = {"name": self._search, "state": str(self._folder), "pid": os.getpid()}
-        here["objective"] = request.rules.objective.metric
-        return service.status() | here | shared
+        return service.status() | await self.where() | {"objective": request.rules.objective.metric} | shared
+
+    async def where(self) -> dict[str, Any]:
+        """Its name, its folder and its process; also of a search that is not whole."""
+        return {"name": self._search, "state": str(self._folder), "pid": os.getpid()}
 
     async def trials(self, since: int) -> list[Trial]:
         """What settled after the first `since`, in its order; at most 1,000 at a time. `at_s` is wall time."""

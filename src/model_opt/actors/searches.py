@@ -237,13 +237,18 @@ def flushed(name: str, *, address: str | None = None, timeout_s: float = 30.0) -
     while (told := status(name, address=address)).get("unflushed"):
         if time.monotonic() > end:
             reason = told["flush_error"] or f"{told['unflushed']} rows are still on their way"
-            where = "" if address is None else f" --address {address}"
             return (
                 f"not all that was measured is in the knowledge base yet ({reason}). It is kept, and goes there with: "
-                f"model-opt resume {name} --state {Path(told['state']).parent}{where}"
+                f"{resumed_by(told, address)}"
             )
         time.sleep(WATCH_S)
     return None
+
+
+def resumed_by(told: Mapping[str, Any], address: str | None) -> str:
+    """The command that starts a search again whose `status` was `told`."""
+    where = "" if address in (None, "auto") else f" --address {address}"
+    return f"model-opt resume {told['name']} --state {Path(told['state']).parent}{where}"
 
 
 def on_head(address: str | None) -> bool:
@@ -290,15 +295,18 @@ def resume(name: str, *, address: str | None = None, state: str | None = None) -
         raise FleetError(f"the search {name!r} is kept on the head node, but it is not whole: submit it again")
 
 
-def release(name: str, *, address: str | None = None) -> None:
-    """Ends a search's processes; its state folder stays, and `resume` and `extend` start it again from there."""
+def release(name: str, *, address: str | None = None) -> str:
+    """Ends a search's processes; its state folder stays, and `resume` and `extend` start it again from there: returns
+    the command for that."""
     import ray
 
     connect(address)
     coordinator = find_coordinator(name)
+    command = resumed_by(answer(coordinator.where.remote()), address)
     answer(coordinator.shutdown.remote())
     ray.kill(coordinator, no_restart=True)
     _until_gone(name)
+    return command
 
 
 def list_searches(*, address: str | None = None, state: str | None = None) -> dict[str, str]:

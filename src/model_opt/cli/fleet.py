@@ -98,8 +98,8 @@ def release(name: Name, address: Address = "auto") -> None:
     """
     from model_opt.actors import searches
 
-    searches.release(name, address=address)
-    print(f"{name} is released: model-opt resume {name} starts it again")
+    command = searches.release(name, address=address)
+    print(f"{name} is released; {command} starts it again")
 
 
 def resume(name: Name, address: Address = None, state: State = None, as_json: Json = False) -> None:

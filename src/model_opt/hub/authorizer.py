@@ -127,7 +127,8 @@ class Authorizer:
             raise Refusal(401, "stale_nonce", "the nonce is not this hub's, was used, or is too old: ask for another")
         self.nonces.spend(said.nonce)
         if any(hosted.withdrawn(said.origin, epoch) for hosted in self.federations.values()):
-            raise Refusal(403, "withdrawn", "the key that signed the request was withdrawn")
+            advice = "`model-opt identity rotate` makes another"
+            raise Refusal(403, "withdrawn", f"the key that signed the request was withdrawn: {advice}")
         return said
 
     def too_large(self, what: str) -> Refusal:
