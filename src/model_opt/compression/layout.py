@@ -6,6 +6,7 @@ returns (a tensor, a tuple, a mapping, a dataclass that torch's pytree knows).
 
 import inspect
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -117,6 +118,11 @@ class Layout:
                     f"{name} is {_brief(leaf)}; the optimised model was made for {_brief(made_for)}, which is built "
                     "in: it does not follow other values"
                 )
+
+    @cached_property
+    def first_batched(self) -> int | None:
+        """The first input tensor that has the batch, None where none has."""
+        return self.batched.index(True) if True in self.batched else None
 
     @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
@@ -251,7 +257,7 @@ def _check_range(tensor: Tensor, name: str, allowed: Range) -> None:
 
 def _check_nan(tensor: Tensor, name: str) -> None:
     """Raises `InvalidInput` for NaN. A sum is told in a tenth of the time, and is NaN for infinities, too."""
-    if bool(torch.isnan(tensor.sum())) and bool(torch.isnan(tensor).any()):
+    if math.isnan(tensor.sum().item()) and bool(torch.isnan(tensor).any()):
         raise InvalidInput(f"{name} holds NaN, of which the optimised model would make numbers")
 
 

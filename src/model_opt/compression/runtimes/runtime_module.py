@@ -75,13 +75,13 @@ class RuntimeModule(nn.Module, ABC):
         return no_gradient(self.format, self.layout.rebuild(outputs), given)
 
     def _outputs(self, tensors: list[Tensor]) -> list[Tensor]:
-        if any(tensor.device.type != "cpu" for tensor in tensors):
-            raise InvalidInput(
-                f"inputs are on {tensors[0].device}; a model compiled by {self.format} takes them on cpu"
-            )
-        outputs = self._answered(tensors)
-        pairs = zip(outputs, self.layout.output_dtypes, strict=True)
-        return [tensor.to(dtype) for tensor, dtype in pairs]
+        for tensor in tensors:
+            if not tensor.is_cpu:
+                raise InvalidInput(
+                    f"inputs are on {tensors[0].device}; a model compiled by {self.format} takes them on cpu"
+                )
+        pairs = zip(self._answered(tensors), self.layout.output_dtypes, strict=True)
+        return [tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor, dtype in pairs]
 
     def session(self) -> Any:
         """The session of this process, opened by whoever comes first."""
@@ -105,7 +105,8 @@ class RuntimeModule(nn.Module, ABC):
 
     def _in_batches(self, session: Any, tensors: list[Tensor]) -> list[Tensor]:
         """Runs `tensors` at once, or in parts of `batch` rows, the last one padded with its last row."""
-        rows = next((len(t) for t, batched in zip(tensors, self.layout.batched, strict=True) if batched), self.batch)
+        place = self.layout.first_batched
+        rows = self.batch if place is None else len(tensors[place])
         if rows == 0 and self.layout.coupled:
             raise InvalidInput("no row was given, and the answer for a row depends on the others")
         if rows == 0:  # runtimes fail at it, each in its way
