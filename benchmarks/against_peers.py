@@ -48,11 +48,21 @@ def command(contender: str, what: str, material: Path, out: Path, threads: int, 
     python = sys.executable
     if contender in PEERS:
         python = str(environment(contender, PEERS[contender], cache))
-    return [python, "-m", f"contenders.{contender}", what, str(material), str(out), "--threads", str(threads)]
+    return [
+        python,
+        "-m",
+        f"contenders.{contender.partition('@')[0]}",
+        what,
+        str(material),
+        str(out),
+        "--threads",
+        str(threads),
+    ]
 
 
-def variables(threads: int) -> dict[str, str]:
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+def variables(contender: str, threads: int) -> dict[str, str]:
+    """Of a contender's process; what follows "@" in its name is where it imports model_opt from."""
+    path = os.pathsep.join(filter(None, [str(HERE), contender.partition("@")[2], os.environ.get("PYTHONPATH")]))
     return {**os.environ, **ALLOCATOR, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
 
 
@@ -67,7 +77,7 @@ def prepare(contender: str, material: Path, out: Path, threads: int, cache: Path
             try:
                 subprocess.run(
                     command(contender, "prepare", material, out, threads, cache),
-                    env=variables(threads), stdout=log, stderr=log, check=True, timeout=limit_s,
+                    env=variables(contender, threads), stdout=log, stderr=log, check=True, timeout=limit_s,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 failure = f"not ready after {limit_s:.0f} s"
@@ -84,7 +94,8 @@ class Served:
         self.log = (out / "serve.txt").open("w")
         self.process = subprocess.Popen(
             command(contender, "serve", material, out, threads, cache),
-            env=variables(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=variables(contender, threads), stderr=self.log,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.answer()
 
