@@ -48,16 +48,8 @@ def command(contender: str, what: str, material: Path, out: Path, threads: int, 
     python = sys.executable
     if contender in PEERS:
         python = str(environment(contender, PEERS[contender], cache))
-    return [
-        python,
-        "-m",
-        f"contenders.{contender.partition('@')[0]}",
-        what,
-        str(material),
-        str(out),
-        "--threads",
-        str(threads),
-    ]
+    module = f"contenders.{contender.partition('@')[0]}"
+    return [python, "-m", module, what, str(material), str(out), "--threads", str(threads)]
 
 
 def variables(contender: str, threads: int) -> dict[str, str]:

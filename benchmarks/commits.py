@@ -9,7 +9,6 @@ over the rounds.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -68,7 +67,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     arguments.cache = arguments.cache.resolve()
-    os.chdir(HERE)
     rows = []
     with tree_of(arguments.commit) as before:
         sources = {"before": before, "now": HERE.parent / "src"}

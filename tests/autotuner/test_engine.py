@@ -30,9 +30,12 @@ class Sleepy:
         return Description()
 
     def measure(self, plan, purpose, phase):
-        time.sleep(self.seconds)
+        self.sleep(self.seconds)
         speed = sum(int(choice.option) for choice in plan.choices) + random.gauss(0, 0.1)
         return Measurement(plan=plan, samples={"log_speedup": (speed,)})
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def child():
         yield child
 
 
-def found_within(seconds, child):
+def found_within(seconds, child, now=None):
     problem = Problem(
         measurer=child,
         space=SPACE,
@@ -51,7 +54,7 @@ def found_within(seconds, child):
         objective=Objective(metric="log_speedup", maximize=True),
         noise={"log_speedup": 0.01},
         original=Measurement(plan=Plan(), samples={"log_speedup": (0.0,)}),
-        explore_until=time.monotonic() + seconds,
+        explore_until=(time.monotonic() if now is None else now) + seconds,
     )
     return MCTSEngine(10_000).run(problem)
 
@@ -62,6 +65,31 @@ def test_the_leaders_are_measured_again_before_the_time_is_up(child):
     assert found.ended == "time" and 12 <= len(purposes) < 60
     assert purposes[:8] == ["explore"] * 8  # after a verification one more plan may fit in
     assert found.conclusion.best.plan in {seen.plan for seen in found.observed if seen.purpose == "verify"}
+
+
+class Clocked(Sleepy):
+    """Sleeps on a clock of its own, which nothing else moves; it measures in this process."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def measure(self, plan, purpose):
+        return super().measure(plan, purpose, None)
+
+
+def test_the_last_plan_of_a_search_that_ran_out_of_time_is_a_leader_measured_again(monkeypatch):
+    start_compiling()
+    clock = Clocked(0.1)
+    monkeypatch.setattr("model_opt.autotuner.engine.time", clock)
+    found = found_within(6.0, clock, now=clock.now)
+    purposes = [seen.purpose for seen in found.observed[1:]]
+    assert found.ended == "time" and 12 <= len(purposes) < 60
+    assert purposes[:8] == ["explore"] * 8 and purposes[-1] == "verify"
 
 
 def test_where_there_is_time_for_few_plans_they_all_differ(child):

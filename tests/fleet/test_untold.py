@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from made_up import CONTEXT, OBJECTIVE, SPACE
-from model_opt.federation.moments import merge
-from model_opt.federation.row import Row
+from model_opt.federation.fold import fold
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.flush import Flush, context_fact
@@ -57,23 +56,24 @@ def plan(number: int) -> Plan:
 
 def told(store: Path) -> dict[str, list[float]]:
     """Plan key → samples and mean of all epochs together."""
-    rows: dict[str, list[Row]] = {}
     with open_store(store) as opened:
-        for row in opened.rows():
-            rows.setdefault(row.plan.key, []).append(row)
-    sums = {}
-    for key, parts in rows.items():
-        whole = parts[0].moments["latency_ms"]
-        for part in parts[1:]:
-            whole = merge(whole, part.moments["latency_ms"])
-        sums[key] = [whole.n, round(whole.mean, 9)]
-    return sums
+        folded = fold(opened.rows(), "latency_ms")
+    rows = zip(folded.cells, folded.moments.to_list(), strict=True)
+    return {cell.plan: [whole.n, round(whole.mean, 9)] for cell, whole in rows}
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> tuple[Path, Path, Path]:
     """State folder, its back-up, store."""
     return tmp_path / "state", tmp_path / "backup", tmp_path / "kb.db"
+
+
+def begun(state: Path, store: Path, copy: Path) -> None:
+    """A search that has measured one plan and told it, and a copy of its folder."""
+    life = Life(state, store)
+    life.measure(plan(0), 10.0)
+    life.end()
+    shutil.copytree(state, copy)
 
 
 def bring_back(state: Path, backup: Path) -> None:
@@ -115,10 +115,7 @@ def test_what_is_measured_after_a_back_up_came_back_is_told_once(
 
 def test_a_back_up_that_comes_back_twice_and_a_store_that_knew_nothing_later(places: tuple[Path, Path, Path]) -> None:
     state, backup, store = places
-    life = Life(state, store)
-    life.measure(plan(0), 10.0)
-    life.end()
-    shutil.copytree(state, backup)
+    begun(state, store, backup)
     for again in range(3):
         life = Life(state, store)
         life.measure(plan(0), 10.0)
@@ -132,10 +129,7 @@ def test_a_back_up_that_comes_back_twice_and_a_store_that_knew_nothing_later(pla
 
 def test_a_copy_that_runs_beside_the_first_one(places: tuple[Path, Path, Path]) -> None:
     state, copied, store = places
-    life = Life(state, store)
-    life.measure(plan(0), 10.0)
-    life.end()
-    shutil.copytree(state, copied)
+    begun(state, store, copied)
     first, second = Life(state, store), Life(copied, store)
     first.measure(plan(1), 1.0)
     second.measure(plan(1), 3.0)
@@ -147,10 +141,7 @@ def test_a_copy_that_runs_beside_the_first_one(places: tuple[Path, Path, Path]) 
 def test_a_lost_result_of_a_row_that_the_store_has_is_told(places: tuple[Path, Path, Path]) -> None:
     """The store took another row in the number that this folder's next envelope had."""
     state, backup, store = places
-    life = Life(state, store)
-    life.measure(plan(0), 10.0)
-    life.end()
-    shutil.copytree(state, backup)
+    begun(state, store, backup)
     life = Life(state, store)
     life.measure(plan(1), 1.0)
     life.end()

@@ -167,11 +167,7 @@ class Coordinator:
     async def status(self) -> dict[str, Any]:
         """Counts and where it stands."""
         service, request = self._serving()
-        flush = self._flush
-        shared: dict[str, Any] = {}
-        if flush is not None:
-            shared = {"flush_lag_s": flush.lag_s, "flush_error": flush.error, "unflushed": flush.unflushed}
-            shared["restored"] = flush.restored
+        shared = self._flush.status() if self._flush else {}
         return service.status() | await self.where() | {"objective": request.rules.objective.metric} | shared
 
     async def where(self) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def flushed(name: str, *, address: str | None = None, timeout_s: float = 30.0) -
 
 
 def resumed_by(told: Mapping[str, Any], address: str | None) -> str:
-    """The command that starts a search again whose `status` was `told`."""
+    """The command that starts a search again; `told` has its `name` and its `state` folder, as `status` does."""
     where = "" if address in (None, "auto") else f" --address {address}"
     return f"model-opt resume {told['name']} --state {Path(told['state']).parent}{where}"
 

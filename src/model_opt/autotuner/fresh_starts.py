@@ -81,8 +81,8 @@ def time_fresh(
     on_start: Callable[[int, int], None],
     searched: Searched,
     search_s: float,
-    wanted: int = STARTS,
-    patience_s: float = PATIENCE_S,
+    wanted: int,
+    patience_s: float,
 ) -> FreshFigures | None:
     """Compares the two saved models in `wanted` fresh processes, then in one more with the system's usual allocator.
 

@@ -190,7 +190,7 @@ class CoordinatorService:
         with self._lock:
             steps = [*extra, self.state.tick(self._now())]
             replies = [self._handle(ask, steps) for ask in asks]
-            self._dirty |= {(row.plan.key, row.context) for step in steps for row in step.rows}
+            self._dirty |= {row.row_id for step in steps for row in step.rows}
         if any(steps):
             self._commit([step for step in steps if step])
         return replies

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from model_opt.errors import FleetError
 from model_opt.federation.envelope import new_epoch
-from model_opt.federation.recorder import recorded
 from model_opt.fleet.leases import Holder, Lease, LeaseBook, LeaseState, LeaseVerdict
+from model_opt.fleet.merged_rows import merged
 from model_opt.fleet.messages import (
     Changes,
     CoordinatorSnapshot,
@@ -94,7 +94,7 @@ class CoordinatorState:
         # Of this life alone: a state brought back from a backup must not give out ids that workers already hold.
         self.book = LeaseBook(budget, lease_s=rules.lease_s, prefix=f"{epoch[:8]}.{new_epoch()[:8]}")
         self.roster = Roster(lost_after_s=rules.lease_s)
-        self.rows: dict[RowId, MergedRow] = {(row.plan.key, row.context): row for row in kept.rows}
+        self.rows: dict[RowId, MergedRow] = {row.row_id: row for row in kept.rows}
         self.log: list[Trial] = []
         self.tally = FleetTally()
         self.ending = None if kept.facts.get("ending") is None else str(kept.facts["ending"])
@@ -214,12 +214,9 @@ class CoordinatorState:
 
     def _merge(self, result: LeaseResult) -> None:
         """Adds the samples of a result to its row; only ever called for a result that was not known."""
-        plan, context, measured = result.trial.plan, result.trial.context, result.trial.measurement
-        if measured is None:
-            return
-        old = self.rows[plan.key, context].moments if (plan.key, context) in self.rows else {}
-        row = MergedRow(plan=plan, context=context, moments=recorded(old, measured, self.rules.whole_only))
-        self.rows[plan.key, context] = self._rows[plan.key, context] = row
+        row = merged(self.rows, result, self.rules.whole_only)
+        if row is not None:
+            self.rows[row.row_id] = self._rows[row.row_id] = row
 
     def _learn(self, kept: LeaseResult) -> None:
         """What follows from a result that is kept, whether it has just come or was read again."""
@@ -231,7 +228,7 @@ class CoordinatorState:
         self.log.append(trial)
         self._settled_in[trial.context] += 1
         self.last_settled_s = trial.at_s
-        self._tried.add((trial.plan.key, trial.context))
+        self._tried.add(kept.row_id)
         worker = trial.worker or ""
         tally.workers[worker] = tally.workers.get(worker, 0) + 1
         if isinstance(trial.outcome, Failure):

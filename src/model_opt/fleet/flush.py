@@ -4,16 +4,13 @@ import base64
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, cast
 
 from model_opt.errors import ModelOptError, StoreConflict
-from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import FIRST, new_epoch
-from model_opt.federation.join import latest_rows
 from model_opt.federation.known import InspectableStore
-from model_opt.federation.moments import Moments, merge
 from model_opt.federation.recorder import storable
 from model_opt.federation.store import KnowledgeStore
 from model_opt.federation.stream import Stream
@@ -22,7 +19,7 @@ from model_opt.federation.wire_rows import context_fields, context_of
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.messages import MergedRow, RowId
 from model_opt.fleet.submission import Sharing
-from model_opt.fleet.untold import Untold, told
+from model_opt.fleet.untold import Untold, counts_in, told
 from model_opt.search.context import Context
 from model_opt.storage.open import open_store
 
@@ -83,6 +80,15 @@ class Flush:
         """Rows that are not in the store yet; what is being sent counts as one."""
         return self._service.dirty + len(self._waiting) + bool(self._outbox().get("bytes"))
 
+    def status(self) -> dict[str, object]:
+        """What is on its way, JSON-like."""
+        return {
+            "flush_lag_s": self.lag_s,
+            "flush_error": self.error,
+            "unflushed": self.unflushed,
+            "restored": self._restored,
+        }
+
     def _run(self) -> None:
         with ExitStack() as opened:
             store: KnowledgeStore | None = None
@@ -116,7 +122,7 @@ class Flush:
     def _send_some(self, store: KnowledgeStore) -> bool:
         """Sends what is in the outbox, then the next rows; whether there may be more."""
         self._send_outbox(store)
-        self._waiting |= {(row.plan.key, row.context): row for row in self._changed()}
+        self._waiting |= {row.row_id: row for row in self._changed()}
         contexts = contexts_of(self._service.facts)
         ready = [key for key, row in self._waiting.items() if row.context in contexts][:MOST_ROWS]
         if not ready:
@@ -162,7 +168,7 @@ class Flush:
     # a state folder that is older than what the store has of it -----------------------------------------------------
 
     @property
-    def restored(self) -> str | None:
+    def _restored(self) -> str | None:
         """What became of a search that was brought back, in a sentence; None where it was not."""
         earlier = len(self._epochs()) - 1
         if not earlier:
@@ -190,21 +196,9 @@ class Flush:
         """Begins a new epoch: with what settled since this life began, and with what the store has not of before."""
         epochs, service = self._epochs(), self._service
         before = [result for number, result in service.results() if number <= service.kept_before]
-        counts = told(before, self._had(store, epochs), service.rules.whole_only)
-        facts = {"epochs": [*epochs[1:], new_epoch()], "told": [[*row, count] for row, count in counts.items()]}
+        counts = counts_in(cast(InspectableStore, store), self._sharing.origin, epochs)
+        skipped = told(before, counts, service.rules.whole_only)
+        facts = {"epochs": [*epochs[1:], new_epoch()], "told": [[*row, count] for row, count in skipped.items()]}
         service.remember({RENEWED: facts, OUTBOX: {}})
         self._waiting, self._untold = {}, self._read_renewed()
-        log.warning("%s", self.restored)
-
-    def _had(self, store: KnowledgeStore, epochs: Collection[str]) -> dict[RowId, dict[str, Moments]]:
-        """The rows that these epochs told the store, withdrawn or not."""
-        sent = (EncodedRecord.open(data) for _, data in cast(InspectableStore, store).envelopes())
-        ours = (
-            one for one in sent if one.head.origin == self._sharing.origin and one.head.fields.get("epoch") in epochs
-        )
-        had: dict[RowId, dict[str, Moments]] = {}
-        for row in latest_rows(row for one in ours for envelope in one.envelopes for row in envelope.rows).values():
-            known = had.setdefault((row.plan.key, row.context), {})
-            for metric, moments in row.moments.items():
-                known[metric] = merge(known[metric], moments) if metric in known else moments
-        return had
+        log.warning("%s", self._restored)

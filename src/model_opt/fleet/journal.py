@@ -91,7 +91,7 @@ class SqliteJournal:
 
     def _write(self, steps: Sequence[Changes]) -> None:
         leases = {lease.lease_id: lease for step in steps for lease in step.leases}
-        rows = {(row.plan.key, row.context): row for step in steps for row in step.rows}
+        rows = {row.row_id: row for step in steps for row in step.rows}
         kept = [item for step in steps for item in step.results]
         facts = {name: value for step in steps for name, value in step.facts.items()}
         self._db.executemany(_UPSERT_LEASE, [(name, lease_text(lease)) for name, lease in leases.items()])
@@ -170,6 +170,6 @@ def _fold(steps: Sequence[Changes]) -> CoordinatorSnapshot:
     return CoordinatorSnapshot(
         leases=tuple({lease.lease_id: lease for step in steps for lease in step.leases}.values()),
         results=tuple(item for step in steps for item in step.results),
-        rows=tuple({(row.plan.key, row.context): row for step in steps for row in step.rows}.values()),
+        rows=tuple({row.row_id: row for step in steps for row in step.rows}.values()),
         facts={name: value for step in steps for name, value in step.facts.items()},
     )

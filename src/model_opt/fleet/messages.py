@@ -31,6 +31,11 @@ class LeaseResult:
             raise FleetError(f"lease {self.lease_id} was reported while it was being measured")
         return self.trial.outcome
 
+    @property
+    def row_id(self) -> RowId:
+        """The row that its samples belong to."""
+        return self.trial.plan.key, self.trial.context
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkRequest:
@@ -103,6 +108,11 @@ class MergedRow:
     plan: Plan
     context: str
     moments: Mapping[str, Moments]
+
+    @property
+    def row_id(self) -> RowId:
+        """What it is known by within one search."""
+        return self.plan.key, self.context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,32 +4,47 @@ from a backup, or copied, and the store has later envelopes of the same epoch, w
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from model_opt.federation.moments import Moments
+from model_opt.federation.encoded_record import EncodedRecord
+from model_opt.federation.join import latest_rows
+from model_opt.federation.known import InspectableStore
 from model_opt.federation.recorder import recorded
+from model_opt.fleet.merged_rows import merged
 from model_opt.fleet.messages import LeaseResult, MergedRow, RowId
 
 Results = Callable[[int], list[tuple[int, LeaseResult]]]
 """The numbered results that were kept after the one with this number, in their order."""
+SampleCounts = Counter[str]
+"""Metric → how many samples."""
+
+
+def counts_in(store: InspectableStore, origin: str, epochs: Collection[str]) -> dict[RowId, SampleCounts]:
+    """How many samples these epochs told the store, row by row, withdrawn or not."""
+    sent = (EncodedRecord.open(data) for _, data in store.envelopes())
+    ours = (one for one in sent if one.head.origin == origin and one.head.fields.get("epoch") in epochs)
+    counts: dict[RowId, SampleCounts] = {}
+    for row in latest_rows(row for one in ours for envelope in one.envelopes for row in envelope.rows).values():
+        told = {metric: moments.n for metric, moments in row.moments.items()}
+        counts.setdefault((row.plan.key, row.context), Counter()).update(told)
+    return counts
 
 
 def told(
-    results: Iterable[LeaseResult], had: Mapping[RowId, Mapping[str, Moments]], whole_only: Collection[str]
+    results: Iterable[LeaseResult], counts: Mapping[RowId, SampleCounts], whole_only: Collection[str]
 ) -> dict[RowId, int]:
-    """How many of the first `results` of each row are in it as the store has it: as many as do not make more samples
-    of some metric than are there."""
-    rows: dict[RowId, Mapping[str, Moments]] = {}
-    counts: Counter[RowId] = Counter()
-    beyond: set[RowId] = set()
+    """How many of the first `results` of each row the store has: as many as `counts` has samples for."""
+    left = {row: Counter(known) for row, known in counts.items()}
+    found: Counter[RowId] = Counter()
     for result in results:
-        row, measured = (result.trial.plan.key, result.trial.context), result.trial.measurement
-        if measured is None or row in beyond or row not in had:
+        row, measured = result.row_id, result.trial.measurement
+        if measured is None or row not in left:
             continue
-        rows[row] = recorded(rows.get(row, {}), measured, whole_only)
-        if all(rows[row][metric].n <= one.n for metric, one in had[row].items() if metric in rows[row]):
-            counts[row] += 1
+        new = {name: one.n for name, one in recorded({}, measured, whole_only).items() if name in left[row]}
+        if all(n <= left[row][name] for name, n in new.items()):
+            left[row].subtract(new)
+            found[row] += 1
         else:
-            beyond.add(row)
-    return dict(counts)
+            del left[row]  # nor any later one
+    return dict(found)
 
 
 class Untold:
@@ -45,14 +60,10 @@ class Untold:
         changed: dict[RowId, MergedRow] = {}
         for number, result in self._results(self._read):
             self._read = number
-            plan, context, measured = result.trial.plan, result.trial.context, result.trial.measurement
-            row = (plan.key, context)
-            if measured is None:
+            if result.trial.measurement is not None and self._left[result.row_id]:
+                self._left[result.row_id] -= 1
                 continue
-            if self._left[row]:
-                self._left[row] -= 1
-                continue
-            old = self._rows[row].moments if row in self._rows else {}
-            made = MergedRow(plan=plan, context=context, moments=recorded(old, measured, self._whole_only))
-            self._rows[row] = changed[row] = made
+            row = merged(self._rows, result, self._whole_only)
+            if row is not None:
+                self._rows[row.row_id] = changed[row.row_id] = row
         return list(changed.values())
