@@ -17,7 +17,8 @@ ModelOptError
 ├── HubError                a hub between deployments
 │   ├── HubUnreachable      it does not answer, or not in time; trying again later may help
 │   └── HubRefused          it answers, and says no: why, and what to do
-└── FleetError              the cluster: no coordinator, a refused term, an infeasible request
+├── FleetError              the cluster: no coordinator, a refused term, an infeasible request
+└── FolderInUse             another process works in a folder that only one may work in; says which
 """
 
 import re
@@ -130,3 +131,7 @@ class HubRefused(HubError):
 
 class FleetError(ModelOptError):
     """The cluster cannot do what was asked."""
+
+
+class FolderInUse(ModelOptError):
+    """Another process works in the folder."""

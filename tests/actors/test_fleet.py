@@ -17,12 +17,13 @@ from made_up import OBJECTIVE, SPACE, Sleeping
 from model_opt.actors import searches
 from model_opt.actors.cluster import living_workers
 from model_opt.cli import fleet as commands
-from model_opt.errors import FleetError, InvalidInput
+from model_opt.errors import FleetError, FolderInUse, InvalidInput
 from model_opt.federation.recorder import recorded
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.proposer import Search
 from model_opt.fleet.submission import Placement, Sharing, Submission
 from model_opt.measuring.deadlines import Deadlines
+from model_opt.one_owner import take
 from model_opt.search.evaluator import Measurement
 from model_opt.search.model_signature import Family, ModelSignature
 from model_opt.storage.open import open_store
@@ -273,21 +274,61 @@ def test_resume_waits_until_what_was_left_behind_is_in_the_store(nodes: list[Any
     searches.release("late")
 
 
-def test_a_baseline_that_cannot_be_measured_is_told_to_the_driver(nodes: list[Any], tmp_path: Path) -> None:
+def search_of(factory: Callable[[], Sleeping], name: str, tmp_path: Path, workers: int) -> searches.FleetResult:
+    state, placement = str(tmp_path / "state"), Placement(workers=workers)
+    return searches.run_search(
+        factory, SEARCH, name=name, simulations=5, address="auto", placement=placement, state=state
+    )
+
+
+def test_a_mistake_is_told_to_the_driver_and_once_mended_the_same_name_begins_anew(
+    nodes: list[Any], tmp_path: Path
+) -> None:
     def broken() -> Sleeping:
         raise ValueError("no such model")
 
     with pytest.raises(FleetError, match="no such model"):
-        searches.run_search(
-            broken,
-            SEARCH,
-            name="broken",
-            simulations=5,
-            address="auto",
-            placement=Placement(workers=1),
-            state=str(tmp_path),
-        )
-    searches.release("broken")
+        search_of(broken, "mistake", tmp_path, workers=1)
+    assert searches.list_searches()["mistake"] == "failed"
+    mended = search_of(partial(Sleeping, 0.02, tmp_path), "mistake", tmp_path, workers=1)
+    assert (mended.ending, len(mended.outcomes)) == ("budget", 5)
+    with pytest.raises(FleetError, match="model or evaluator is another one"):
+        search_of(broken, "mistake", tmp_path, workers=1)  # what was measured is never given up
+    searches.release("mistake")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_bad_start_does_not_end_a_search(nodes: list[Any], tmp_path: Path, workers: int) -> None:
+    def starts_badly_once() -> Sleeping:
+        """The first of all workers to come finds its device busy; those after it take a while to load."""
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(3)
+            return Sleeping(0.02, tmp_path)
+        raise RuntimeError("all devices are busy")
+
+    name = f"bad-start-{workers}"
+    result = search_of(starts_badly_once, name, tmp_path, workers)
+    assert (result.ending, len(result.outcomes)) == ("budget", 5)
+    searches.release(name)
+
+
+def test_a_folder_in_which_another_coordinator_works_is_left_alone(nodes: list[Any], tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "twice"
+    folder.mkdir(parents=True)
+    owned = take(folder)
+    with pytest.raises(FleetError, match=f"'twice' runs already: .* is in use by process {os.getpid()} on "):
+        submit("twice", tmp_path, budget=2, workers=1)
+    assert "twice" not in searches.list_searches()
+    assert {path.name for path in folder.iterdir()} == {".lock", ".owner.json"}
+    owned.release()
+    submit("twice", tmp_path, budget=2, workers=1)
+    assert searches.watch("twice").ending == "budget"
+    with pytest.raises(FolderInUse, match=f"process {searches.status('twice')['pid']} on "):
+        take(folder)
+    searches.release("twice")
+    take(folder).release()
 
 
 def test_a_state_folder_that_cannot_be_used_is_told_in_a_line_and_may_be_mended(

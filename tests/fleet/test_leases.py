@@ -204,6 +204,18 @@ def test_where_what_is_left_would_take_too_long_the_search_ends_by_time() -> Non
     assert turn(coordinator, a, 0.2, exhausted=True).ending == "time"
 
 
+def test_an_extension_asks_everybody_anew_what_could_not_be_proposed_before() -> None:
+    coordinator, a, b = state(deadline_s=100.0), WorkerState(A, "c"), WorkerState(B, "c")
+    turn(coordinator, a, 0.0)
+    turn(coordinator, b, 0.1, exhausted=True, late=True)
+    assert turn(coordinator, a, 0.2, exhausted=True).ending == "time"
+    coordinator.extend(5, "a request", now=0.3)
+    coordinator.tick(0.4)
+    assert coordinator.ending is None
+    assert turn(coordinator, a, 0.5, exhausted=True).ending is None
+    assert turn(coordinator, b, 0.6, exhausted=True).ending == "exhausted"
+
+
 def test_the_end_by_budget_can_be_extended() -> None:
     coordinator, a = state(budget=1), WorkerState(A, "c")
     turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)

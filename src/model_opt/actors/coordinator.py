@@ -13,12 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import ray
+from filelock import BaseFileLock
 
 from model_opt.actors.cluster import HEAD, NAMESPACE, coordinator_name
 from model_opt.actors.metrics import FleetMetrics
 from model_opt.actors.worker_pool import WorkerPool
-from model_opt.errors import FleetError, ModelOptError
+from model_opt.errors import FleetError, FolderInUse, ModelOptError
 from model_opt.fleet import submission
+from model_opt.fleet.bad_starts import FAILED, BadStarts
 from model_opt.fleet.concluding import Concluder, description_fact, descriptions_of, wanted_facts
 from model_opt.fleet.coordinator_service import CoordinatorService
 from model_opt.fleet.flush import Flush, context_fact, contexts_of
@@ -26,6 +28,7 @@ from model_opt.fleet.leases import Holder
 from model_opt.fleet.logs import log_as_json
 from model_opt.fleet.messages import MergedRow, Reply, WorkRequest
 from model_opt.fleet.submission import Manifest, Submission, state_root
+from model_opt.one_owner import take
 from model_opt.search.conclusion import Conclusion
 from model_opt.search.context import Context
 from model_opt.search.trial import Trial
@@ -33,6 +36,8 @@ from model_opt.search.trial import Trial
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 1.0
+OWNER_S = 3.0
+"""How long the processes of a cluster that was killed may take to end."""
 
 
 class Coordinator:
@@ -49,6 +54,8 @@ class Coordinator:
         self._closing = threading.Event()
         self._reconciler: threading.Thread | None = None
         self._opening = threading.Lock()
+        self._owned: BaseFileLock | None = None
+        self._starts = BadStarts()
         try:
             self._open_kept()
         except ModelOptError as error:  # Ray would call an actor dead for good that raises here
@@ -58,8 +65,8 @@ class Coordinator:
 
     def is_open(self) -> bool:
         """Whether the search is whole, here on disk, and being searched. Raises `FleetError` where what is on disk
-        cannot be used."""
-        self._open_kept()
+        cannot be used, or is another coordinator's."""
+        self._open_kept(wait_s=OWNER_S)
         return self._service is not None
 
     def receive(self, number: int, chunk: bytes) -> None:
@@ -82,10 +89,23 @@ class Coordinator:
                 submission.complete(self._folder, manifest, request)
             self._open_kept()
 
-    def _open_kept(self) -> None:
+    def discard_unmeasured(self) -> bool:
+        """Forgets a search that ended before anything was measured, and ends: the next of its name begins anew. Whether
+        it was one."""
+        status = self._serving()[0].status()
+        if not status["ending"] or status["settled"]:
+            return False
+        self._shut()
+        with self._on_disk():
+            submission.remove(self._folder)
+        return True
+
+    def _open_kept(self, *, wait_s: float = 0.0) -> None:
         """Opens the search if it is whole and not open yet; a folder that could not be used may be by now."""
         with self._opening, self._on_disk():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._owned is None:
+                self._owned = take(self._folder, timeout_s=wait_s)
             if self._service is None and submission.is_complete(self._folder):
                 self._open()
 
@@ -97,6 +117,11 @@ class Coordinator:
         except OSError as error:
             why = error.strerror or error
             raise FleetError(f"the state folder {self._folder} on the head node cannot be used: {why}") from error
+        except FolderInUse as error:
+            raise FleetError(
+                f"the search {self._search!r} runs already: {error}; look at it or stop it from there, or give "
+                "this one another name"
+            ) from error
 
     def _open(self) -> None:
         self._manifest, self._request = submission.read(self._folder)
@@ -118,7 +143,10 @@ class Coordinator:
                 pool.dismiss() if status["ending"] else pool.reconcile()
                 metrics.update(status, flush_lag_s=self._flush.lag_s if self._flush else 0.0)
                 if status["ending"]:
+                    self._starts.forget()
                     concluder.keep()
+                elif not (status["settled"] or status["workers"]) and self._starts.all_failed(pool.workers):
+                    service.stop(FAILED)
             except Exception:
                 log.exception("the workers could not be looked after; trying again")
             self._closing.wait(RECONCILE_S)
@@ -146,6 +174,11 @@ class Coordinator:
         """A worker's heartbeat."""
         self._serving()[0].heartbeat(holder, held)
 
+    async def begin(self, worker: str) -> bool:
+        """A worker comes to start; whether the search goes on."""
+        self._starts.begun(worker)
+        return self._serving()[0].state.ending is None
+
     async def register(self) -> tuple[Manifest, Submission]:
         """What a new worker needs to know."""
         _, request = self._serving()
@@ -159,6 +192,10 @@ class Coordinator:
 
     async def introduce(self, worker: str, context: Context | None, description: Mapping[str, Any]) -> None:
         """What a worker's evaluator says of itself; `description` is JSON-like."""
+        if "error" in description:
+            self._starts.failed(worker, str(description["error"]))
+        else:
+            self._starts.worked(worker)
         facts = description_fact(worker, description) | (context_fact(context) if context else {})
         await asyncio.to_thread(self._serving()[0].remember, facts)
 
@@ -168,7 +205,8 @@ class Coordinator:
         """Counts and where it stands."""
         service, request = self._serving()
         shared = self._flush.status() if self._flush else {}
-        return service.status() | await self.where() | {"objective": request.rules.objective.metric} | shared
+        own = {"objective": request.rules.objective.metric, "cannot_begin": self._starts.reasons}
+        return service.status() | await self.where() | own | shared
 
     async def where(self) -> dict[str, Any]:
         """Its name, its folder and its process; also of a search that is not whole."""
@@ -193,6 +231,7 @@ class Coordinator:
 
     async def extend(self, more: int, request: str) -> None:
         """More budget; a search that had ended goes on."""
+        self._starts.forget()
         await asyncio.to_thread(self._serving()[0].extend, more, request)
 
     async def stop(self) -> None:
@@ -211,6 +250,8 @@ class Coordinator:
             self._flush.close()
         if self._service is not None:
             self._service.close()
+        if self._owned is not None:
+            self._owned.release()
 
 
 def start_coordinator(search: str, state: str | None) -> Any:

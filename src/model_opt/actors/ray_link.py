@@ -34,6 +34,11 @@ class RayLink:
         """See `CoordinatorLink`."""
         self._coordinator.heartbeat.remote(holder, held)
 
+    def begin(self, worker: str) -> bool:
+        """Says that a worker comes to start; whether the search goes on."""
+        goes_on: bool = ray.get(self._coordinator.begin.remote(worker), timeout=ANSWER_S)
+        return goes_on
+
     def register(self) -> tuple[Manifest, Submission]:
         """The search."""
         manifest, request = ray.get(self._coordinator.register.remote(), timeout=ANSWER_S)

@@ -10,6 +10,7 @@ from typing import Any
 
 from model_opt.actors.cluster import HEAD, answer, connect, find_coordinator, running_searches
 from model_opt.errors import FleetError, InvalidInput
+from model_opt.fleet.bad_starts import FAILED
 from model_opt.fleet.coordinator_state import FleetRules
 from model_opt.fleet.messages import MergedRow
 from model_opt.fleet.proposer import Search
@@ -166,7 +167,7 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
         path, manifest = pickled(factory, Path(folder))
         connect(address, cpus=local_cpus(request.placement))
-        coordinator = _start(name, state)
+        coordinator = _begun(name, state)
         if _is_open(coordinator):
             other = answer(coordinator.difference.remote(manifest, request))
             if other is not None:
@@ -191,9 +192,10 @@ def watch(name: str, *, address: str | None = None, on_progress: Progress | None
         status = answer(coordinator.status.remote())
         if on_progress is not None:
             on_progress(status)
+        if status["ending"] == FAILED:
+            raise FleetError(f"no worker can measure: {_errors_of(coordinator)} (once that is mended, start it again)")
         if status["ending"]:
             return result(name, address=address)
-        _check_workers(coordinator, status)
         time.sleep(WATCH_S)
 
 
@@ -345,6 +347,18 @@ def _start(name: str, state: str | None) -> Any:
     return start_coordinator(name, state)
 
 
+def _begun(name: str, state: str | None) -> Any:
+    """The coordinator that a submission goes to: of a search that ended before anything was measured, a fresh one."""
+    import ray
+
+    coordinator = _start(name, state)
+    if not _is_open(coordinator) or not answer(coordinator.discard_unmeasured.remote()):
+        return coordinator
+    ray.kill(coordinator, no_restart=True)
+    _until_gone(name)
+    return _start(name, state)
+
+
 def _is_open(coordinator: Any) -> bool:
     """Whether it has its search; where what is kept of that cannot be used the coordinator ends, too."""
     import ray
@@ -362,15 +376,10 @@ def _until_gone(name: str) -> None:
         time.sleep(0.05)
 
 
-def _check_workers(coordinator: Any, status: Mapping[str, Any]) -> None:
-    """Gives up where nothing was measured, nobody works, and workers say why they cannot."""
-    if status["settled"] or status["workers"]:
-        return
+def _errors_of(coordinator: Any) -> str:
+    """What the workers of a search said that could not begin."""
     _, descriptions = answer(coordinator.facts.remote())
-    errors = {said["error"] for said in descriptions.values() if "error" in said}
-    if errors and all("error" in said for said in descriptions.values()):
-        answer(coordinator.stop.remote())
-        raise FleetError(f"no worker can measure: {'; '.join(sorted(errors))}")
+    return "; ".join(sorted({said["error"] for said in descriptions.values() if "error" in said}))
 
 
 def local_cpus(placement: Placement) -> int | None:

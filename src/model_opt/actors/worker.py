@@ -14,6 +14,7 @@ import ray
 from model_opt.actors.cluster_measurer import ClusterMeasurer, child_of_search, slot_options
 from model_opt.actors.ray_link import RayLink, child_of
 from model_opt.errors import ModelOptError
+from model_opt.fleet.coordinator_state import REPLACED
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.logs import log_as_json
 from model_opt.fleet.proposer import TreeProposer
@@ -30,7 +31,7 @@ from model_opt.search.evaluator import Description
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 5.0
+RETRY_S = 2.0
 MOST_RETRY_S = 60.0
 
 
@@ -66,12 +67,16 @@ class SearchWorker:
         threading.Thread(target=lambda: (self.leave(), os._exit(0)), daemon=True).start()
 
     def _work(self) -> None:
-        """One search; a baseline that cannot be measured is tried again, ever more slowly."""
+        """One search, again where it is extended; a start that fails is tried again, ever more slowly."""
         wait_s = RETRY_S
         while not self._leaving.is_set():
             try:
-                self._ending = self._search_once(RayLink(self._search))
-                return
+                link = RayLink(self._search)
+                if link.begin(self._name):
+                    self._ending = self._search_once(link)
+                    if self._ending == REPLACED:
+                        return
+                wait_s = RETRY_S
             except Exception as error:
                 log.exception("worker %s cannot work", self._name)
                 self._report(error)

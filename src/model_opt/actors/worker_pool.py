@@ -28,6 +28,11 @@ class WorkerPool:
         self._handles: dict[str, Any] = {}
         self._empty_since: float | None = None
 
+    @property
+    def workers(self) -> list[str]:
+        """Their names, those included that wait for a place in the cluster."""
+        return list(self._handles)
+
     def reconcile(self) -> None:
         """Starts a worker in every free slot and ends those without a node; adopts an earlier life's."""
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]

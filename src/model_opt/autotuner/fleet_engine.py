@@ -206,11 +206,16 @@ class _Watcher:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._began = problem, time.monotonic()
         self._settled = 0
+        self._failing: Mapping[str, str] = {}
         self._means: dict[Plan, Mapping[str, float]] = {
             problem.original.plan: trial_of(problem.original, GIVEN).metrics
         }
 
     def __call__(self, status: Mapping[str, Any]) -> None:
+        failing: Mapping[str, str] = status["cannot_begin"]
+        for worker in failing.keys() - self._failing.keys():
+            self._problem.callbacks.on_note(f"worker {worker} cannot begin, and tries again: {failing[worker]}")
+        self._failing = failing
         if int(status["settled"]) <= self._settled:
             return
         for trial in searches.settled(str(status["name"]), self._settled):

@@ -162,6 +162,7 @@ class CoordinatorState:
             self._deadline_s = None
             self._facts["timeless"] = True
         self.ending = None
+        self.roster.begin_again()
         self._best_at = len(self.log)
         self._facts |= {"budget": self.book.budget, "ending": None, "patience_from": self._best_at}
         if request:

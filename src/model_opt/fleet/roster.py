@@ -79,6 +79,11 @@ class Roster:
             if now - member.last_s > self._lost_after_s:
                 self.remove(worker)
 
+    def begin_again(self) -> None:
+        """There is more to measure: what a worker could not propose before says nothing of it."""
+        for member in self._members.values():
+            member.exhausted_at, member.late = -1, False
+
     def weights(self, context: str, now: float) -> Mapping[str, float]:
         """The workers of `context` and their speeds, in half octaves so that shares do not move all the time."""
         self._renew(now)

@@ -134,6 +134,14 @@ def complete(folder: Path, manifest: Manifest, request: Submission) -> None:
     write_atomically(folder / MANIFEST, json.dumps(fields).encode())
 
 
+def remove(folder: Path) -> None:
+    """Removes the search of `folder`; cut off at any point it is whole no more."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if not path.name.startswith("."):  # whose folder it is stays
+            path.unlink()
+
+
 def is_complete(folder: Path) -> bool:
     """Whether `folder` holds a whole search."""
     return (folder / MANIFEST).exists()

@@ -14,10 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
-
 from model_opt.atomic import write_atomically
-from model_opt.errors import HubError, InvalidInput, MissingDependency
+from model_opt.errors import FolderInUse, HubError, InvalidInput, MissingDependency
 from model_opt.federation.envelope import check_name
 from model_opt.federation.known import InspectableStore
 from model_opt.hub.app import build_app
@@ -26,6 +24,7 @@ from model_opt.hub.authorizer import Authorizer
 from model_opt.hub.counts import HubCounts
 from model_opt.hub.hosted_federation import HostedFederation
 from model_opt.hub.limits import HubLimits
+from model_opt.one_owner import take
 from model_opt.storage.open import open_store
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -153,12 +152,15 @@ def _alone(state: Path) -> Iterator[None]:
     """Holds the state folder: a store has one writer."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(state / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise HubError(f"another hub runs on {state}") from error
+        owned = take(state)
+    except FolderInUse as error:
+        raise HubError(f"another hub runs there: {error}") from error
     except OSError as error:
         raise HubError(f"the hub's folder {state} cannot be used: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        owned.release()
 
 
 @contextmanager
