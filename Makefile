@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TESTED := -c tests/constraints/tested.txt
+CONSTRAINTS := tests/constraints/tested.txt
 
-.PHONY: help run test check soak servers clean
+.PHONY: help run test check soak compat servers clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,11 +26,15 @@ check: $(VENV)/.dev ## Format, lint, types, layers
 soak: $(VENV)/.dev ## The long tests: fuzzing, fault schedules, every model
 	MODEL_OPT_SOAK=1 $(BIN)/python -m pytest --timeout 14400
 
+compat: ## Test compression with the oldest versions that are supported (in an environment of its own)
+	$(MAKE) VENV=.compat CONSTRAINTS=tests/constraints/oldest.txt .compat/.dev
+	.compat/bin/python -m pytest --numprocesses 2 --dist loadscope tests/compression
+
 servers: $(VENV)/.dev ## Install the servers and the browser that the tests start (Neo4j, Redis, Chromium)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/servers/install.sh
 
 clean: ## Remove the environment and what was made
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .compat out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
@@ -38,14 +42,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.run: pyproject.toml tests/constraints/tested.txt | $(VENV)/bin/python
+$(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "installing model_opt with its runtimes and examples into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet $(TESTED) --editable '.[cpu,examples]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --editable '.[cpu,examples]'
 	$(BIN)/python -m model_opt.search.compiling
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml tests/constraints/tested.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "installing model_opt with everything into $(VENV) (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet $(TESTED) --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --editable '.[all,dev]'
 	$(BIN)/python -m model_opt.search.compiling
 	@touch $@ $(VENV)/.run
