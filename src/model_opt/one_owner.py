@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from model_opt.atomic import write_atomically
+from model_opt.atomic import write_private
 from model_opt.errors import FolderInUse
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,11 @@ def take(folder: Path, *, timeout_s: float = 0.0) -> BaseFileLock:
     except NotImplementedError as error:  # some network file systems
         log.warning("two processes in %s at once would not be noticed: %s", folder, error)
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S UTC}"}
-    write_atomically(folder / OWNER, json.dumps(owner).encode())
+    try:
+        write_private(folder / OWNER, json.dumps(owner))
+    except OSError:
+        lock.release()
+        raise
     return lock
 
 

@@ -71,7 +71,7 @@ def test_heads_of_an_encoder_are_pruned(recipe: Material) -> None:
     [
         ({"precision": "int8_dynamic"}, 15),
         ({"runtime": "openvino"}, 60),
-        ({"runtime": "openvino", "precision": "int8_static"}, 29.5),  # 28 dB where not calibrated as a transformer
+        ({"runtime": "openvino", "precision": "int8_static"}, 31),  # 28 dB where not calibrated as a transformer
         ({"runtime": "onnxruntime"}, 60),
         ({"prune": "0.25", "runtime": "openvino"}, 6),
     ],

@@ -71,6 +71,7 @@ class Coordinator:
 
     def receive(self, number: int, chunk: bytes) -> None:
         """A piece of the factory's pickle; the same piece may come again."""
+        self._open_kept(wait_s=OWNER_S)  # the folder is ours before anything is written to it
         path = self._folder / submission.FACTORY
         with self._on_disk(), path.open("r+b" if path.exists() else "w+b") as file:
             file.seek(number * submission.CHUNK_BYTES)
@@ -89,13 +90,13 @@ class Coordinator:
                 submission.complete(self._folder, manifest, request)
             self._open_kept()
 
-    def discard_unmeasured(self) -> bool:
+    async def discard_unmeasured(self) -> bool:
         """Forgets a search that ended before anything was measured, and ends: the next of its name begins anew. Whether
         it was one."""
         status = self._serving()[0].status()
         if not status["ending"] or status["settled"]:
             return False
-        self._shut()
+        await self.shutdown()
         with self._on_disk():
             submission.remove(self._folder)
         return True

@@ -167,8 +167,12 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="model-opt-") as folder:
         path, manifest = pickled(factory, Path(folder))
         connect(address, cpus=local_cpus(request.placement))
-        coordinator = _begun(name, state)
-        if _is_open(coordinator):
+        coordinator = _start(name, state)
+        opened = _is_open(coordinator)
+        if opened and answer(coordinator.discard_unmeasured.remote()):
+            _end(coordinator, name)
+            coordinator = _start(name, state)
+        elif opened:
             other = answer(coordinator.difference.remote(manifest, request))
             if other is not None:
                 raise FleetError(
@@ -300,14 +304,11 @@ def resume(name: str, *, address: str | None = None, state: str | None = None) -
 def release(name: str, *, address: str | None = None) -> str:
     """Ends a search's processes; its state folder stays, and `resume` and `extend` start it again from there: returns
     the command for that."""
-    import ray
-
     connect(address)
     coordinator = find_coordinator(name)
     command = resumed_by(answer(coordinator.where.remote()), address)
     answer(coordinator.shutdown.remote())
-    ray.kill(coordinator, no_restart=True)
-    _until_gone(name)
+    _end(coordinator, name)
     return command
 
 
@@ -347,18 +348,6 @@ def _start(name: str, state: str | None) -> Any:
     return start_coordinator(name, state)
 
 
-def _begun(name: str, state: str | None) -> Any:
-    """The coordinator that a submission goes to: of a search that ended before anything was measured, a fresh one."""
-    import ray
-
-    coordinator = _start(name, state)
-    if not _is_open(coordinator) or not answer(coordinator.discard_unmeasured.remote()):
-        return coordinator
-    ray.kill(coordinator, no_restart=True)
-    _until_gone(name)
-    return _start(name, state)
-
-
 def _is_open(coordinator: Any) -> bool:
     """Whether it has its search; where what is kept of that cannot be used the coordinator ends, too."""
     import ray
@@ -370,7 +359,11 @@ def _is_open(coordinator: Any) -> bool:
         raise
 
 
-def _until_gone(name: str) -> None:
+def _end(coordinator: Any, name: str) -> None:
+    """Ends a coordinator that was shut; its name is free afterwards."""
+    import ray
+
+    ray.kill(coordinator, no_restart=True)
     end = time.monotonic() + 10
     while name in running_searches() and time.monotonic() < end:
         time.sleep(0.05)
