@@ -2,7 +2,7 @@
 
 Workers are simulated by their state machines in this process; the coordinator, its journal and its disk are real.
 Every settlement is on disk (`synchronous=FULL`) before its worker goes on. With 10,000 workers the simulation shows
-what grows: `reply_kb` is what one answer weighs on the wire (news, and the roster that ownership needs),
+what grows: `reply_kb` is the most that one answer weighs on the wire (news, and the shares that ownership needs),
 `wire_mb_per_s` what all answers weigh at the rate reached, `core_us` the processor time of a settlement.
 `python benchmarks/coordinator.py [--quick] [--json] [--folder DIR]`: DIR should be on the disk that a real coordinator
 would use.

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Description, Measurement, Outcome, Phase, Purpose
 from model_opt.search.objective import Objective
+from model_opt.search.ownership import Shares
 from model_opt.search.plan import Plan
 from model_opt.search.space import Decision, SearchSpace
 
@@ -95,7 +96,9 @@ class RandomProposer:
     def tell(self, outcome: Outcome) -> None:
         """Learns nothing."""
 
-    def propose(self, many: int, *, pending: Sequence[Plan], roster: Mapping[str, float], budget: int) -> Proposals:
+    def propose(
+        self, many: int, *, pending: Sequence[Plan], shares: Shares, budget: int, fits: Callable[[Plan], bool]
+    ) -> Proposals:
         codes = self._rng.integers(0, SPACE.sizes, size=(many, len(SPACE.sizes)))
         return [(SPACE.decode(row), Purpose.EXPLORE) for row in codes]
 

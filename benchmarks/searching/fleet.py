@@ -8,6 +8,7 @@ import numpy as np
 
 from model_opt.fleet.proposer import Search, TreeProposer
 from model_opt.search import Failure, Measurement, Outcome, Plan, Purpose, Reason
+from model_opt.search.ownership import shares_of
 from searching.problems import Problem
 
 LAG = 1.0
@@ -96,10 +97,11 @@ class Simulation:
         roster = {
             f"w{w}": speed for w, speed in enumerate(self.fleet.speeds) if not self._dead(w, now - LAG) or w == worker
         }
-        proposals = proposer.propose(1, pending=pending, roster=roster, budget=self.budget)
+        (shares,) = shares_of(roster)
+        proposals = proposer.propose(1, pending=pending, shares=shares, budget=self.budget)
         leased = {f.plan for f in self.flights if f.purpose is Purpose.VERIFY and f.end > now}
         if proposals and proposals[0][1] is Purpose.VERIFY and proposals[0][0] in leased:
-            proposals = proposer.propose(LEADERS, pending=pending, roster=roster, budget=self.budget)
+            proposals = proposer.propose(LEADERS, pending=pending, shares=shares, budget=self.budget)
             proposals = [one for one in proposals if one[0] not in leased][:1]
         if not proposals:
             return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from model_opt.autotuner.engine import start_with
 from model_opt.autotuner.strategies import WEIGHTS, prior, strategies
 from model_opt.compression.machine import inspect
 from model_opt.compression.runtimes.declared import RUNTIMES
@@ -32,6 +33,22 @@ def test_convolutional_networks_and_transformers_begin_with_int8() -> None:
         first = strategies(family, SPACE)[0]
         assert first.option("precision") == "int8_static"
         assert first.option("runtime") == "openvino"
+
+
+def test_a_search_begins_with_int8_in_each_runtime_that_quantises_by_itself() -> None:
+    runtimes = ["openvino", "onnxruntime", "aot_inductor"]
+    space = SearchSpace(
+        [
+            Decision("clean", ["none", "fused"]),
+            Decision("prune", ["0", "0.25", "0.5"], ordered=True),
+            Decision("token_merging", ["0", "4"], ordered=True),
+            Decision("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"]),
+            Decision("runtime", ["torch", *runtimes]),
+        ]
+    )
+    for family in (Family.CNN, Family.VIT, Family.HYBRID, Family.OTHER):
+        first = start_with((), family, space)
+        assert {plan.option("runtime") for plan in first if plan.option("precision") == "int8_static"} >= {*runtimes}
 
 
 def test_what_takes_longer_than_a_search_has_for_a_plan_weighs_less() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from fleet_simulation import Simulation, numbered
 
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.moments import Moments
-from model_opt.fleet.coordinator_state import MOST_PENDING, REPLACED, CoordinatorState, FleetRules
+from model_opt.fleet.coordinator_state import MOST_PENDING, REPLACED, TOLD_EVERYBODY, CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, MemoryJournal, SqliteJournal
 from model_opt.fleet.leases import Holder, LeaseBook, LeaseState, LeaseVerdict
 from model_opt.fleet.messages import CoordinatorSnapshot, Reply, WorkRequest
+from model_opt.fleet.planning import Planning
+from model_opt.fleet.time_left import TimeLeft
 from model_opt.fleet.worker_state import WorkerState
-from model_opt.search.evaluator import Measurement, Purpose
+from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
+from model_opt.search.plan import Plan
 
 A, B = Holder(worker="a", incarnation="1"), Holder(worker="b", incarnation="1")
 
@@ -120,11 +124,68 @@ def test_contexts_share_the_budget_and_nothing_else() -> None:
     coordinator, a, b = state(), WorkerState(A, "cpu"), WorkerState(B, "gpu")
     turn(coordinator, a, 0.0, proposals=wish(1), wanted=1)
     reply = turn(coordinator, b, 0.0, proposals=wish(1), wanted=1)
-    assert (len(reply.grants), reply.pending, list(reply.roster)) == (1, (), ["b"])
+    assert (len(reply.grants), reply.pending, list(reply.shares.members)) == (1, (), ["b"])
     finish(a)
     turn(coordinator, a, 1.0)
     assert turn(coordinator, b, 1.0).news == ()
     assert set(coordinator.rows) == {(numbered(1).key, "cpu")}
+
+
+def test_a_large_fleet_is_told_its_own_the_best_and_the_latest_and_how_much_was_skipped() -> None:
+    """A worker that was away while the others settled 900 plans; the eleventh was the best."""
+    rules = FleetRules(budget=4000, objective=Objective(metric="x"))
+    coordinator = CoordinatorState(rules, CoordinatorSnapshot(), term=1, epoch="e" * 32, now=0.0)
+    workers = [WorkerState(Holder(worker=f"w{i}", incarnation="1"), "c") for i in range(2 * TOLD_EVERYBODY)]
+    away, others = workers[0], workers[1:301]
+    for worker in workers:
+        turn(coordinator, worker, 0.0)
+    turn(coordinator, away, 0.0, proposals=wish(9_999), wanted=1)
+    finish(away)
+    for number in range(900):
+        worker = others[number % 300]
+        turn(coordinator, worker, 0.1, proposals=wish(number), wanted=1)
+        finish(worker, 0.5 if number == 11 else 1.0 + number / 1000)
+        turn(coordinator, worker, 0.1)
+    reply = turn(coordinator, away, 0.2, proposals=wish(3, 2_000), wanted=1)
+    told = [outcome.plan for outcome in reply.news]
+    assert len(told) + reply.skipped == 901
+    assert {numbered(9_999), numbered(11), numbered(899)} <= {*told}
+    assert numbered(3) not in told
+    assert [outcome.plan for outcome in reply.measured] == [numbered(3)]  # and it is not granted
+    assert [grant.plan for grant in reply.grants] == [numbered(2_000)]
+    assert reply.cursor == 901
+    assert (turn(coordinator, away, 0.3).news, coordinator.handle(away.question(), 0.3)[0].skipped) == ((), 0)
+
+
+def test_what_is_skipped_is_spent_and_is_told_once_at_most() -> None:
+    told: list[Plan] = []
+    budgets: list[int] = []
+
+    class Proposer:
+        explores_until = 100
+
+        def tell(self, outcome: Outcome) -> None:
+            told.append(outcome.plan)
+
+        def propose(self, many: int, *, budget: int, **others: object) -> list[tuple[Plan, Purpose]]:
+            budgets.append(budget)
+            return [(numbered(500 + len(budgets)), Purpose.EXPLORE)]
+
+    coordinator = state(budget=100)
+    worker = WorkerState(A, "c")
+    reply = turn(coordinator, worker, 0.0)
+    known, late = (Measurement(plan=numbered(n), samples={"x": (1.0,)}) for n in (1, 2))
+    planning = Planning(lambda budget: Proposer(), typical_s=lambda: 1.0, left=TimeLeft())
+    planning.start()
+    planning.hear(replace(reply, news=(known,), skipped=40), [])
+    planning.take(1, patience_s=5.0)
+    planning.hear(replace(reply, measured=(known, late)), [])
+    while len(told) < 2:
+        planning.take(1, patience_s=5.0)
+    planning.close()
+    assert told == [numbered(1), numbered(2)]
+    assert budgets[0] == reply.budget - 40
+    assert budgets[-1] == reply.budget - 39
 
 
 def test_a_lost_answer_is_handed_out_again_and_a_life_that_was_replaced_gets_nothing() -> None:

@@ -18,6 +18,7 @@ from model_opt.fleet.worker_loop import WorkerLoop
 from model_opt.fleet.worker_state import WorkerState
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Limit, Objective
+from model_opt.search.ownership import Shares, shares_of
 from model_opt.search.plan import Plan
 from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.space import Decision, SearchSpace
@@ -75,17 +76,21 @@ def test_where_no_plan_holds_the_limit_what_is_left_explores(tmp_path: Path, wor
     service.close()
 
 
+def equal_shares(workers: int) -> Shares:
+    (shares,) = shares_of({f"w{i}": 1.0 for i in range(workers)})
+    return shares
+
+
 def test_leaders_are_measured_again_where_a_worker_has_a_few_plans() -> None:
     """Of a budget of 24 three are for leaders; with fewer than four plans a worker everything explores."""
     search = Search(space=SPACE, objective=OBJECTIVE, noise={"latency_ms": 1.0})
     evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 24, {})
     for _ in range(19):
-        plan, purpose = proposer.propose(1, pending=[], roster={"w0": 1.0}, budget=24)[0]
+        plan, purpose = proposer.propose(1, pending=[], shares=equal_shares(1), budget=24)[0]
         proposer.tell(evaluator.measure(plan, purpose, lambda phase: None))
-    pending = [plan for plan, _ in proposer.propose(2, pending=[], roster={"w0": 1.0}, budget=24)]
+    pending = [plan for plan, _ in proposer.propose(2, pending=[], shares=equal_shares(1), budget=24)]
     for workers, expected, until in ((1, Purpose.VERIFY, 21), (6, Purpose.VERIFY, 21), (7, Purpose.EXPLORE, 24)):
-        roster = {f"w{i}": 1.0 for i in range(workers)}
-        proposals = proposer.propose(3, pending=pending, roster=roster, budget=24)
+        proposals = proposer.propose(3, pending=pending, shares=equal_shares(workers), budget=24)
         assert {purpose for _, purpose in proposals} == {expected}
         assert proposer.explores_until == until
 
@@ -95,10 +100,9 @@ def test_where_nothing_is_left_to_explore_leaders_are_measured_again_however_man
     objective = Objective(metric="latency_ms")
     search = Search(space=space, objective=objective, noise={"latency_ms": 1.0})
     evaluator, proposer = Sleeping(0.0), TreeProposer("w0", search, 40, {})
-    roster = {f"w{i}": 1.0 for i in range(16)}
     purposes = []
     for _ in range(24):
-        plan, purpose = proposer.propose(1, pending=[], roster=roster, budget=40)[0]
+        plan, purpose = proposer.propose(1, pending=[], shares=equal_shares(16), budget=40)[0]
         proposer.tell(evaluator.measure(plan, purpose, lambda phase: None))
         purposes.append(purpose)
     assert purposes == [Purpose.EXPLORE] * 20 + [Purpose.VERIFY] * 4
@@ -123,7 +127,7 @@ def test_leaders_are_measured_again_before_the_time_is_up() -> None:
         reply = turn(float(second), [], 0)
         for outcome in reply.news:
             proposer.tell(outcome)
-        turn(float(second), proposer.propose(1, pending=[], roster=reply.roster, budget=reply.budget), 1)
+        turn(float(second), proposer.propose(1, pending=[], shares=reply.shares, budget=reply.budget), 1)
         grant = worker.start()
         assert grant is not None
         purposes.append(grant.purpose)

@@ -22,7 +22,7 @@ from model_opt.search.searcher import Evidence, Proposal, Searcher
 from model_opt.search.space import SearchSpace
 from model_opt.search.trial import GIVEN, Trial, predicted_of
 
-RULES_FIRST = 4
+RULES_FIRST = 5
 """How many of the family's strategies a search starts with, where nothing is known of similar networks."""
 
 

@@ -225,10 +225,11 @@ class LeaseBook:
 
     def _lapse(self, leases: Iterable[Lease]) -> list[Lease]:
         """A worker measures in the order of its grants: what it held first ran when it was lost, the rest waited."""
-        ran = {next(iter(held)) for held in self._of_worker.values() if held}
+        lapsing = list(leases)
+        ran = {next(iter(self._of_worker[worker])) for worker in {lease.holder.worker for lease in lapsing}}
         lapsed = [
             self._put(replace(lease, state=LeaseState.EXPIRED, lost=lease.lost + (lease.lease_id in ran)))
-            for lease in list(leases)
+            for lease in lapsing
         ]
         return [lease for lease in lapsed if lease.lost >= MOST_ATTEMPTS]
 

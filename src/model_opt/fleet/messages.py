@@ -7,6 +7,7 @@ from model_opt.errors import FleetError
 from model_opt.federation.moments import Moments
 from model_opt.fleet.leases import Holder, Lease
 from model_opt.search.evaluator import Outcome, Purpose
+from model_opt.search.ownership import Shares
 from model_opt.search.plan import Plan
 from model_opt.search.trial import Trial
 
@@ -80,10 +81,12 @@ class Reply:
     """The coordinator's answer; everything it says is on disk.
 
     `acknowledged` are (lease_id, attempt) of results that need not be sent again in this term. `news` are the
-    outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. `pending`
-    are plans that others are measuring; `roster` maps workers to weights. `budget` is what the asker's context will
-    have settled in the end, as far as can be told, without what is in flight and not among `pending`. `left_s` are the
-    seconds until the search's time is up, None where it has no limit. `ending` says why the search is over.
+    outcomes settled since the cursor of the question, of the asker's context; `cursor` is where they end. A large
+    fleet settles more than everybody can be told: `skipped` outcomes are then left out, and those of plans that were
+    proposed all the same are `measured`. `pending` are plans that others are measuring; `shares` says who takes part.
+    `budget` is what the asker's context will have settled in the end, as far as can be told, without what is in flight
+    and not among `pending`. `left_s` are the seconds until the search's time is up, None where it has no limit.
+    `ending` says why the search is over.
     """
 
     serial: int
@@ -94,11 +97,13 @@ class Reply:
     news: tuple[Outcome, ...]
     cursor: int
     pending: tuple[Plan, ...]
-    roster: Mapping[str, float]
+    shares: Shares
     budget: int
     waiting: bool
     ending: str | None
     left_s: float | None = None
+    skipped: int = 0
+    measured: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

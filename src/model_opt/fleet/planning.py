@@ -54,6 +54,8 @@ class Planning:
         self._view: _View | None = None
         self._news: list[Outcome] = []
         self._learned = 0
+        self._heard: set[str] = set()
+        self._skipped = self._skipped_before = 0
         self._stock: Proposals = []
         self._fresh = False
         self._empty = False
@@ -83,15 +85,25 @@ class Planning:
         with self._changed:
             if reply.epoch != self._epoch:
                 self._proposer, self._epoch, self._news, self._learned, self._stock = None, reply.epoch, [], 0, []
-            if self._view is not None and self._view.reply.roster.keys() != reply.roster.keys():
+                self._heard, self._skipped, self._skipped_before = set(), 0, 0
+            if self._view is not None and self._view.reply.shares.members.keys() != reply.shares.members.keys():
                 self._stock = []  # other plans are this worker's now
-            self._news += reply.news
+            news = self._heard_of(reply)
+            self._news += news
             self._view = _View(reply=reply, own=tuple(own))
-            self._stock = self._still_free(self._stock, reply.news)
+            self._stock = self._still_free(self._stock, news)
             resting = self._empty and time.monotonic() < self._rest_until  # nothing was found, nothing has happened
-            if reply.news or (len(self._usable()) < self._wanted and not resting):
+            if news or (len(self._usable()) < self._wanted and not resting):
                 self._fresh = False
             self._changed.notify_all()
+
+    def _heard_of(self, reply: Reply) -> list[Outcome]:
+        """What an answer tells that is new here. What was skipped and is told after all is skipped no longer."""
+        self._heard.update(outcome.plan.key for outcome in reply.news)
+        late = [outcome for outcome in reply.measured if outcome.plan.key not in self._heard]
+        self._heard.update(outcome.plan.key for outcome in late)
+        self._skipped += reply.skipped - len(late)
+        return [*reply.news, *late]
 
     def refused(self, proposals: Proposals) -> None:
         """Somebody else has these plans."""
@@ -127,8 +139,8 @@ class Planning:
         if self._view is None or self._proposer is None:
             return []
         reply = self._view.reply
-        begun = self._learned + len(self._news) + len(reply.pending) + len(self._view.own)
-        over = begun >= self._proposer.explores_until
+        begun = self._learned + len(self._news) + self._skipped + len(reply.pending) + len(self._view.own)
+        over = begun >= self._proposer.explores_until + self._skipped_before
         explored = (item for item in self._stock if not (over and item[1] is Purpose.EXPLORE))
         return [item for item in explored if self._left.fits(item[0])]
 
@@ -167,20 +179,24 @@ class Planning:
             news, self._news = self._news, []
             self._learned += len(news)
             self._fresh = True  # until there is other news
-            epoch, wanted = self._epoch, self._wanted
-        proposer = self._proposer
+            epoch, wanted, skipped = self._epoch, self._wanted, self._skipped
+        proposer, reply = self._proposer, view.reply
         for outcome in news:
             proposer.tell(outcome)
-        pending = [*view.reply.pending, *view.own]
-        reply = view.reply
+        pending = [*reply.pending, *view.own]
         found = proposer.propose(
-            self._many(wanted), pending=pending, roster=reply.roster, budget=reply.budget, fits=self._left.fits
+            self._many(wanted),
+            pending=pending,
+            shares=reply.shares,
+            budget=reply.budget - skipped,
+            fits=self._left.fits,
         )
         spent_s = time.perf_counter() - began
         self.planning_s += spent_s
         with self._changed:
             if epoch == self._epoch:
                 self._stock, self._empty = self._still_free(found, self._news), not found
+                self._skipped_before = skipped
                 self.seen = view.reply.cursor
             self._typical_plan_s = spent_s if not self._typical_plan_s else 0.7 * self._typical_plan_s + 0.3 * spent_s
             self._rest_until = time.monotonic() + self._typical_plan_s * (1 / SHARE - 1)

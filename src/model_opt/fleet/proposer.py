@@ -6,7 +6,7 @@ from typing import Protocol
 
 from model_opt.search.evaluator import Measurement, Outcome, Purpose
 from model_opt.search.objective import Objective
-from model_opt.search.ownership import owned_by
+from model_opt.search.ownership import Shares, owned_by
 from model_opt.search.plan import Plan
 from model_opt.search.plan_seconds import ExpectedSeconds
 from model_opt.search.searcher import Evidence, Searcher
@@ -61,9 +61,7 @@ class Proposer(Protocol):
     def tell(self, outcome: Outcome) -> None:
         """Learns from an outcome."""
 
-    def propose(
-        self, many: int, *, pending: Sequence[Plan], roster: Mapping[str, float], budget: int, fits: Fits
-    ) -> Proposals:
+    def propose(self, many: int, *, pending: Sequence[Plan], shares: Shares, budget: int, fits: Fits) -> Proposals:
         """Up to about `many` plans that fit, best first; empty only where there is nothing left that anybody could
         measure."""
 
@@ -87,7 +85,7 @@ class TreeProposer:
         many: int,
         *,
         pending: Sequence[Plan],
-        roster: Mapping[str, float],
+        shares: Shares,
         budget: int,
         fits: Fits = lambda plan: True,
     ) -> Proposals:
@@ -97,11 +95,11 @@ class TreeProposer:
         before the budget is used up.
         """
         searcher = self._searcher
-        searcher.budget, searcher.verify = budget, budget >= _ROUNDS * len(roster)
+        searcher.budget, searcher.verify = budget, budget >= _ROUNDS * shares.workers
         left = budget - searcher.settled - len(pending)
         found = []
-        if self._worker in roster and left > searcher.verifications:
-            owned = owned_by(self._worker, roster)
+        if self._worker in shares.members and left > searcher.verifications:
+            owned = owned_by(self._worker, shares)
 
             def mine(plan: Plan) -> bool:
                 return (plan.key in self._first or owned(plan)) and fits(plan)

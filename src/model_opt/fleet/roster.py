@@ -1,12 +1,13 @@
 """Who takes part in a search, how fast each is, and who has fallen silent."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median_high
 
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.messages import WorkRequest
+from model_opt.search.ownership import Shares, group_of, shares_of
 
 TOO_SLOW = 2.0
 """A worker that takes this many times as long as the fleet's typical one may leave the last plans to the others."""
@@ -34,8 +35,8 @@ class Roster:
 
     def __init__(self, *, lost_after_s: float) -> None:
         self._lost_after_s = lost_after_s
-        self._members: dict[str, _Member] = {}
-        self._weights: dict[str, Mapping[str, float]] = {}
+        self._members: dict[str, _Member] = {}  # whoever was heard of last comes last
+        self._shares: dict[str, list[Shares]] = {}
         self._pace: tuple[float, float] | None = None
         self._moved = False
         self._renew_at = 0.0
@@ -55,7 +56,8 @@ class Roster:
             member = self._members[ask.holder.worker] = _Member(ask.holder, ask.context, now)
             self._moved = True
         before = member.share()
-        member.last_s, member.context, member.speed = now, ask.context, ask.speed
+        self._heard(member, now)
+        member.context, member.speed = ask.context, ask.speed
         member.exhausted_at, member.late = ask.cursor if ask.exhausted else -1, ask.late
         if member.share() != before:
             self._moved = True
@@ -65,8 +67,12 @@ class Roster:
         member = self._members.get(holder.worker)
         if member is None or member.holder != holder:
             return False
-        member.last_s = now
+        self._heard(member, now)
         return True
+
+    def _heard(self, member: _Member, now: float) -> None:
+        member.last_s = now
+        self._members[member.holder.worker] = self._members.pop(member.holder.worker)
 
     def remove(self, worker: str) -> None:
         """A worker has said goodbye."""
@@ -75,28 +81,31 @@ class Roster:
 
     def forget(self, now: float) -> None:
         """Strikes out who has been silent for too long."""
-        for worker, member in list(self._members.items()):
-            if now - member.last_s > self._lost_after_s:
-                self.remove(worker)
+        while (first := next(iter(self._members.values()), None)) and now - first.last_s > self._lost_after_s:
+            self.remove(first.holder.worker)
 
     def begin_again(self) -> None:
         """There is more to measure: what a worker could not propose before says nothing of it."""
         for member in self._members.values():
             member.exhausted_at, member.late = -1, False
 
-    def weights(self, context: str, now: float) -> Mapping[str, float]:
-        """The workers of `context` and their speeds, in half octaves so that shares do not move all the time."""
+    def shares(self, worker: str, context: str, now: float) -> Shares:
+        """The workers of `context` and their speeds as `worker` has to know them, in half octaves so that shares do
+        not move all the time."""
         self._renew(now)
-        if context not in self._weights:
+        if context not in self._shares:
             here = {name: m.speed for name, m in self._members.items() if m.context == context}
             typical = _typical(here.values())
-            self._weights[context] = {name: _half_octave((speed or typical) / typical) for name, speed in here.items()}
-        return self._weights[context]
+            self._shares[context] = shares_of(
+                {name: _half_octave((speed or typical) / typical) for name, speed in here.items()}
+            )
+        groups = self._shares[context]
+        return groups[group_of(worker, len(groups))]
 
     def _renew(self, now: float) -> None:
         """Drops what was computed from earlier members; in a large fleet, where that is costly, not at every change."""
         if self._moved and now >= self._renew_at:
-            self._moved, self._weights, self._pace = False, {}, None
+            self._moved, self._shares, self._pace = False, {}, None
             self._renew_at = now + RENEW_S * (len(self._members) > LARGE)
 
     def exhausted(self, news: int) -> bool:

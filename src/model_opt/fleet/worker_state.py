@@ -91,7 +91,7 @@ class WorkerState:
             self.term = reply.term
             self._unsent = dict.fromkeys(self._results)
         if self.epoch not in (None, reply.epoch):  # the state was lost: its news begin anew, ours were another log's
-            reply = replace(reply, news=(), cursor=0)
+            reply = replace(reply, news=(), cursor=0, skipped=0, measured=())
         self.epoch = reply.epoch
         self._returned -= self._told_returned
         for key in reply.acknowledged:

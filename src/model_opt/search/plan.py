@@ -45,6 +45,14 @@ class Plan:
     def __str__(self) -> str:
         return ", ".join(f"{c.decision}={c.option}" for c in self.choices) or "leave alone"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as bare texts and numbers, a quarter of what its objects take: fleets send plans all the time."""
+        return _unpickled, tuple((c.decision, c.option, c.version) for c in self.choices)
+
+
+def _unpickled(*choices: tuple[str, str, int]) -> Plan:
+    return Plan(tuple(Choice(decision=name, option=option, version=version) for name, option, version in choices))
+
 
 def read_plan(raw: Mapping[str, Any]) -> Plan:
     """Reads what `asdict` made of a plan."""

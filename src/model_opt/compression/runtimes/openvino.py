@@ -24,8 +24,9 @@ from model_opt.compression.technique import Material
 from model_opt.errors import MissingDependency, TechniqueError
 from model_opt.search.model_signature import Family
 
-CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 128, 64, 15_000_000
-"""Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64."""
+CALIBRATION_ROWS, FEW_ROWS, MANY_PARAMETERS = 256, 64, 15_000_000
+"""Rows to calibrate on, fewer for models of many parameters: vit_b_16 takes over a minute for 64. (Half of 256 saves an
+eighth of the time: EfficientNet-Lite0 11.4 dB in place of 13.0, MNIST CNN 37.9 in place of 40.0.)"""
 TRIAL_S = 60.0
 """Where calibrating takes longer than this the first calibration that works is kept: trying others takes too long."""
 CLOSE_DB = 35.0
