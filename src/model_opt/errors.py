@@ -13,7 +13,7 @@ ModelOptError
 ├── StoreError              a knowledge store
 │   ├── StoreUnavailable    it cannot be reached now; retrying later may help
 │   ├── StoreConflict       what is written contradicts what is there
-│   └── StoreCorrupt        what is there cannot be read; it has been kept, never overwritten
+│   └── StoreCorrupt        what is there cannot be read; it has been left as it is
 ├── HubError                a hub between deployments
 │   ├── HubUnreachable      it does not answer, or not in time; trying again later may help
 │   └── HubRefused          it answers, and says no: why, and what to do
@@ -114,7 +114,7 @@ class StoreConflict(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """What is there cannot be read; it has been kept aside, never overwritten."""
+    """What is there cannot be read; it has been left as it is."""
 
 
 class HubError(ModelOptError):

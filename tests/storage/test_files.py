@@ -76,14 +76,16 @@ def test_a_killed_writer_loses_nothing_acknowledged(name: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     "raw", [b"{not json", b" ", b"\x00" * 100, b"[]", b'{"format": "model_opt knowledge", "schema": 1}']
 )
-def test_a_file_that_cannot_be_read_is_kept_aside(raw: bytes, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused_and_left_as_it_is(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "kb.json"
     path.write_bytes(raw)
     store = open_store(path)
-    with pytest.warns(UserWarning, match="it was kept as"):
-        store.append(Stream(origin="alpha").mint(RESNET18, entries(2)))
-    (aside,) = tmp_path.glob("kb.json.corrupt-*")
-    assert aside.read_bytes() == raw and len(open_store(path).rows()) == 2
+    for use in (store.rows, store.counts, lambda: store.append(Stream(origin="alpha").mint(RESNET18, entries(2)))):
+        with pytest.raises(StoreCorrupt, match="move it away"):
+            use()
+    assert {one.name for one in tmp_path.iterdir()} <= {"kb.json", "kb.json.lock"} and path.read_bytes() == raw
+    path.rename(tmp_path / "damaged.json")
+    assert store.append(Stream(origin="alpha").mint(RESNET18, entries(2))) == 1
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from model_opt.fleet.coordinator_state import CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, SqliteJournal
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.messages import Changes, LeaseResult, MergedRow, Reply, WorkRequest
+from model_opt.fleet.request_check import check_heartbeat, check_request
 from model_opt.fleet.steady_clock import SteadyClock
 from model_opt.search.trial import Trial
 
@@ -44,6 +45,8 @@ class CoordinatorService:
         self.error: BaseException | None = None
         self.trouble: str | None = None
         """Why nothing can be written just now."""
+        self.refused: str | None = None
+        """What was wrong with the last message that could not be used."""
         self.facts: Mapping[str, object] = {}
         self.kept_before = 0
         """How many results there were when this life began."""
@@ -61,6 +64,13 @@ class CoordinatorService:
     def submit(self, ask: WorkRequest) -> "Future[Reply]":
         """A worker's question; the answer comes once it is on disk."""
         answer: Future[Reply] = Future()
+        try:
+            check_request(ask)
+        except FleetError as error:
+            log.error("%s", error)
+            self.refused = str(error)
+            answer.set_exception(error)
+            return answer
         with self._lock:
             if self.error is not None or self._closed:
                 answer.set_exception(FleetError(f"the coordinator is ending: {self.error or 'closed'}"))
@@ -75,6 +85,7 @@ class CoordinatorService:
 
     def heartbeat(self, holder: Holder, held: frozenset[str]) -> None:
         """A heartbeat."""
+        check_heartbeat(holder, held)
         with self._lock:
             self.state.heartbeat(holder, held, self._now())
 
@@ -112,6 +123,7 @@ class CoordinatorService:
                 "failures": dict(tally.failures),
                 "measured_by": dict(tally.workers),
                 "workers": len(state.roster),
+                "lost_workers": state.roster.lost,
                 "rows": len(state.rows),
                 "busy_s": tally.busy_s,
                 "staleness": tally.staleness,
@@ -120,6 +132,7 @@ class CoordinatorService:
                 "best": state.best_value,
                 "ending": state.ending,
                 "trouble": self.trouble,
+                "refused": self.refused,
             }
 
     def trials(self) -> list[Trial]:

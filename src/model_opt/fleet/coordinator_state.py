@@ -202,7 +202,7 @@ class CoordinatorState:
             self.tally.duplicates += 1
             return
         position = len(self.log) if verdict is LeaseVerdict.SETTLES else None
-        outcome = checked(result.outcome)  # what cannot be added up or written ends no coordinator
+        outcome = checked(result.outcome, result.trial.plan)  # what cannot be added up or written ends no coordinator
         kept = replace(result, position=position, trial=replace(result.trial, outcome=outcome, at_s=now))
         self._results.append(kept)
         self._merge(kept)

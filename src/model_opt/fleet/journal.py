@@ -11,7 +11,8 @@ from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.envelope import new_epoch
 from model_opt.fleet.journal_text import lease_text, read_lease, read_result, read_row, result_text, row_text
 from model_opt.fleet.messages import Changes, CoordinatorSnapshot, LeaseResult
-from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
+from model_opt.storage.legible import legible
+from model_opt.storage.sqlite_kind import SqliteKind, take_over
 from model_opt.storage.transaction import transaction, translated
 
 _SCHEMA = """
@@ -57,17 +58,15 @@ class SqliteJournal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
             try:
-                check_kind(self._db, path, SqliteKind.SEARCH)
-                self._db.execute("PRAGMA journal_mode=WAL")
+                take_over(self._db, path, SqliteKind.SEARCH, _SCHEMA)
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(claim(SqliteKind.SEARCH) + _SCHEMA)
             except BaseException:
                 self._db.close()
                 raise
 
     def begin(self, at_least: int = 1) -> tuple[int, str, CoordinatorSnapshot]:
         """See `Journal`."""
-        with translated(self._path), transaction(self._db):
+        with translated(self._path), transaction(self._db), legible(self._path):
             term = max(int(self._fact("term") or 0) + 1, at_least)
             epoch = self._fact("epoch") or json.dumps(new_epoch())
             self._db.executemany(_UPSERT_FACT, [("term", str(term)), ("epoch", epoch)])
@@ -82,7 +81,7 @@ class SqliteJournal:
 
     def results(self, after: int = 0) -> list[tuple[int, LeaseResult]]:
         """See `Journal`."""
-        with translated(self._path), _reading(self._path) as db:
+        with translated(self._path), _reading(self._path) as db, legible(self._path):
             return _results(db, after)
 
     def close(self) -> None:
@@ -122,10 +121,10 @@ def look(path: Path) -> tuple[list[LeaseResult], dict[str, object]]:
     Raises `StoreCorrupt` where it cannot be read.
     """
     try:
-        with _reading(path) as db:
+        with _reading(path) as db, legible(path):
             kept = [result for _, result in _results(db)]
             facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
-    except (sqlite3.Error, ValueError, KeyError) as error:
+    except sqlite3.Error as error:
         raise StoreCorrupt(f"{path} cannot be read as a search's state: {error}") from error
     return sorted((item for item in kept if item.position is not None), key=lambda item: item.position or 0), facts
 

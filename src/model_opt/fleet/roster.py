@@ -40,6 +40,8 @@ class Roster:
         self._pace: tuple[float, float] | None = None
         self._moved = False
         self._renew_at = 0.0
+        self.lost = 0
+        """How many workers fell silent, or were started again, without a goodbye."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -53,6 +55,7 @@ class Roster:
         """Notes a worker's turn."""
         member = self._members.get(ask.holder.worker)
         if member is None or member.holder != ask.holder:
+            self.lost += member is not None
             member = self._members[ask.holder.worker] = _Member(ask.holder, ask.context, now)
             self._moved = True
         before = member.share()
@@ -82,6 +85,7 @@ class Roster:
     def forget(self, now: float) -> None:
         """Strikes out who has been silent for too long."""
         while (first := next(iter(self._members.values()), None)) and now - first.last_s > self._lost_after_s:
+            self.lost += 1
             self.remove(first.holder.worker)
 
     def begin_again(self) -> None:

@@ -76,7 +76,7 @@ class MeasuringChild:
         except ModelOptError as error:  # a fresh process could not measure the baseline again
             return Failure(plan=plan, reason=Reason.CRASH, message=str(error), seconds=watch.seconds())
         if answer[0] == "done" and isinstance(answer[1], Measurement):
-            return checked(answer[1])
+            return checked(answer[1], plan)
         if answer[0] == "failed":
             blamed: frozenset[tuple[str, str]] = getattr(answer[3], "blamed", frozenset())
             return Failure(plan=plan, reason=answer[1], message=answer[2], seconds=watch.seconds(), blamed=blamed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from model_opt.search.evaluator import Failure, Measurement, Outcome, Reason
 from model_opt.search.is_number import is_number
+from model_opt.search.plan import Plan
 
 LARGEST = 1e150
 """The squares of samples have to be finite."""
@@ -13,9 +14,12 @@ MOST_SAMPLES = 100_000
 """Of one metric in one measurement."""
 
 
-def checked(outcome: Outcome) -> Outcome:
-    """`outcome` in Python's own values, which can be written and added up; where a sample is no finite number, the
-    failure that says so."""
+def checked(outcome: Outcome, plan: Plan) -> Outcome:
+    """`outcome` of `plan` in Python's own values, which can be written and added up; where it is none, is another
+    plan's, or a sample is no finite number, the failure that says so."""
+    if not isinstance(outcome, Measurement | Failure) or outcome.plan != plan:
+        got = f"for {outcome.plan}" if isinstance(outcome, Measurement | Failure) else f"{outcome!r:.80}"
+        return Failure(plan=plan, reason=Reason.WRONG_OUTPUT, message=f"the evaluator answered {got}, asked for {plan}")
     seconds = {str(name): float(value) for name, value in _pairs(outcome.seconds).items() if is_number(value)}
     if isinstance(outcome, Failure):
         return replace(outcome, message=str(outcome.message), seconds=seconds)
@@ -32,9 +36,14 @@ def checked(outcome: Outcome) -> Outcome:
         samples=samples,
         seconds=seconds,
         partial=bool(outcome.partial),
-        disturbed=frozenset(map(str, outcome.disturbed)),
-        notes=tuple(map(str, outcome.notes)),
+        disturbed=frozenset(_texts(outcome.disturbed)),
+        notes=tuple(_texts(outcome.notes)),
     )
+
+
+def _texts(given: object) -> Iterable[str]:
+    """The texts of `given`, whatever the evaluator put in the place of several."""
+    return map(str, given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else ()
 
 
 def _pairs(given: object) -> Mapping[object, Any]:

@@ -21,6 +21,7 @@ from model_opt.federation.store import Appendable, Counts, OriginSummary
 from model_opt.federation.wire import WireLimits, decode_record, read_head
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
+from model_opt.storage.legible import legible
 from model_opt.storage.neighbours import Neighbours, check_query
 from model_opt.storage.retry import Retry
 
@@ -126,7 +127,7 @@ class BaseStore(ABC):
 
     def contexts(self) -> dict[str, Context]:
         """See `Inspection.contexts`."""
-        return self._call(self._contexts)
+        return self._call(self._read_contexts)
 
     def envelopes(self, since: int = 0, page: int = _PAGE) -> Iterator[tuple[int, bytes]]:
         """See `Inspection.envelopes`."""
@@ -167,7 +168,8 @@ class BaseStore(ABC):
             return
         self._connect()
         self._connected = True
-        found = self._schema()
+        with legible(self):
+            found = self._schema()
         if found is not None and found > self.rows_schema:
             self.close()
             raise StoreError(f"{self!r} was written by a newer model_opt (schema {found}); this is {self.rows_schema}")
@@ -224,7 +226,8 @@ class BaseStore(ABC):
     def _admitted_rows(self, keys: Sequence[str] | None) -> list[Row]:
         while True:
             policy = self._fresh_policy()
-            rows = self._rows(keys)
+            with legible(self):
+                rows = self._rows(keys)
             # A revocation that landed between the two reads would show half of what it did.
             if self._fresh_policy() is policy:
                 break
@@ -232,10 +235,15 @@ class BaseStore(ABC):
             rows = [row for row in rows if policy.admits_row(row)]
         return sorted(rows, key=lambda row: row.key)
 
+    def _read_contexts(self) -> dict[str, Context]:
+        with legible(self):
+            return self._contexts()
+
     def _known_signatures(self) -> Neighbours:
         stamp = (self._signature_stamp(), self._policy_cursor)
         if self._neighbours is None or self._neighbours[0] != stamp:
-            self._neighbours = (stamp, Neighbours(self._signatures()))
+            with legible(self):
+                self._neighbours = (stamp, Neighbours(self._signatures()))
         return self._neighbours[1]
 
     # What a back end brings. Driver's errors are raised as StoreError's kinds. All but the first two run connected.

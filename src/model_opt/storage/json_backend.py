@@ -7,11 +7,8 @@ base64 of their bytes; models, contexts and plans are written out for people and
 import base64
 import json
 import math
-import os
-import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from model_opt.atomic import replacing
-from model_opt.errors import InvalidInput, StoreConflict, StoreError, StoreUnavailable, WireError
+from model_opt.errors import InvalidInput, StoreConflict, StoreCorrupt, StoreError, StoreUnavailable, WireError
 from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.join import Policy
@@ -63,7 +60,7 @@ class _Contents:
 class JSONBackend(BaseStore):
     """A store in one JSON file, written atomically and locked across processes (`<name>.lock` beside it).
 
-    What cannot be read is renamed to `<name>.corrupt-<time>` with a warning, and never overwritten.
+    What cannot be read is refused, by reading and writing alike, and left as it is.
     """
 
     def __init__(
@@ -223,27 +220,21 @@ class JSONBackend(BaseStore):
             if document in (None, {}, [], "", 0):
                 raise ValueError("it holds nothing")
         except (ValueError, RecursionError) as error:
-            return self._set_aside(raw, error)
+            raise self._damaged(error) from error
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise InvalidInput(f"{str(self.path)!r} is JSON of some other kind; choose another path for the knowledge")
         if not isinstance(document.get("schema"), int) or document["schema"] > self.rows_schema:
             raise StoreError(f"{self!r} was written by a newer model_opt: schema {document.get('schema')!r}")
         try:
             return _contents(document["records"], self._limits)
-        except (KeyError, TypeError, ValueError, WireError) as error:
-            return self._set_aside(raw, error)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, WireError) as error:
+            raise self._damaged(error) from error
 
-    def _set_aside(self, raw: bytes, error: Exception) -> _Contents:
-        with self._file_lock:
-            with suppress(FileNotFoundError):
-                if self.path.read_bytes() != raw:
-                    return self._load()
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
-            with suppress(FileNotFoundError):
-                self.path.rename(aside)
-        message = f"{str(self.path)!r} cannot be read ({error}); it was kept as {aside.name!r}, and a new one is begun"
-        warnings.warn(message, stacklevel=2)
-        return _Contents()
+    def _damaged(self, error: Exception) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{str(self.path)!r} cannot be read ({error}); it was left as it is: bring a copy back, or move it away to "
+            "begin anew"
+        )
 
     def _save(self) -> None:
         with replacing(self.path) as (file,):

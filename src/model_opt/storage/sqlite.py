@@ -16,9 +16,10 @@ from model_opt.federation.wire_rows import context_fields, context_of, signature
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
+from model_opt.storage.legible import legible
 from model_opt.storage.packed import Packed, pack_block, unpack
 from model_opt.storage.retry import Retry
-from model_opt.storage.sqlite_kind import SqliteKind, check_kind, claim
+from model_opt.storage.sqlite_kind import SqliteKind, check_whole, take_over
 from model_opt.storage.transaction import transaction, translated
 
 _BUSY_S = 60.0
@@ -97,17 +98,18 @@ class SQLiteBackend(BaseStore):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             link = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
-                check_kind(link, self.path, SqliteKind.KNOWLEDGE)
-                link.execute("PRAGMA journal_mode = WAL")
+                take_over(link, self.path, SqliteKind.KNOWLEDGE, _TABLES)
                 # NORMAL would lose the last transactions when the machine loses power: an answer is a promise.
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("PRAGMA cache_size = -65536")
                 link.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-                link.executescript(f"BEGIN IMMEDIATE;{claim(SqliteKind.KNOWLEDGE)}{_TABLES}COMMIT;")
             except BaseException:
                 link.close()
                 raise
             self._link = link
+            with legible(self):
+                if self._schema() != self.rows_schema:  # which is about to be written
+                    check_whole(link, self.path)
 
     def _disconnect(self) -> None:
         if self._link is not None:

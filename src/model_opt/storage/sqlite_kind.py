@@ -1,10 +1,12 @@
 """What a SQLite file of ours is: its kind stands in its header, and a file of any other kind is left alone."""
 
+import re
 import sqlite3
 from enum import IntEnum
 from pathlib import Path
 
-from model_opt.errors import StoreError
+from model_opt.errors import StoreCorrupt, StoreError
+from model_opt.storage.legible import legible
 
 
 class SqliteKind(IntEnum):
@@ -24,17 +26,43 @@ class SqliteKind(IntEnum):
         return "knowledge" if self is SqliteKind.KNOWLEDGE else "a search's state"
 
 
-def check_kind(link: sqlite3.Connection, path: Path, kind: SqliteKind) -> None:
-    """Raises `StoreError` where the file at `path` is not of this `kind`, and not empty either. Only reads."""
+def take_over(link: sqlite3.Connection, path: Path, kind: SqliteKind, script: str) -> None:
+    """Makes the file at `path` one of this `kind`, in write-ahead mode and with the tables of `script`.
+
+    Nothing is written to a file that is so already, nor to one that is damaged. Raises `StoreError` where it is of
+    another kind, and not empty, `StoreCorrupt` where it is damaged.
+    """
+    with legible(path):
+        tables = _check_kind(link, path, kind)
+        (found,) = link.execute("PRAGMA application_id").fetchone()
+        (mode,) = link.execute("PRAGMA journal_mode").fetchone()
+    wanted, dropped = (set(re.findall(rf"{what} (\w+)", script)) for what in (_MADE, _DROPPED))
+    ready = found == kind and wanted <= tables and not dropped & tables
+    if tables and (kind is SqliteKind.SEARCH or not ready or mode != "wal"):
+        check_whole(link, path)
+    if mode != "wal":
+        link.execute("PRAGMA journal_mode = WAL")
+    if not ready:
+        link.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id = {int(kind)}; {script} COMMIT;")
+
+
+def check_whole(link: sqlite3.Connection, path: Path) -> None:
+    """Raises `StoreCorrupt` where the file at `path` is damaged: asked before something is written to it that a whole
+    file would not need. Reads all of it."""
+    (said,) = link.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise StoreCorrupt(f"{path} is damaged ({said}); it was left as it is")
+
+
+_MADE, _DROPPED = "CREATE TABLE IF NOT EXISTS", "DROP TABLE IF EXISTS"
+
+
+def _check_kind(link: sqlite3.Connection, path: Path, kind: SqliteKind) -> set[str]:
+    """The tables of the file at `path`; raises `StoreError` where it is not of this `kind`, and not empty either."""
     (found,) = link.execute("PRAGMA application_id").fetchone()
     tables = {name for (name,) in link.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if found == kind or (found == 0 and (not tables or kind.tables <= tables)):
-        return
+        return tables
     other = next((str(one) for one in SqliteKind if found == one or (found == 0 and one.tables <= tables)), "")
     what = f"holds {other}" if other else "is another program's"
     raise StoreError(f"the SQLite file {path} {what}, not {kind}; it was left alone: name another path")
-
-
-def claim(kind: SqliteKind) -> str:
-    """The statement that writes the kind into the header."""
-    return f"PRAGMA application_id = {int(kind)};"

@@ -27,6 +27,8 @@ def translated(what: object) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "decode" in str(error):  # a text that is none
+            raise StoreCorrupt(f"{what} cannot be read ({error}); it was left as it is") from error
         raise StoreUnavailable(f"{what}: {error}") from error
     except sqlite3.DatabaseError as error:
         if "malformed" in str(error) or "not a database" in str(error):
