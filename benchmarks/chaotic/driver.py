@@ -21,8 +21,8 @@ from model_opt.search.model_signature import Family, ModelSignature
 
 SIGNATURE = ModelSignature(family=Family.CNN, parameters=10, layers=2, operators={"linear": 2}, stages=())
 TYPICAL_S, LEASE_S, TIME_S, FLUSHED_S = 0.15, 3.0, 5.0, 90.0
-SHOWN = ("settled", "budget", "term", "expired", "lost_workers", "failures", "ending", "trouble", "pid", "unflushed")
-SHOWN_OF_STORE = ("flush_error", "restored")
+SHOWN = ("settled", "budget", "term", "expired", "lost_workers", "failures", "ending", "trouble", "pid")
+SHOWN += ("unflushed", "flush_error", "flush_lag_s", "restored")
 
 
 def say(kind: str, value: Any) -> None:
@@ -46,15 +46,12 @@ def main() -> None:
     )
     made = partial(Misbehaving, TYPICAL_S, Path(folder))
     searches.submit(made, request, name=name, address=address, state=state)
-    shown = (*SHOWN, *SHOWN_OF_STORE)
-    result = searches.watch(
-        name, address=address, on_progress=lambda status: say("status", {key: status[key] for key in shown})
-    )
+    searches.watch(name, address=address, on_progress=lambda status: say("status", {key: status[key] for key in SHOWN}))
     say("waiting", "for the store")
     late = searches.flushed(name, address=address, timeout_s=FLUSHED_S)
     result = searches.result(name, address=address)
     rows = {row.plan.key: row.moments["latency_ms"].n for row in result.rows}
-    status = {key: result.status[key] for key in shown}
+    status = {key: result.status[key] for key in SHOWN}
     searches.release(name, address=address)
     say("end", {"ending": result.ending, "late": late, "rows": rows, "status": status})
 

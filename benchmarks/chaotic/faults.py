@@ -19,7 +19,7 @@ from servers.starting import Server
 Status = Mapping[str, Any]
 WORKER, GARBAGE_KINDS = "ray::SearchWorker", 7
 BLOCKS = (1 << 16, 1 << 12, 1 << 9)
-REMOUNT_S = 20.0
+REMOUNT_S, LAG_S = 20.0, 3.0
 
 
 class World(Protocol):
@@ -75,6 +75,11 @@ def _failed(reason: str) -> Named:
 
 def _said(key: str) -> Named:
     return lambda before, now: bool(now[key])
+
+
+def _waits_for_store(before: Status, now: Status) -> bool:
+    """An error, or, where trying again may help yet, since when rows wait."""
+    return bool(now["flush_error"]) or now["flush_lag_s"] > LAG_S
 
 
 def _signal(pids: list[int], number: int) -> None:
@@ -232,9 +237,9 @@ FAULTS = (
     Fault("two drivers", _two_drivers, (2, 8)),
     Fault("store delayed", lambda w: _store(w, "delay"), (3, 8)),
     Fault("store stalled", lambda w: _store(w, "stall"), (3, 20)),
-    Fault("store cut off", lambda w: _store(w, "cut"), (8, 15), _said("flush_error")),
-    Fault("store's connections reset", lambda w: _store(w, "reset"), (8, 15), _said("flush_error")),
-    Fault("store killed", _store_killed, (8, 12), _said("flush_error")),
+    Fault("store cut off", lambda w: _store(w, "cut"), (8, 15), _waits_for_store),
+    Fault("store's connections reset", lambda w: _store(w, "reset"), (8, 15), _waits_for_store),
+    Fault("store killed", _store_killed, (8, 12), _waits_for_store),
     Fault("clock jumps", _clock, (1, 3)),
     Fault("disk full", _disk_full, (3, 6), _said("trouble"), needs_disk=True),
     Fault("disk read-only at a start", _read_only, (3, 6), needs_disk=True),
