@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -29,6 +32,7 @@ from model_opt.federation.stream import Stream
 from model_opt.federation.trust import peers
 from model_opt.federation.wire import read_head
 from model_opt.hub.client import HubClient
+from model_opt.hub.limits import HubLimits
 from model_opt.hub.serve import members_folder
 from model_opt.hub.sync import pull, push, sync
 from model_opt.storage.open import open_store
@@ -291,6 +295,21 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     )
     return folder / "hub.pem", folder / "hub.key"
+
+
+def test_who_is_silent_before_the_tls_handshake_is_closed_like_who_is_silent_after_it(tmp_path: Path) -> None:
+    pem, key = certificate(tmp_path)
+    running = RunningHub(tmp_path / "hub", ("--tls-cert", str(pem), "--tls-key", str(key)), scheme="https").start()
+    try:
+        silent = socket.create_connection(("127.0.0.1", running.port), timeout=HubLimits().head_s + 20)
+        began = time.monotonic()
+        with suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+        assert time.monotonic() - began > HubLimits().head_s / 2
+        silent.close()
+        assert running.stop() == 0
+    finally:
+        running.kill()
 
 
 def test_tls_and_a_kill_under_load(tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ class Connections:
             self._told(limit, one.address)
 
 
+class HandshakeLimit(asyncio.SelectorEventLoop):
+    """An event loop whose servers give a TLS handshake `head_s` seconds: what is silent before it is no connection yet,
+    and is seen by nobody else."""
+
+    def __init__(self, head_s: float) -> None:
+        super().__init__()
+        self._head_s = head_s
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        """See `asyncio.loop.create_server`."""
+        limit_s = self._head_s if options.get("ssl") else None
+        return await super().create_server(*args, **options, ssl_handshake_timeout=limit_s)
+
+
 class GuardedConnection(H11Protocol):
     """uvicorn's protocol, which tells `guard` when it waits for a request and when it answers one."""
 

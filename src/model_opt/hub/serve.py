@@ -1,5 +1,6 @@
 """Runs a hub: its state folder, its stores, the HTTP server, and TLS."""
 
+import asyncio
 import json
 import re
 import secrets
@@ -84,7 +85,7 @@ def serve(settings: HubSettings) -> None:
         import uvicorn
     except ImportError as error:
         raise MissingDependency("uvicorn", "hub") from error
-    from model_opt.hub.connections import Connections, GuardedConnection
+    from model_opt.hub.connections import Connections, GuardedConnection, HandshakeLimit
 
     with _alone(settings.state), _keepers(settings) as federations:
         hub_id = _hub_id(settings.state)
@@ -126,7 +127,8 @@ def serve(settings: HubSettings) -> None:
         # uvicorn raises the signal that ended it once more: by default the stores would not be closed.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        server.run()
+        with asyncio.Runner(loop_factory=partial(HandshakeLimit, settings.limits.head_s)) as runner:
+            runner.run(server.serve())
         audit.write("stopped")
         audit.close()
 
