@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model_opt.core.storage import MongoDBBackend, Neo4jBackend, RedisBackend
-from model_opt.errors import StoreError, StoreUnavailable
+from model_opt.errors import StoreCorrupt, StoreError, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.stream import Stream
 from model_opt.federation.wire import encode
@@ -79,6 +79,57 @@ def test_a_killed_server_loses_nothing_acknowledged(name: str, rows: int, reques
     if not server.ours:
         pytest.skip("a server that was not started here is not killed")
     storm(server, rows)
+
+
+@pytest.mark.server
+def test_a_redis_that_does_not_keep_what_it_acknowledged_is_refused_or_told(redis_server: Server) -> None:
+    import redis
+
+    if not redis_server.ours:
+        pytest.skip("a server that was not started here is not set up anew")
+    client = redis.Redis.from_url(redis_server.url)
+    federation = f"kept-{secrets.token_hex(6)}"
+    with open_store(redis_server.url, federation) as store:
+        store.append(Stream(origin="alpha", federation=federation).mint(RESNET18, entries(3)))
+    try:
+        client.config_set("maxmemory", "1gb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreError, match="noeviction"):
+            open_store(redis_server.url, federation).rows()
+        client.config_set("maxmemory-policy", "volatile-lru")  # ours never expire
+        assert len(open_store(redis_server.url, federation).rows()) == 3
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "no")
+        with pytest.warns(UserWarning, match="appendonly yes"):
+            open_store(redis_server.url, federation).rows()
+    finally:
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "0")
+    client.delete(f"{{model_opt:{federation}}}:records")
+    with pytest.raises(StoreCorrupt, match="0 records and knows of 1"):
+        open_store(redis_server.url, federation).rows()
+
+
+@pytest.mark.server
+def test_a_mongodb_whose_index_lets_documents_expire_is_refused(mongodb_server: Server) -> None:
+    import pymongo
+
+    federation = f"kept-{secrets.token_hex(6)}"
+    with open_store(mongodb_server.url, federation) as store:
+        store.append(Stream(origin="alpha", federation=federation).mint(RESNET18, entries(3)))
+    with pymongo.MongoClient(mongodb_server.url) as client:
+        records = client.get_default_database().records
+        name = records.create_index([("at", 1)], expireAfterSeconds=60)
+        if "expireAfterSeconds" not in records.index_information().get(name, {}):
+            records.drop_index(name)
+            pytest.skip("this server does not know indexes that expire")
+        try:
+            with pytest.raises(StoreError, match="expire"):
+                open_store(mongodb_server.url, federation).rows()
+        finally:
+            records.drop_index(name)
+    assert len(open_store(mongodb_server.url, federation).rows()) == 3
 
 
 @pytest.mark.server

@@ -69,10 +69,21 @@ class MongoDBBackend(BaseStore):
             # Journal and oplog have one order: with a record everything written before it is safe.
             self._kept = self._db.get_collection("records", write_concern=pymongo.WriteConcern(w="majority", j=True))
             self._rows_written = self._db.get_collection("rows", write_concern=pymongo.WriteConcern(w=1, j=False))
+            self._check_keeping()
             up = pymongo.ASCENDING
             self._db.records.create_index([("federation", up), ("cursor", up)], unique=True)
             self._db.records.create_index([("federation", up), ("law", up), ("cursor", up)])
             self._db.signatures.create_index([("federation", up)])
+
+    def _check_keeping(self) -> None:
+        """Raises `StoreError` where an index of the database lets documents of ours expire."""
+        for name in ("records", "rows", "signatures", "facts"):
+            for index in self._db[name].list_indexes():
+                if "expireAfterSeconds" in index:
+                    raise StoreError(
+                        f"{self!r} lets what it acknowledged expire (index {index['name']!r} of {name!r}): knowledge "
+                        "would be lost in silence. Drop that index, or name another database"
+                    )
 
     def _disconnect(self) -> None:
         self._written.clear()

@@ -9,13 +9,15 @@ Keys begin with `{model_opt:<federation>}`, so that all of a federation is in on
 """
 
 import json
+import logging
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
-from model_opt.errors import MissingDependency, StoreConflict, StoreError, StoreUnavailable
+from model_opt.errors import MissingDependency, StoreConflict, StoreCorrupt, StoreError, StoreUnavailable
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.row import Row
 from model_opt.federation.store import Counts
@@ -28,6 +30,7 @@ from model_opt.storage.base import BaseStore, Write
 from model_opt.storage.packed import pack_block, unpack
 from model_opt.storage.retry import Retry
 
+_log = logging.getLogger(__name__)
 _BATCH = 1000
 """Rows a script call: Lua unpacks them on a stack of 8,000."""
 _HEADER = struct.Struct(">Q8s")
@@ -80,6 +83,7 @@ class RedisBackend(BaseStore):
         if url is None:
             self._options |= {"host": host, "port": port}
         self._client: Any = None
+        self._warned = False
         self._tag = f"{{model_opt:{federation}}}"
 
     def __repr__(self) -> str:
@@ -97,6 +101,41 @@ class RedisBackend(BaseStore):
                 self._put_rows_script = self._client.register_script(_PUT_ROWS)
                 self._put_record_script = self._client.register_script(_PUT_RECORD)
             self._client.ping()
+            self._check_kept()
+            self._check_keeping()
+
+    def _check_kept(self) -> None:
+        """Raises `StoreCorrupt` where records are gone that were acknowledged."""
+        told, there = self._client.hlen(self._key("identities")), self._client.llen(self._key("records"))
+        if told != there:
+            raise StoreCorrupt(
+                f"{self!r} has {there} records and knows of {told}: keys expired, or were thrown away or deleted; "
+                "bring a copy back, or begin under another federation's name"
+            )
+
+    def _check_keeping(self) -> None:
+        """Raises `StoreError` where the server throws away what it acknowledged when its memory is full, and warns
+        where it forgets when it ends; where it does not say, nothing is known."""
+        from redis import exceptions
+
+        try:
+            memory, persistence = (self._client.info(section) for section in ("memory", "persistence"))
+        except exceptions.ResponseError as error:  # a user who may not ask
+            _log.info("%r does not tell how it keeps what it has: %s", self, error)
+            return
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if memory.get("maxmemory") and policy.startswith("allkeys"):
+            raise StoreError(
+                f"{self!r} throws keys away when its memory is full (maxmemory-policy {policy}): knowledge would be "
+                "lost in silence. Set maxmemory-policy noeviction, or use a server of its own"
+            )
+        if not persistence.get("aof_enabled") and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r} forgets what it was told since its last snapshot when it ends: set appendonly yes and "
+                "appendfsync always",
+                stacklevel=2,
+            )
 
     def _disconnect(self) -> None:
         if self._client is not None:
