@@ -11,7 +11,6 @@ from model_opt.fleet.steady_clock import SteadyClock
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "model_opt"
 READ_BY_PEOPLE = {
     "actors/searches.py": 1,  # a search's end, told to another machine
-    "actors/worker.py": 1,  # a name that no earlier life has
     "autotuner/progress_log.py": 1,
     "federation/last_heard.py": 1,
     "federation/recall.py": 1,

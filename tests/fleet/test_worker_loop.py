@@ -65,6 +65,18 @@ def test_workers_settle_the_budget_and_repeat_nothing(tmp_path: Path, workers: i
     service.close()
 
 
+def test_a_worker_whose_measuring_raises_ends_and_its_plan_is_leased_again(tmp_path: Path) -> None:
+    service = CoordinatorService.at(tmp_path, FleetRules(budget=6, objective=OBJECTIVE))
+    broken = loop("w0", service)
+    broken._measure = lambda plan, purpose: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        broken.run()
+    assert service.status()["granted"] >= 1
+    assert run_all([loop("w0", service, life="2")]) == ["budget"]
+    assert service.status()["settled"] == 6 and service.status()["failures"] == {}
+    service.close()
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_where_no_plan_holds_the_limit_what_is_left_explores(tmp_path: Path, workers: int) -> None:
     """Nobody but the answer is worth another measurement then."""

@@ -103,7 +103,8 @@ class SearchWorker:
         )
 
     def _made_loop(self, link: RayLink, request: Submission, measurer: Measurer, described: Description) -> WorkerLoop:
-        incarnation = f"{time.time_ns():020d}-{os.getpid()}"
+        # A slot's lives are all of one boot; with a wall clock that is set back a new one would look old.
+        incarnation = f"{time.monotonic_ns():020d}-{os.getpid()}"
         return WorkerLoop(
             WorkerState(Holder(worker=self._name, incarnation=incarnation), described.context_key),
             link,

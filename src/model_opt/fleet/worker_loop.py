@@ -60,7 +60,8 @@ class Spent:
 class WorkerLoop:
     """Runs one worker until the search ends or it is told to leave.
 
-    `measure` is called by one thread only and must not raise; `interrupt`, from another, makes it return soon.
+    `measure` is called by one thread only; `interrupt`, from another, makes it return soon. What it raises, or any
+    thread of the loop, ends the loop, and is raised by `run`: what is held is then leased again.
     `make_proposer` takes the budget and is called again where the coordinator lost its state and its news begin anew.
     `left` is the time that the search has: a plan that would not end in it is given back, not begun. `wait` returns
     when planning disturbs nobody's timing.
@@ -86,6 +87,7 @@ class WorkerLoop:
         self._done = threading.Event()  # something measured, or the end
         self._over = threading.Event()
         self._leaving = threading.Event()
+        self._error: Exception | None = None
         self._typical_s = math.inf
         self._turn_s = 0.0
         self._spent = Spent()
@@ -93,7 +95,8 @@ class WorkerLoop:
 
     def run(self) -> str:
         """Works; returns why it ended ("budget", …, "left")."""
-        threads = [threading.Thread(target=work, daemon=True) for work in (self._measure_all, self._give_signs)]
+        works = (self._measure_all, self._give_signs)
+        threads = [threading.Thread(target=self._noticed, args=(work,), daemon=True) for work in works]
         for thread in threads:
             thread.start()
         self._planning.start()
@@ -106,6 +109,17 @@ class WorkerLoop:
                 thread.join()
             log.info("spent %s, planning %.3f s", self._spent, self._planning.planning_s)
 
+    def _noticed(self, work: Callable[[], None]) -> None:
+        """Runs `work` in a thread; what it raises is the loop's end."""
+        try:
+            work()
+        except Exception as error:
+            self._error = error
+            with self._lock:
+                self._over.set()
+                self._news.notify_all()
+            self._done.set()
+
     def leave(self) -> None:
         """Gives the leases back and ends; from any thread."""
         self._leaving.set()
@@ -116,6 +130,8 @@ class WorkerLoop:
     def _converse(self) -> str:
         failures = 0
         while True:
+            if self._error is not None:
+                raise self._error
             leaving = self._leaving.is_set()
             proposals, wanted = ([], 0) if leaving else self._wishes()
             reply = self._turn(proposals, wanted, leaving)
