@@ -14,7 +14,7 @@ from networks import TwoInputs, small_cnn
 
 from model_opt.autotuner import Callbacks, CompressionResult, IntelligentOptimizer, load_model
 from model_opt.compression.machine import inspect
-from model_opt.errors import InvalidInput, UnknownName
+from model_opt.errors import InvalidInput, StoreCorrupt, UnknownName
 
 EXAMPLE = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 IMAGES = torch.randn(128, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -158,15 +158,15 @@ def test_what_nothing_satisfies_comes_back_marked(tmp_path):
     assert any("no measured plan keeps every constraint" in note for note in result.notes)
 
 
-def test_a_corrupt_knowledge_base_is_kept_aside(tmp_path):
+@pytest.mark.parametrize("method", ["mcts", "rule_based"])
+def test_a_damaged_knowledge_base_is_refused_before_anything_is_measured(method, tmp_path):
     path = tmp_path / "kb.json"
     path.write_text('{"records": [')
-    with pytest.warns(UserWarning, match="corrupt"):
+    with pytest.raises(StoreCorrupt, match="move it away"):
         IntelligentOptimizer(path).optimize_auto(
-            small_cnn(), "mcts", 1, example_input=EXAMPLE, calibration_data=[IMAGES[:32]], **QUICK
+            small_cnn(), method, 1, example_input=EXAMPLE, calibration_data=[IMAGES[:32]], **QUICK
         )
-    aside = [p for p in tmp_path.iterdir() if "corrupt" in p.name]
-    assert [p.read_text() for p in aside] == ['{"records": [']
+    assert path.read_text() == '{"records": ['
 
 
 def test_a_mapping_is_an_input_and_plans_may_be_frozen(tmp_path):

@@ -34,7 +34,7 @@ from model_opt.compression.save_model import load_model
 from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import techniques_of
-from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreError
+from model_opt.errors import InvalidInput, MeasurementFailed, SaveFailed, StoreCorrupt, StoreError
 from model_opt.federation.recall import Recalled, recall
 from model_opt.federation.recorder import Recorder
 from model_opt.federation.store import KnowledgeStore
@@ -293,10 +293,14 @@ class Run:
         self._at_work = plan
 
     def _recall(self, store: KnowledgeStore, context: Context, objective: Objective) -> Recalled:
-        if self._limits.method == "mcts":
-            return Recalled()
+        """What is known; a store that is damaged is refused before anything is measured, one that is away is told."""
         try:
+            if self._limits.method == "mcts":
+                store.counts()  # nothing is asked of it, and it will be written to
+                return Recalled()
             recalled = recall(store, self.signature, self.space, context, objective)
+        except StoreCorrupt:
+            raise
         except StoreError as error:
             self._callbacks.on_note(f"the knowledge base cannot be read, so the search starts from nothing: {error}")
             return Recalled()
