@@ -296,7 +296,7 @@ class Run:
         """What is known; a store that is damaged is refused before anything is measured, one that is away is told."""
         try:
             if self._limits.method == "mcts":
-                store.counts()  # nothing is asked of it, and it will be written to
+                store.rows([self.signature.key])  # nothing is asked of it, but it will be written to
                 return Recalled()
             recalled = recall(store, self.signature, self.space, context, objective)
         except StoreCorrupt:
