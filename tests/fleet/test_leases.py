@@ -11,10 +11,11 @@ from fleet_simulation import Simulation, numbered
 
 from model_opt.errors import FleetError, StoreCorrupt
 from model_opt.federation.moments import Moments
-from model_opt.fleet.coordinator_state import MOST_PENDING, REPLACED, TOLD_EVERYBODY, CoordinatorState, FleetRules
+from model_opt.fleet.coordinator_state import REPLACED, CoordinatorState, FleetRules
 from model_opt.fleet.journal import Journal, MemoryJournal, SqliteJournal
 from model_opt.fleet.leases import Holder, LeaseBook, LeaseState, LeaseVerdict
 from model_opt.fleet.messages import CoordinatorSnapshot, Reply, WorkRequest
+from model_opt.fleet.news import MOST_PENDING, TOLD_EVERYBODY
 from model_opt.fleet.planning import Planning
 from model_opt.fleet.time_left import TimeLeft
 from model_opt.fleet.worker_state import WorkerState

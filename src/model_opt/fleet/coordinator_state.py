@@ -5,8 +5,7 @@ Exactness rests on three things only: leases settle once (`leases`), what an ans
 """
 
 import math
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from model_opt.errors import FleetError
@@ -23,22 +22,14 @@ from model_opt.fleet.messages import (
     RowId,
     WorkRequest,
 )
+from model_opt.fleet.news import FLEET_PENDING, MOST_PENDING, News, shared_out
 from model_opt.fleet.roster import Roster
 from model_opt.search.checked import checked
-from model_opt.search.evaluator import Failure, Outcome, Purpose, Reason
+from model_opt.search.evaluator import Failure, Purpose, Reason
 from model_opt.search.objective import Objective
 from model_opt.search.plan import Plan
 from model_opt.search.trial import Trial
 
-MOST_NEWS = 500
-"""Outcomes in one answer; what is settled meanwhile follows in the next."""
-TOLD_EVERYBODY = 256
-"""In a fleet of more workers than this an answer is one of so many that it has to be short: what it tells of the others
-is shared out, and the rest is skipped."""
-FLEET_NEWS, FLEET_PENDING, LEAST_TOLD = 60_000, 16_000, 6
-LEADERS = 4
-"""How many of the best plans of a context everybody is told of, whatever else is skipped."""
-MOST_PENDING = 64
 LAST_ROUNDS = 32
 """When no more than this many plans a worker are left, leases are counted out by speed."""
 REPLACED = "replaced"
@@ -111,9 +102,7 @@ class CoordinatorState:
         self.last_settled_s: float | None = None
         self._began = now
         self._open = not rules.gather or bool(kept.leases)
-        self._tried: dict[RowId, int] = {}
-        self._positions: dict[str, list[int]] = {}
-        self._leaders: dict[str, list[tuple[tuple[float, ...], int]]] = {}
+        self._news = News(self.log)
         self._best: tuple[float, float, float] | None = None
         self._best_at = 0
         self._sweep_at = now
@@ -235,21 +224,17 @@ class CoordinatorState:
         if kept.position is None:
             tally.extra += 1
             return
-        place = len(self.log)
         self.log.append(trial)
-        self._positions.setdefault(trial.context, []).append(place)
+        measured = trial.measurement is not None
+        order = self.rules.objective.order(trial.metrics) if measured else None
+        self._news.add(kept.row_id, order)
         self.last_settled_s = trial.at_s
-        self._tried[kept.row_id] = place
         worker = trial.worker or ""
         tally.workers[worker] = tally.workers.get(worker, 0) + 1
         if isinstance(trial.outcome, Failure):
             tally.failures[trial.outcome.reason] = tally.failures.get(trial.outcome.reason, 0) + 1
             return
-        order = self.rules.objective.order(trial.metrics)
-        leaders = self._leaders.setdefault(trial.context, [])
-        insort(leaders, (order, place))
-        del leaders[LEADERS:]
-        if self._best is None or order < self._best:
+        if order is not None and (self._best is None or order < self._best):
             self._best, self._best_at = order, len(self.log)
 
     # the course of the search ---------------------------------------------------------------------------------------
@@ -309,7 +294,7 @@ class CoordinatorState:
             given.append(again)
             wanted -= 1
         for plan, purpose in ask.proposals:
-            tried = (plan.key, ask.context) in self._tried
+            tried = self._news.tried((plan.key, ask.context))
             if wanted <= 0 or tried != (purpose is Purpose.VERIFY):
                 continue
             if (lease := self.book.grant(plan, purpose, ask.context, ask.holder, now)) is not None:
@@ -333,50 +318,28 @@ class CoordinatorState:
         return min(ask.wanted, self.roster.in_time(ask.holder.worker, work, now))
 
     def _reply(self, ask: WorkRequest, grants: tuple[Grant, ...], ending: str | None, now: float) -> Reply:
-        news, cursor, skipped = self._news_for(ask)
+        told = self._news.told(ask, len(self.roster))
         return Reply(
             serial=ask.serial,
             term=self.term,
             epoch=self.epoch,
             acknowledged=frozenset((r.lease_id, r.attempt) for r in ask.results),
             grants=grants,
-            news=self._outcomes(news),
-            cursor=cursor,
+            news=told.news,
+            cursor=told.cursor,
             pending=tuple(self._pending_for(ask)),
             shares=self.roster.shares(ask.holder.worker, ask.context, now),
             budget=self._budget_of(ask.context, now) - self._unseen(ask.holder),
             waiting=not self._open,
             ending=ending,
             left_s=None if self._deadline_s is None else max(self._deadline_s - now, 0.0),
-            skipped=skipped,
-            measured=self._outcomes(self._measured(ask)) if len(self.roster) > TOLD_EVERYBODY else (),
+            skipped=told.skipped,
+            measured=told.measured,
         )
-
-    def _news_for(self, ask: WorkRequest) -> tuple[Sequence[int], int, int]:
-        """The places in the log of what the asker is told, in order; how far it then knows it; and how many outcomes of
-        its context are skipped: of a large fleet it is told its own, the best and the latest."""
-        places = self._positions.get(ask.context, [])
-        first = bisect_left(places, ask.cursor)
-        if len(self.roster) <= TOLD_EVERYBODY:
-            end = min(len(self.log), ask.cursor + MOST_NEWS)
-            return places[first : bisect_left(places, end)], end, 0
-        latest = places[max(first, len(places) - self._shared_out(FLEET_NEWS, MOST_NEWS)) :]
-        own = (self._tried[row] for result in ask.results if (row := result.row_id) in self._tried)
-        best = (place for _, place in self._leaders.get(ask.context, ()))
-        told = {place for place in (*own, *best) if place >= ask.cursor} | {*latest}
-        return sorted(told), len(self.log), len(places) - first - len(told)
-
-    def _measured(self, ask: WorkRequest) -> Iterable[int]:
-        """The places in the log of what was proposed to explore and has been measured already."""
-        rows = ((plan.key, ask.context) for plan, purpose in ask.proposals if purpose is Purpose.EXPLORE)
-        return [self._tried[row] for row in rows if row in self._tried]
-
-    def _outcomes(self, places: Iterable[int]) -> tuple[Outcome, ...]:
-        return tuple(outcome for place in places if (outcome := self.log[place].outcome) is not None)
 
     def _pending_for(self, ask: WorkRequest) -> Iterable[Plan]:
         """Plans that others measure: those among what was proposed, and the latest."""
-        latest = self.book.pending_of_others(ask.context, ask.holder, self._shared_out(FLEET_PENDING, MOST_PENDING))
+        latest = self.book.pending_of_others(ask.context, ask.holder, self._most_pending)
         mine = {lease.plan for lease in self.book.held_by(ask.holder)}
         offered = (plan for plan, _ in ask.proposals if plan not in mine and self.book.pending(plan, ask.context))
         return dict.fromkeys((*offered, *latest))
@@ -387,7 +350,7 @@ class CoordinatorState:
         At the pace so far, once everybody has had `PACE_FROM` plans on average; at least one more than is begun, so
         that nobody idles where the pace was faster than it seemed.
         """
-        settled, own = len(self.log), len(self._positions.get(context, ()))
+        settled, own = len(self.log), self._news.settled_in(context)
         left = self.book.budget - settled
         if self.first_grant_s is None or not own or settled < PACE_FROM * len(self.roster):
             return own + left
@@ -399,14 +362,11 @@ class CoordinatorState:
 
     def _unseen(self, holder: Holder) -> int:
         """How many plans others are measuring beyond those that `holder` is told of: for it they are spent."""
-        return max(
-            0, self.book.granted - len(self.book.held_by(holder)) - self._shared_out(FLEET_PENDING, MOST_PENDING)
-        )
+        return max(0, self.book.granted - len(self.book.held_by(holder)) - self._most_pending)
 
-    def _shared_out(self, among_all: int, most: int) -> int:
-        """How many of something one answer tells."""
-        workers = len(self.roster)
-        return most if workers <= TOLD_EVERYBODY else min(max(among_all // workers, LEAST_TOLD), most)
+    @property
+    def _most_pending(self) -> int:
+        return shared_out(len(self.roster), FLEET_PENDING, MOST_PENDING)
 
     def _clear(self) -> None:
         self._results: list[LeaseResult] = []

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from model_opt.fleet.coordinator_state import MOST_NEWS
 from model_opt.fleet.leases import Holder
 from model_opt.fleet.messages import Grant, Reply, WorkRequest
+from model_opt.fleet.news import MOST_NEWS
 from model_opt.fleet.planning import SPARE, Planning
 from model_opt.fleet.proposer import Proposals, Proposer
 from model_opt.fleet.time_left import TimeLeft
