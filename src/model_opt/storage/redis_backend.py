@@ -106,7 +106,10 @@ class RedisBackend(BaseStore):
 
     def _check_kept(self) -> None:
         """Raises `StoreCorrupt` where records are gone that were acknowledged."""
-        told, there = self._client.hlen(self._key("identities")), self._client.llen(self._key("records"))
+        pipe = self._client.pipeline(transaction=True)  # at one moment: others append
+        pipe.hlen(self._key("identities"))
+        pipe.llen(self._key("records"))
+        told, there = pipe.execute()
         if told != there:
             raise StoreCorrupt(
                 f"{self!r} has {there} records and knows of {told}: keys expired, or were thrown away or deleted; "
