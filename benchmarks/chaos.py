@@ -43,7 +43,7 @@ from servers.starting import Missing, serve  # noqa: E402
 BUDGET = 240
 STILL_S, NAMED_S, SEARCH_S = 60.0, 20.0, 420.0
 """How long nothing may settle beyond what a fault lasts; how long after a fault its name may take; a search's most."""
-DISK = "48m"
+DISK, SOME = "48m", 20
 NOTHING: Status = {"settled": 0, "term": 0, "expired": 0, "lost_workers": 0, "failures": {}, "pid": 0, "ending": None}
 
 
@@ -255,7 +255,8 @@ class Chaos:
     def _lane(self, search: Search, of_store: bool, over: threading.Event) -> None:
         """Faults of the store, or all others, one after the other while the search lasts."""
         while not over.wait(search.rng.uniform(1, 4)) and time.monotonic() < self.until:
-            if search.status()["settled"] and not search.status()["ending"]:
+            at_least = SOME if of_store else 1  # before there is something to tell a store nobody misses it
+            if search.status()["settled"] >= at_least and not search.status()["ending"]:
                 self._fault(self._draw(search, of_store), search)
 
     def _draw(self, search: Search, of_store: bool) -> Fault:
