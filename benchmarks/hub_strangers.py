@@ -139,10 +139,12 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
             others.stdin.write(json.dumps(heads) + "\n")
             others.stdin.flush()
             time.sleep(6)
-            for name, taken in minutes(sides, arguments.seconds).items():
-                troubled[name] += taken
-            others.kill()
-            others.wait()
+            try:
+                for name, taken in minutes(sides, arguments.seconds).items():
+                    troubled[name] += taken
+            finally:
+                others.kill()
+                others.wait()
             time.sleep(2)
         found: dict[str, object] = {"memory_mb": memory_mb(hub.process.pid if hub.process else 0)}
         for name in ("push", "status"):

@@ -115,9 +115,6 @@ class WorkerLoop:
             work()
         except Exception as error:
             self._error = error
-            with self._lock:
-                self._over.set()
-                self._news.notify_all()
             self._done.set()
 
     def leave(self) -> None:

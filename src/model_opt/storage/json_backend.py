@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from model_opt.atomic import replacing
-from model_opt.errors import InvalidInput, StoreConflict, StoreCorrupt, StoreError, StoreUnavailable, WireError
+from model_opt.errors import InvalidInput, StoreConflict, StoreError, StoreUnavailable
 from model_opt.federation.encoded_record import EncodedRecord
 from model_opt.federation.envelope import Envelope
 from model_opt.federation.join import Policy
@@ -28,6 +28,7 @@ from model_opt.federation.wire_rows import context_fields
 from model_opt.search.context import Context
 from model_opt.search.model_signature import ModelSignature
 from model_opt.storage.base import BaseStore, Write
+from model_opt.storage.legible import legible
 from model_opt.storage.retry import Retry
 
 _FORMAT = "model_opt knowledge"
@@ -215,26 +216,16 @@ class JSONBackend(BaseStore):
             return _Contents()
         if not raw:
             return _Contents()
-        try:
+        with legible(repr(str(self.path))):
             document = json.loads(raw)
             if document in (None, {}, [], "", 0):
                 raise ValueError("it holds nothing")
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(error) from error
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise InvalidInput(f"{str(self.path)!r} is JSON of some other kind; choose another path for the knowledge")
         if not isinstance(document.get("schema"), int) or document["schema"] > self.rows_schema:
             raise StoreError(f"{self!r} was written by a newer model_opt: schema {document.get('schema')!r}")
-        try:
+        with legible(repr(str(self.path))):
             return _contents(document["records"], self._limits)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, WireError) as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> StoreCorrupt:
-        return StoreCorrupt(
-            f"{str(self.path)!r} cannot be read ({error}); it was left as it is: bring a copy back, or move it away to "
-            "begin anew"
-        )
 
     def _save(self) -> None:
         with replacing(self.path) as (file,):

@@ -103,13 +103,14 @@ class SQLiteBackend(BaseStore):
                 link.execute("PRAGMA synchronous = FULL")
                 link.execute("PRAGMA cache_size = -65536")
                 link.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+                self._link = link
+                with legible(self):
+                    if self._schema() != self.rows_schema:  # which is about to be written
+                        check_whole(link, self.path)
             except BaseException:
+                self._link = None
                 link.close()
                 raise
-            self._link = link
-            with legible(self):
-                if self._schema() != self.rows_schema:  # which is about to be written
-                    check_whole(link, self.path)
 
     def _disconnect(self) -> None:
         if self._link is not None:

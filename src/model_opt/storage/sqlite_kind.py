@@ -33,9 +33,10 @@ def take_over(link: sqlite3.Connection, path: Path, kind: SqliteKind, script: st
     another kind, and not empty, `StoreCorrupt` where it is damaged.
     """
     with legible(path):
-        tables = _check_kind(link, path, kind)
         (found,) = link.execute("PRAGMA application_id").fetchone()
+        tables = {name for (name,) in link.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         (mode,) = link.execute("PRAGMA journal_mode").fetchone()
+    _check_kind(found, tables, path, kind)
     wanted, dropped = (set(re.findall(rf"{what} (\w+)", script)) for what in (_MADE, _DROPPED))
     ready = found == kind and wanted <= tables and not dropped & tables
     if tables and (kind is SqliteKind.SEARCH or not ready or mode != "wal"):
@@ -57,12 +58,10 @@ def check_whole(link: sqlite3.Connection, path: Path) -> None:
 _MADE, _DROPPED = "CREATE TABLE IF NOT EXISTS", "DROP TABLE IF EXISTS"
 
 
-def _check_kind(link: sqlite3.Connection, path: Path, kind: SqliteKind) -> set[str]:
-    """The tables of the file at `path`; raises `StoreError` where it is not of this `kind`, and not empty either."""
-    (found,) = link.execute("PRAGMA application_id").fetchone()
-    tables = {name for (name,) in link.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def _check_kind(found: int, tables: set[str], path: Path, kind: SqliteKind) -> None:
+    """Raises `StoreError` where a file whose header says `found` is not of this `kind`, and not empty either."""
     if found == kind or (found == 0 and (not tables or kind.tables <= tables)):
-        return tables
+        return
     other = next((str(one) for one in SqliteKind if found == one or (found == 0 and one.tables <= tables)), "")
     what = f"holds {other}" if other else "is another program's"
     raise StoreError(f"the SQLite file {path} {what}, not {kind}; it was left alone: name another path")
