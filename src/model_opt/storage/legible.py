@@ -15,8 +15,8 @@ def legible(what: object) -> Iterator[None]:
         if isinstance(error, ModelOptError) and not isinstance(error, WireError):
             raise
         raise StoreCorrupt(
-            f"{what} holds something that cannot be read ({type(error).__name__}: {error}); it was left as it is: bring "
-            "a copy back, or move it away to begin anew"
+            f"{what} holds something that cannot be read ({type(error).__name__}: {error}); it was left as it is: "
+            "bring a copy back, or move it away to begin anew"
         ) from error
 
 
