@@ -220,11 +220,76 @@ def test_labels_in_a_mapping_are_no_input():
     assert len(torch.cat(pair.labels)) == 2
 
 
-def test_rows_of_other_sizes_are_named():
-    with pytest.raises(InvalidInput, match=r"item 1 of calibration_data has rows of 3x64x64, example_input of 3x32x32"):
-        task(calibration_data=[EXAMPLE, torch.randn(4, 3, 64, 64)])
-    with pytest.raises(InvalidInput, match=r"item 1 of calibration_data has rows of 12 where those before have 10"):
-        task(nn.Embedding(9, 3), example_input=None, calibration_data=[torch.ones(4, n).long() for n in (10, 12)])
+def test_rows_of_several_sizes_are_kept_apart_and_their_lengths_told():
+    words = [torch.full((8, length), length) for length in (12, 10, 12, 9)]
+    labels = [torch.full((8,), length) for length in (12, 10, 12, 9)]
+    made = task(nn.Embedding(20, 3), example_input=words[0], calibration_data=zip(words, labels, strict=True))
+    assert [dict(one) for one in made.interface.lengths] == [{1: (9, 12)}]
+    assert {tuple(batch.shape)[1] for batch in made.sizes} == {9, 10, 12}
+    assert sum(map(batch_size, (*made.fit, *made.held_out))) == 32
+    for batch, label in zip(made.held_out, made.labels, strict=True):
+        assert (batch == batch.shape[1]).all() and (label == batch.shape[1]).all()
+
+
+def test_data_of_another_size_than_the_example_is_used_where_the_model_takes_it():
+    made = task(calibration_data=[torch.randn(8, 3, 64, 64)])
+    assert [dict(one) for one in made.interface.lengths] == [{2: (32, 64), 3: (32, 64)}]
+
+
+def test_rows_of_sizes_that_the_model_does_not_take_are_named():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    with pytest.raises(InvalidInput, match=r"batch of 4x3x64x64, example_input is 4x3x32x32, and .* raised Runtime"):
+        task(model, calibration_data=[EXAMPLE, torch.randn(4, 3, 64, 64)])
+    with pytest.raises(InvalidInput, match=r"item 0 of calibration_data has tensors of 4x2x3x32x32, example_input of"):
+        task(calibration_data=[torch.randn(4, 2, 3, 32, 32)])
+
+
+def test_a_model_that_takes_one_batch_only_gets_batches_of_that():
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(3 * 32 * 32, 10)
+
+        def forward(self, x):
+            return self.out(x.reshape(1, -1))
+
+    made = task(One(), example_input=EXAMPLE[:1], calibration_data=[torch.randn(1, 3, 32, 32) for _ in range(9)])
+    assert {batch_size(batch) for batch in (*made.fit, *made.held_out)} == {1}
+    assert len(made.fit) + len(made.held_out) == 9
+
+
+class Losing(nn.Module):
+    """As in transformers: labels in, a loss before all else out."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, values, labels=None):
+        scores = self.out(values)
+        loss = None if labels is None else nn.functional.cross_entropy(scores, labels)
+        return {"scores": scores} if loss is None else {"loss": loss, "scores": scores}
+
+
+@pytest.mark.parametrize("with_example", [True, False])
+def test_labels_of_which_the_model_only_computes_a_loss_are_no_input(with_example):
+    batches = [{"values": torch.randn(8, 8), "labels": torch.randint(5, (8,))} for _ in range(4)]
+    made = task(Losing(), example_input=batches[0] if with_example else None, calibration_data=batches)
+    assert set(made.example) == {"values"} and made.labels is not None
+    assert "labels are no input" in made.warnings[0]
+
+
+def test_labels_that_answers_follow_are_an_input():
+    class Conditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.of, self.out = nn.Embedding(5, 8), nn.Linear(8, 5)
+
+        def forward(self, values, labels=None):
+            return self.out(values if labels is None else values + self.of(labels))
+
+    made = task(Conditioned(), example_input={"values": torch.randn(8, 8), "labels": torch.randint(5, (8,))})
+    assert set(made.example) == {"values", "labels"}
 
 
 def test_batches_stay_whole_where_rows_depend_on_one_another():

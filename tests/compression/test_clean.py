@@ -220,3 +220,36 @@ def test_torchvision(name: str) -> None:
     with torch.no_grad():
         expected, found = model(x), made(x)
     assert torch.allclose(expected, found, atol=1e-3) and (not expected.any() or snr_db(expected, found) > 80)
+
+
+@pytest.mark.parametrize("between", [[], [nn.AdaptiveAvgPool2d(1), nn.Flatten()], [nn.Flatten()]])
+def test_a_batch_norm_behind_an_activation_is_folded_into_what_reads_it(between):
+    width = 8 if between and isinstance(between[0], nn.AdaptiveAvgPool2d) else 8 * 36
+    last = nn.Linear(width, 5) if between else nn.Conv2d(8, 5, 3)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), *between, last)
+    for tensor in (model[2].running_mean, model[2].running_var, model[2].weight.data, model[2].bias.data):
+        tensor.uniform_(0.5, 1.5)
+    model.eval()
+    x = torch.randn(4, 3, 8, 8)
+    want = model(x)
+    assert clean(model, x) == {"batch norm forward": 1}
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert torch.allclose(model(x), want, atol=1e-5)
+
+
+def test_a_batch_norm_stays_where_borders_are_padded_or_another_reads_it():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.next = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x).relu())
+            return x + self.next(x)
+
+    padded = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3, padding=1))
+    for model in (padded, Two()):
+        norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+        norm.bias.data += 1
+        model.eval()
+        assert "batch norm forward" not in clean(model, torch.randn(4, 3, 8, 8))

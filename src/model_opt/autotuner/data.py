@@ -35,20 +35,25 @@ FIT_ROWS = MOST_ROWS // 2
 """Rows of `train_data` that techniques are fitted on, and the most that it keeps back to judge: as many as half of the
 most calibration data."""
 BATCH_ROWS = 32
-_LABELS = ("labels", "label", "targets", "target")
+LABELS = ("labels", "label", "targets", "target")
+"""What loaders call the targets in a mapping."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Batches of inputs, and beside each its labels (whole numbers, `[rows, …]`) if there are any.
+    """Rows of inputs, those of one size together, and beside each its labels (whole numbers, `[rows, …]`) if there are
+    any.
 
-    `whole` says that batches are as they came, since the answer for a row depends on the others. `warnings` say what
-    was not looked at; `targets` are those that are no labels.
+    `whole` says that they are batches as they came, since the answer for a row depends on the others. `batch` is how
+    many rows batches have otherwise. `warnings` say what was not looked at; `targets` are those that are no labels.
     """
 
     inputs: Sequence[Inputs]
     labels: Sequence[Tensor] | None
     whole: bool
+    batch: int = BATCH_ROWS
+    full: bool = False
+    """Whether a batch must have so many rows: those that are too few for one are left."""
     warnings: tuple[str, ...] = ()
     targets: FloatTargets | None = None
 
@@ -57,10 +62,15 @@ class Data:
         batches, where those are whole. One row, or one whole batch, is both."""
         order = torch.randperm(self._count, generator=torch.Generator().manual_seed(seed))
         if self.labels is not None and not self.whole and self.labels[0].dim() == 1:
-            by_class = order[self.labels[0][order].argsort(stable=True)]
+            by_class = order[torch.cat(list(self.labels))[order].argsort(stable=True)]
             order = torch.cat([by_class[::2], by_class[1::2]])
         cut = max(1, len(order) // 2)
         return self._only(order[:cut]).batches(), self._only(order[cut:] if len(order) > 1 else order)
+
+    def sizes(self) -> list[Inputs]:
+        """The first row, or whole batch, of each size."""
+        first = {shapes(rows(batch, 0, 1)): batch for batch in reversed(self.inputs)}
+        return [batch if self.whole else rows(batch, 0, self.batch) for batch in reversed(first.values())]
 
     def beside(self, pairs: Sequence[Any], example: Inputs) -> tuple[list[Inputs], "Data"]:
         """Batches to fit on, of `pairs` to train on, and the data that is none of theirs: nothing judges that was
@@ -70,7 +80,7 @@ class Data:
         if self.whole:
             fresh = [known.isdisjoint(_row_hashes(batch)) for batch in self.inputs]
         else:
-            fresh = [one not in known for one in _row_hashes(self.inputs[0])]
+            fresh = [one not in known for batch in self.inputs for one in _row_hashes(batch)]
         left = self._only(torch.tensor(fresh).nonzero().flatten())
         if not any(fresh):
             raise InvalidInput(
@@ -85,14 +95,20 @@ class Data:
         return _first_rows(inputs, whole=self.whole), left
 
     def batches(self) -> list[Inputs]:
-        """The inputs in batches of `BATCH_ROWS` rows, or as they came where they are whole."""
-        return list(self.inputs) if self.whole else _split(self.inputs[0])
+        """The inputs in batches of `batch` rows, or as they came where they are whole."""
+        if self.whole:
+            return list(self.inputs)
+        return [part for alike in self.inputs for part in _split(alike, self.batch) if self._stays(batch_size(part))]
 
     def label_batches(self) -> list[Tensor] | None:
         """The labels beside `batches`."""
         if self.labels is None or self.whole:
             return None if self.labels is None else list(self.labels)
-        return list(torch.split(self.labels[0], BATCH_ROWS))
+        parts = (part for alike in self.labels for part in torch.split(alike, self.batch))
+        return [part for part in parts if self._stays(len(part))]
+
+    def _stays(self, count: int) -> bool:
+        return not self.full or count == self.batch
 
     @property
     def rows(self) -> int:
@@ -109,8 +125,14 @@ class Data:
             at = chosen.tolist()
             labels = None if self.labels is None else [self.labels[i] for i in at]
             return replace(self, inputs=[self.inputs[i] for i in at], labels=labels)
-        labels = None if self.labels is None else [self.labels[0][chosen]]
-        return replace(self, inputs=[by_row(lambda tensor: tensor[chosen], self.inputs[0])], labels=labels)
+        inputs, labels, start = [], [], 0
+        for place, alike in enumerate(self.inputs):
+            here = chosen[(chosen >= start) & (chosen < start + batch_size(alike))] - start
+            start += batch_size(alike)
+            if len(here):
+                inputs.append(by_row(lambda tensor, here=here: tensor[here], alike))  # type: ignore[misc]
+                labels += [] if self.labels is None else [self.labels[place][here]]
+        return replace(self, inputs=inputs, labels=None if self.labels is None else labels)
 
 
 def opened(given: Iterable[Any], example: Inputs | None, seed: int) -> tuple[Inputs, Iterator[Any]]:
@@ -133,7 +155,7 @@ def read(items: Iterator[Any], example: Inputs | None, seed: int, *, whole: bool
         inputs, target = _read_item(item, example, name)
         usual = alike(inputs) if usual is None else usual
         if alike(inputs) == usual:
-            drawn.add(inputs, target, name)
+            drawn.add(inputs, target)
         else:
             others += 1
         if time.monotonic() > until:
@@ -191,11 +213,11 @@ def _first_rows(batches: Sequence[Inputs], *, whole: bool) -> list[Inputs]:
     """Batches of the first `FIT_ROWS` rows, or the first whole ones."""
     taken, count = [], 0
     for batch in batches:
-        taken.append(batch)
+        taken.append(batch if whole else rows(batch, 0, FIT_ROWS - count))
         count += batch_size(batch)
         if count >= FIT_ROWS:
             break
-    return taken if whole else _split(rows(join(taken), 0, FIT_ROWS))
+    return taken if whole else [part for alike in _by_size(taken) for part in _split(join(alike), BATCH_ROWS)]
 
 
 def _cut(inputs: Inputs, target: Any) -> tuple[list[Any], list[Any]]:
@@ -207,8 +229,16 @@ def _cut(inputs: Inputs, target: Any) -> tuple[list[Any], list[Any]]:
     return [(rows(inputs, aside, count), target[aside:])], [(rows(inputs, 0, aside), target[:aside])]
 
 
-def _split(inputs: Inputs) -> list[Inputs]:
-    return [rows(inputs, start, start + BATCH_ROWS) for start in range(0, batch_size(inputs), BATCH_ROWS)]
+def _by_size(batches: Sequence[Inputs]) -> list[list[Inputs]]:
+    """The batches, those whose rows have one size together."""
+    found: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
+    for batch in batches:
+        found.setdefault(shapes(rows(batch, 0, 1)), []).append(batch)
+    return list(found.values())
+
+
+def _split(inputs: Inputs, most: int) -> list[Inputs]:
+    return [rows(inputs, start, start + most) for start in range(0, batch_size(inputs), most)]
 
 
 def _anywhere(given: Iterable[Any], seed: int) -> Iterable[Any]:
@@ -236,18 +266,10 @@ class _Drawn:
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: list[tuple[Inputs, Any, Tensor]] = []
         self._held = 0
-        self._sizes: tuple[tuple[int, ...], ...] | None = None
 
-    def add(self, inputs: Inputs, target: Any, name: str) -> None:
-        """Takes a batch in. Raises `InvalidInput` where its rows have other sizes than those before."""
+    def add(self, inputs: Inputs, target: Any) -> None:
+        """Takes a batch in."""
         count = batch_size(inputs)
-        sizes = tuple(shape[1:] for shape in shapes(inputs))
-        self._sizes = self._sizes or sizes
-        if sizes != self._sizes:
-            raise InvalidInput(
-                f"{name} has rows of {_sizes(sizes)} where those before have {_sizes(self._sizes)}: what is compiled "
-                "takes rows of one size. Give calibration_data of one, padded or cut as the model is used"
-            )
         keys = torch.rand(1 if self._whole else count, generator=self._generator, dtype=torch.float64).expand(count)
         self._kept.append((inputs, target, keys))
         self.seen, self._held = self.seen + count, self._held + count
@@ -277,8 +299,12 @@ class _Drawn:
         said = (*warnings, unused) if unused else tuple(warnings)
         if self._whole:
             return Data(inputs=inputs, labels=labels, whole=True, warnings=said, targets=floats)
-        together = None if labels is None else [torch.cat(labels)]
-        return Data(inputs=[join(inputs)], labels=together, whole=False, warnings=said, targets=floats)
+        places = {id(batch): place for place, batch in enumerate(inputs)}
+        groups = _by_size(inputs)
+        together = None if labels is None else [torch.cat([labels[places[id(b)]] for b in alike]) for alike in groups]
+        return Data(
+            inputs=[join(alike) for alike in groups], labels=together, whole=False, warnings=said, targets=floats
+        )
 
 
 def _labels(targets: Sequence[Any]) -> tuple[list[Tensor] | None, FloatTargets | None, str]:
@@ -320,7 +346,7 @@ def _read_item(item: Any, example: Inputs | None, name: str) -> tuple[Inputs, An
     if _is_pair(item, example):
         item, target = item
     elif isinstance(item, Mapping) and isinstance(example, Mapping):
-        beside = [key for key in _LABELS if key in item and key not in example]
+        beside = [key for key in LABELS if key in item and key not in example]
         target = item[beside[0]] if beside else None
         item = {key: value for key, value in item.items() if key not in beside}
     if isinstance(item, list):
@@ -331,19 +357,18 @@ def _read_item(item: Any, example: Inputs | None, name: str) -> tuple[Inputs, An
     single = example is not None and tensors(made)[0].ndim == tensors(example)[0].ndim - 1
     if single:
         made = map_tensors(lambda tensor: tensor.unsqueeze(0), made)
-    _check_sizes(made, example, name)
+    _check_kinds(made, example, name)
     return made, _target(target, batch_size(made), name, single=single)
 
 
-def _check_sizes(made: Inputs, example: Inputs | None, name: str) -> None:
-    """Raises `InvalidInput` where rows have other sizes than the example's."""
+def _check_kinds(made: Inputs, example: Inputs | None, name: str) -> None:
+    """Raises `InvalidInput` where there are other tensors than the example's, or of other numbers of axes."""
     if example is None:
         return
-    sizes, wanted = ([shape[1:] for shape in shapes(one)] for one in (made, example))
-    if sizes != wanted:
+    given, wanted = ([tensor.dim() for tensor in tensors(one)] for one in (made, example))
+    if given != wanted:
         raise InvalidInput(
-            f"{name} has rows of {_sizes(sizes)}, example_input of {_sizes(wanted)}: what is compiled takes rows of "
-            "one size. Give both alike, padded or cut as the model is used"
+            f"{name} has tensors of {_sizes(shapes(made))}, example_input of {_sizes(shapes(example))}: give both alike"
         )
 
 

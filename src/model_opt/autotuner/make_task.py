@@ -1,18 +1,21 @@
 """What the user hands in, checked and brought into the form that the measuring process takes."""
 
-import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model_opt.autotuner.constraints import Constraints
-from model_opt.autotuner.data import Data, opened, read, training
+from model_opt.autotuner.data import LABELS, Data, opened, read, training
+from model_opt.compression.adopt import adopt
 from model_opt.compression.evaluation.evaluator import Task
 from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
 from model_opt.compression.inputs import (
+    UNWILLING,
     Inputs,
+    batch_size,
     by_row,
     call,
     map_tensors,
@@ -22,8 +25,10 @@ from model_opt.compression.inputs import (
     tensors,
     with_copies,
 )
-from model_opt.compression.interface import look
+from model_opt.compression.interface import SAME_DB, answers, lengths, look
+from model_opt.compression.keep_state import put_back_state
 from model_opt.compression.machine import usable_processors
+from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, UnknownName
 
 NOISE_ROWS = 64
@@ -58,26 +63,34 @@ def make_task(
         raise InvalidInput(f"eval_fn must take a model and return its accuracy, not be a {type(eval_fn).__name__}")
     if fallback not in (None, "original"):
         raise UnknownName("fallback", fallback, ["original"])
-    ours = _copied(model)
+    ours, said = adopt(model)
+    example = _plain(example_input)
     pairs, given = (None, calibration_data) if train_data is None else training(train_data, calibration_data, seed)
-    first, items = (None, None) if given is None else opened(given, example_input, seed)
-    example = example_input
+    first, items = (None, None) if given is None else opened(given, example, seed)
     if example is None:
         example = _guess_example(ours) if first is None else rows(first, 0, _EXAMPLE_ROWS)
+    example, labels_out = _without_labels(ours, example)
     changes = _check_forward(ours, example)
+    state = _STATE if put_back_state(ours, example) else ""
     interface = look(ours, example)
     if items is None:
         data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
     else:
-        data = read(items, example_input, seed, whole=interface.coupled)
+        data = read(items, example, seed, whole=interface.coupled)
         if example_input is None and not data.whole:
-            example = rows(data.inputs[0], 0, _EXAMPLE_ROWS)
+            example = rows(data.inputs[0], 0, batch_size(example) if interface.fixed else _EXAMPLE_ROWS)
+    if interface.fixed and not data.whole:
+        data = replace(data, batch=batch_size(example), full=True)
+    if items is not None:
+        _check_sizes(ours, data, example)
+        interface = replace(interface, lengths=lengths([example, *data.sizes()]))
     fit, judging = data.halves(seed) if pairs is None else data.beside(pairs, example)
     return Task(
         model=ours,
         example=example,
         interface=interface,
         fit=fit,
+        sizes=data.sizes() if interface.lengths else (),
         held_out=judging.batches(),
         labels=judging.label_batches(),
         judged_on=NOISE if items is None else "fidelity",
@@ -90,18 +103,54 @@ def make_task(
         threads=min(torch.get_num_threads(), usable_processors()),
         seed=seed,
         device=device,
-        warnings=tuple(filter(None, [changes, *judging.warnings])),
+        warnings=tuple(filter(None, [*said, labels_out, changes, state, *judging.warnings])),
         timing_lock=timing_lock,
     )
 
 
-def _copied(model: nn.Module) -> nn.Module:
+_STATE = (
+    "the model keeps something from call to call: it is put back as it was before each call, here and in what is "
+    "handed back"
+)
+
+
+def _plain(example: Inputs | list[Any] | None) -> Inputs | None:
+    """What the user hands in: a list is the one argument of models that take lists (of images)."""
+    if isinstance(example, list):
+        return (example,)
+    return dict(example) if isinstance(example, Mapping) else example
+
+
+def _without_labels(model: nn.Module, example: Inputs) -> tuple[Inputs, str]:
+    """`example` without labels, where the model only computes a loss of them, and what is said of that."""
+    found = [key for key in LABELS if isinstance(example, Mapping) and key in example]
+    if not found or not isinstance(example, Mapping):
+        return example, ""
+    fewer = {key: value for key, value in example.items() if key not in found}
     try:
-        return copy.deepcopy(model).cpu().eval()
-    except Exception as error:
-        raise InvalidInput(
-            f"the model cannot be copied ({type(error).__name__}: {error}); copy.deepcopy must work"
-        ) from (error)
+        with_them, without = answers(model, example), answers(model, fewer)
+    except UNWILLING:
+        return example, ""
+    rest = [tensor for tensor in with_them if tensor.dim()]
+    if len(rest) != len(without) or len(rest) == len(with_them) or signal_to_noise_db(rest, without) < SAME_DB:
+        return example, ""
+    return fewer, f"{found[0]} are no input: the model computes a loss of them, which nothing else follows"
+
+
+def _check_sizes(model: nn.Module, data: Data, example: Inputs) -> None:
+    """Raises `InvalidInput` where data has rows of a size that the model does not take."""
+    for batch in data.sizes():
+        if [shape[1:] for shape in shapes(batch)] != [shape[1:] for shape in shapes(example)]:
+            try:
+                answers(model, batch)
+            except UNWILLING as error:
+                given, usual = (
+                    ", ".join("x".join(map(str, shape)) for shape in shapes(one)) for one in (batch, example)
+                )
+                raise InvalidInput(
+                    f"calibration_data has a batch of {given}, example_input is {usual}, and the model raised "
+                    f"{type(error).__name__} on the former: {error}. Give calibration_data that it takes"
+                ) from error
 
 
 def _guess_example(model: nn.Module) -> Inputs:
@@ -127,8 +176,8 @@ def _check_forward(model: nn.Module, example: Inputs) -> str:
         raise InvalidInput(
             f"example_input must hold a tensor: a tensor, a tuple or a mapping, not {type(example).__name__}"
         )
-    if tensors(example)[0].ndim == 0:
-        raise InvalidInput("example_input begins with a scalar tensor: the first axis of the first tensor is the batch")
+    if not any(tensor.dim() for tensor in tensors(example)):
+        raise InvalidInput("example_input holds numbers only: the first axis of its first tensor is the batch")
     given = map_tensors(Tensor.clone, example)
     try:
         with torch.inference_mode():

@@ -100,8 +100,14 @@ def shared(inputs: Inputs) -> list[Any]:
 
 
 def batch_size(inputs: Inputs) -> int:
-    """The length of the first axis of the first tensor."""
-    return int(tensors(inputs)[0].shape[0])
+    """The length of the first axis of the first tensor that has one."""
+    return next((int(tensor.shape[0]) for tensor in tensors(inputs) if tensor.dim()), 1)
+
+
+def holds_list(inputs: Inputs) -> bool:
+    """Whether an argument is a list, of images of unlike sizes perhaps, whose first axis is no batch."""
+    arguments = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()
+    return any(isinstance(value, list) for value in arguments)
 
 
 def shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:

@@ -1,7 +1,7 @@
 """What a model takes and gives beyond the shapes of its example: found once, by calling it, and asked for later."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,15 @@ _LARGEST, _PROBING_S = 2**22, 2.0
 class Interface:
     """`coupled`: the answer for a row depends on those that it comes with, as with statistics of the batch, or rows are
     not the outputs' first axis. `random`: two calls with one input answer differently. `ranges` has, for each tensor of
-    the inputs, the least and the largest value that it may hold, or None where any will do or that is not known."""
+    the inputs, the least and the largest value that it may hold, or None where any will do or that is not known.
+    `lengths` has, for each of them, the axes whose length varies in the data, with the least and the largest. Where the
+    batch is `fixed` the model takes that of the example and no other."""
 
     coupled: bool
     random: bool
     ranges: tuple[Range | None, ...] = ()
+    lengths: tuple[Mapping[int, Range], ...] = ()
+    fixed: bool = False
 
 
 def interface_of(material: Material) -> Interface:
@@ -51,14 +55,27 @@ def interface_of(material: Material) -> Interface:
 
 def look(model: nn.Module, example: Inputs) -> Interface:
     """The interface of `model`, which takes `example`."""
+    fixed = False
     try:
         inputs = _different_rows(example)
         whole = answers(model, inputs)
-    except UNWILLING:  # it takes the example's batch and no other
-        inputs, whole = example, answers(model, example)
+    except UNWILLING:
+        inputs, whole, fixed = example, answers(model, example), True
     random = signal_to_noise_db(whole, answers(model, inputs)) < SAME_DB
     coupled = not random and _coupled(model, inputs, whole)
-    return Interface(coupled=coupled, random=random, ranges=_ranges(model, example))
+    return Interface(coupled=coupled, random=random, ranges=_ranges(model, example), fixed=fixed)
+
+
+def lengths(batches: Sequence[Inputs]) -> tuple[Mapping[int, Range], ...]:
+    """Of each tensor of `batches`, which are built alike, the axes beside that of the batch whose length varies."""
+    counts = [batch_size(batch) for batch in batches]
+    found = []
+    for column in zip(*map(tensors, batches), strict=True):
+        first = all(has_rows(tensor, count) for tensor, count in zip(column, counts, strict=True))
+        sizes = enumerate(zip(*(tensor.shape for tensor in column), strict=True))
+        axes = {axis: (min(each), max(each)) for axis, each in sizes if axis >= first}
+        found.append({axis: (least, most) for axis, (least, most) in axes.items() if least < most})
+    return tuple(found) if any(found) else ()
 
 
 def _ranges(model: nn.Module, example: Inputs) -> tuple[Range | None, ...]:
@@ -146,7 +163,7 @@ def some_rows(inputs: Inputs, count: int, start: int = 0) -> Inputs:
 def layout_for(model: nn.Module, material: Material) -> Layout:
     """The layout of `model`, which was made of the original."""
     found = interface_of(material)
-    return layout_of(model, material.example, coupled=found.coupled, ranges=found.ranges)
+    return layout_of(model, material.example, coupled=found.coupled, ranges=found.ranges, lengths=found.lengths)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors, positional, tensors
+from model_opt.compression.inputs import UNWILLING, Inputs, batch_size, map_tensors, positional, tensors
+from model_opt.compression.widen import computed_in
 from model_opt.errors import InvalidInput, TechniqueError
 
 Range = tuple[int, int]
@@ -78,6 +79,8 @@ class Layout:
     batch: int
     coupled: bool
     ranges: tuple[Range | None, ...]
+    lengths: tuple[Mapping[int, Range], ...] = ()
+    """Of each input tensor, the axes whose length may vary, and between what; nothing where none may."""
     refuses_nan: bool = False
     """Whether NaN is refused, for what was compiled would make numbers of it."""
 
@@ -98,7 +101,7 @@ class Layout:
                 )
             self._check_constants(leaves)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, strict=True)
+        checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, self.varying, strict=True)
         fitting = [_fitting(*one) for one in checked]
         for tensor, name, range_ in zip(fitting, self._tensor_names, self.ranges, strict=True):
             if range_ is not None and tensor.numel():
@@ -125,6 +128,11 @@ class Layout:
         return self.batched.index(True) if True in self.batched else None
 
     @cached_property
+    def varying(self) -> tuple[Mapping[int, Range], ...]:
+        """`lengths`, and of a model of which none varies as many empty ones."""
+        return self.lengths or ({},) * len(self.shapes)
+
+    @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
         return tuple(name for place, name in enumerate(self.names) if place not in self.input_constants)
 
@@ -140,14 +148,15 @@ class Layout:
     def takes(self) -> tuple[str, ...]:
         """What a call takes, for people: an argument a line, with its type and shape, or its value that is built in."""
         free = "batch" if not self.coupled else str(self.batch)
-        tensors = iter(zip(self.dtypes, self.shapes, self.batched, self.ranges, strict=True))
+        tensors = iter(zip(self.dtypes, self.shapes, self.batched, self.ranges, self.varying, strict=True))
         said = []
         for place, name in enumerate(self.names):
             if place in self.input_constants:
                 said.append(f"{name}: {self.input_constants[place]!r}, built in")
                 continue
-            dtype, shape, batched, allowed = next(tensors)
-            sizes = ", ".join((free, *map(str, shape[1:])) if batched else map(str, shape))
+            dtype, shape, batched, allowed, lengths = next(tensors)
+            known = [f"{lengths[at][0]} to {lengths[at][1]}" if at in lengths else str(n) for at, n in enumerate(shape)]
+            sizes = ", ".join([free, *known[1:]] if batched else known)
             limits = f", {allowed[0]} to {allowed[1]}" if allowed else ""
             said.append(f"{name}: {str(dtype).removeprefix('torch.')} [{sizes}]{limits}")
         return tuple(said)
@@ -180,9 +189,15 @@ class Flat(nn.Module):
 
 
 def layout_of(
-    model: nn.Module, example: Inputs, *, coupled: bool = False, ranges: tuple[Range | None, ...] = ()
+    model: nn.Module,
+    example: Inputs,
+    *,
+    coupled: bool = False,
+    ranges: tuple[Range | None, ...] = (),
+    lengths: tuple[Mapping[int, Range], ...] = (),
 ) -> Layout:
-    """Calls `model` on `example` and notes the structures; `ranges` are in the order of `tensors(example)`.
+    """Calls `model` on `example` and notes the structures; `ranges` and `lengths` are in the order of
+    `tensors(example)`.
 
     Where rows are coupled and some inputs are whole numbers, which may be places of rows, the example's shapes are the
     only ones. Raises `InvalidInput` if no tensor comes out, and `TechniqueError` where something else does that follows
@@ -197,7 +212,7 @@ def layout_of(
     if not ins or not outs:
         raise InvalidInput("a model that takes or returns no tensor cannot be optimised")
     _refuse_what_follows(model, example, found)
-    batch = int(ins[0].shape[0]) if ins[0].dim() else 1
+    batch, places = batch_size(example), places_of(example)
     fixed = coupled and not all(tensor.is_floating_point() or tensor.dtype is torch.bool for tensor in ins)
     calling = _calling(model, args, kwargs)
     return Layout(
@@ -208,12 +223,13 @@ def layout_of(
         output_constants=_constants(found),
         output_dtypes=tuple(tensor.dtype for tensor in outs),
         names=_names(calling.parameters, args, kwargs),
-        dtypes=tuple(tensor.dtype for tensor in ins),
+        dtypes=tuple(computed_in(model, tensor.dtype) for tensor in ins),
         shapes=tuple(tuple(tensor.shape) for tensor in ins),
         batched=tuple(not fixed and tensor.dim() > 0 and int(tensor.shape[0]) == batch for tensor in ins),
         batch=batch,
         coupled=coupled,
-        ranges=tuple(ranges[place] for place in places_of(example)) if ranges else (None,) * len(ins),
+        ranges=tuple(ranges[place] for place in places) if ranges else (None,) * len(ins),
+        lengths=tuple(lengths[place] for place in places) if lengths else (),
     )
 
 
@@ -229,11 +245,26 @@ def places_of(example: Inputs) -> list[int]:
     return found
 
 
-def _fitting(tensor: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype, batched: bool) -> Tensor:
+def _fitting(
+    tensor: Tensor,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    batched: bool,
+    lengths: Mapping[int, Range],
+) -> Tensor:
     """`tensor` in `dtype`; raises `InvalidInput` where it has another shape, or values that `dtype` cannot hold."""
     if tensor.layout != torch.strided:
         raise InvalidInput(f"{name} is {tensor.layout}; the optimised model takes dense tensors: .to_dense() makes one")
     got = tuple(tensor.shape)
+    if lengths and len(got) == len(shape):
+        for axis, (least, most) in lengths.items():
+            if not least <= got[axis] <= most:
+                raise InvalidInput(
+                    f"{name} has shape {got}; the optimised model takes {least} to {most} along axis {axis}, as the "
+                    "calibration data has it"
+                )
+        shape = tuple(got[axis] if axis in lengths else length for axis, length in enumerate(shape))
     if got[batched:] != shape[batched:] or len(got) != len(shape):
         wanted = ("batch", *shape[1:]) if batched else shape
         raise InvalidInput(f"{name} has shape {got}; the optimised model takes {wanted}")

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_opt.compression.inputs import Inputs, batch_size, call, join, rows, shapes, tensors
+from model_opt.compression.inputs import Inputs, batch_size, call, holds_list, join, rows, shapes, tensors
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.errors import TechniqueError
 
@@ -20,7 +21,9 @@ SOLVABLE = (nn.Conv2d, nn.Linear)
 
 
 def few(inputs: Inputs, count: int) -> Inputs:
-    """The first `count` rows, or all of `inputs` where its tensors do not share a batch axis."""
+    """The first `count` rows, or all of `inputs` where its tensors do not share a batch axis, or may not."""
+    if holds_list(inputs):
+        return inputs
     sizes = {shape[0] if shape else 0 for shape in shapes(inputs)}
     return rows(inputs, 0, count) if len(sizes) == 1 and min(sizes) > count else inputs
 
@@ -73,12 +76,22 @@ def sample(batches: Sequence[Inputs], most: int = 512, elements: int = 5_000_000
     each = max(1, sum(t.numel() for t in tensors(batches[0])) // batch_size(batches[0]))
     wanted = max(32, min(most, elements // each))
     taken, count = [], 0
-    for batch in batches:
+    for batch in of_one_size(batches):
         taken.append(batch)
         count += batch_size(batch)
         if count >= wanted:
             break
     return few(join(taken), wanted)
+
+
+def of_one_size(batches: Sequence[Inputs]) -> list[Inputs]:
+    """Those of the batches whose rows have the size that most rows have."""
+    sizes = [tuple(shape[1:] for shape in shapes(batch)) for batch in batches]
+    counts = Counter[Any]()
+    for size, batch in zip(sizes, batches, strict=True):
+        counts[size] += batch_size(batch)
+    usual = counts.most_common(1)[0][0]
+    return [batch for size, batch in zip(sizes, batches, strict=True) if size == usual]
 
 
 def positions(name: str, images: int, places: int, seed: int) -> Tensor:

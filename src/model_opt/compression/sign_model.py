@@ -72,10 +72,18 @@ def attends(module: nn.Module) -> bool:
         a.wide == a.narrow and b.wide == 2 * b.narrow and c.wide == c.narrow == a.wide
         for a, b, c in zip(projections, projections[1:], projections[2:], strict=False)
     )
+    if any(_groups_queries(*four) for four in zip(*(projections[at:] for at in range(4)), strict=False)):
+        return True
     width, count = Counter(p.wide for p in projections).most_common(1)[0]
     # queries, keys and values may read inputs of other widths (cross attention), and the last one mixes the heads
     separate = count >= 3 and sum(p.wide == width and p.narrow != 4 * width for p in projections) >= 3
     return fused or shared or separate
+
+
+def _groups_queries(query: "_Projection", key: "_Projection", value: "_Projection", mixed: "_Projection") -> bool:
+    """Whether these are an attention in which several heads of queries share a key and a value."""
+    together = query.narrow == key.narrow and key == value and query.wide == mixed.narrow
+    return together and query.wide > key.wide and query.wide % key.wide == 0
 
 
 def crosses(module: nn.Module) -> bool:

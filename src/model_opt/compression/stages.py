@@ -1,6 +1,6 @@
 """Stages of a model: the top-level blocks that decisions can be made for separately."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -21,11 +21,11 @@ def stage_prefixes(model: nn.Module) -> list[str]:
 
     A container that holds nearly everything ("features", "encoder.layers") is opened until there are several parts.
     """
-    prefix = ""
+    prefix, layers = "", [name for name, _ in weighted_layers(model)]
     while True:
         inside = model.get_submodule(prefix) if prefix else model
-        parts = [(f"{prefix}.{name}".lstrip("."), child) for name, child in inside.named_children()]
-        counts = [(name, len(weighted_layers(child))) for name, child in parts]
+        parts = [f"{prefix}.{name}".lstrip(".") for name, _ in inside.named_children()]
+        counts = [(part, _count(layers, part)) for part in parts]
         total = sum(count for _, count in counts)
         if not total:
             return []
@@ -37,10 +37,15 @@ def stage_prefixes(model: nn.Module) -> list[str]:
             return []
 
 
+def _count(layers: Sequence[str], prefix: str) -> int:
+    """How many of the layers are in `prefix`; those of a module that has two names are in the first of them."""
+    return sum(name == prefix or name.startswith(prefix + ".") for name in layers)
+
+
 def stages(model: nn.Module, most: int = 4) -> dict[str, list[str]]:
     """Stage name ("stage1", …) → prefixes of module names, at most `most` stages of similar numbers of layers."""
-    prefixes = stage_prefixes(model)
-    counts = [len(weighted_layers(model.get_submodule(prefix))) for prefix in prefixes]
+    prefixes, layers = stage_prefixes(model), [name for name, _ in weighted_layers(model)]
+    counts = [_count(layers, prefix) for prefix in prefixes]
     if len(prefixes) < 2:
         return {}
     per_stage = sum(counts) / min(most, len(prefixes))

@@ -51,10 +51,10 @@ class Material:
     """What handlers may use while they apply one plan. Made once per model; `findings` outlive the plan.
 
     `example` is one input at the batch that is timed. `fit` are calibration batches that handlers may fit on;
-    `held_out` are batches that nothing is ever fitted on, for handlers that keep a change only if it helps.
-    `teacher` is the user's model, unchanged, in eval mode; `findings` are what was found out about it. `train_data`
-    yields (inputs, target) pairs, or is None. With `fallback` what is compiled keeps the teacher for the inputs that it
-    refuses.
+    `held_out` are batches that nothing is ever fitted on, for handlers that keep a change only if it helps. `sizes` has
+    a batch of each size of rows, where there are several. `teacher` is the `original`, the user's model in eval mode,
+    unchanged but that it computes in float32; `findings` are what was found out about it. `train_data` yields (inputs,
+    target) pairs, or is None. With `fallback` what is compiled keeps the original for the inputs that it refuses.
     """
 
     teacher: "nn.Module"
@@ -66,6 +66,9 @@ class Material:
     threads: int
     seed: int
     phase: Phase
+    original: "nn.Module | None" = None
+    """None where that is the teacher."""
+    sizes: "Sequence[Inputs]" = ()
     train_data: Any = None
     fallback: bool = False
     findings: Findings = field(default_factory=Findings)

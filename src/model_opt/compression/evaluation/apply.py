@@ -67,7 +67,9 @@ def apply_plan(plan: Plan, material: Material) -> nn.Module:
         with blame(step.handler, plan, material):
             model = _apply(step, model, resolved, material, last=True)
     _check(model, material)
-    return WithOriginal(model, material.teacher) if material.fallback and isinstance(model, RuntimeModule) else model
+    if material.fallback and isinstance(model, RuntimeModule):
+        return WithOriginal(model, material.original or material.teacher)
+    return model
 
 
 def _idle_here(step: Step, plan: Plan, material: Material) -> bool:

@@ -30,6 +30,7 @@ from model_opt.compression.save_model import load_model, save_model
 from model_opt.compression.sign_model import sign_model
 from model_opt.compression.space import build_space
 from model_opt.compression.technique import Material
+from model_opt.compression.widen import in_float32
 from model_opt.processors import usable_processors
 from model_opt.search.context import Context
 from model_opt.search.evaluator import PART_NOTE, Description, Measurement, Phase, Purpose
@@ -64,6 +65,8 @@ class Task:
     example: Inputs
     fit: Sequence[Inputs]
     held_out: Sequence[Inputs]
+    sizes: Sequence[Inputs] = ()
+    """A batch of each size that rows have, where they have several."""
     labels: Sequence[Tensor] | None = None
     interface: Interface | None = None
     judged_on: str = "fidelity"
@@ -107,13 +110,16 @@ class CompressionEvaluator:
             example=_to(task.device, task.example),
             fit=[_to(task.device, batch) for batch in task.fit],
             held_out=[_to(task.device, batch) for batch in task.held_out],
+            sizes=[_to(task.device, batch) for batch in task.sizes],
         )
         self._judge = _judge(self._task)
         self._material = Material(
-            teacher=self._task.model,
+            teacher=in_float32(self._task.model, self._task.example),
+            original=self._task.model,
             example=self._task.example,
             fit=self._task.fit,
             held_out=self._task.held_out,
+            sizes=self._task.sizes,
             signature=sign_model(self._task.model),
             machine=inspect(task.device),
             threads=self._threads,

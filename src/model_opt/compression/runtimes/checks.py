@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import UNWILLING, Inputs, all_finite, batch_size, call, join, map_tensors, tensors
+from model_opt.compression.inputs import (
+    UNWILLING,
+    Inputs,
+    all_finite,
+    batch_size,
+    call,
+    join,
+    map_tensors,
+    shapes,
+    tensors,
+)
 from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
 from model_opt.compression.runtimes.export_program import once
 from model_opt.compression.runtimes.other_values import guard, other_floats
@@ -98,6 +108,7 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
             said = f"wrong for {count} row{'s' * (count != 1)}"
             given.append((said, some_rows(pool, count), count if count < rows else None))
     given.append(("wrong for rows in another order", some_rows(pool, rows, rows // 2 + 1), None))
+    given += [(f"wrong for {_sizes(batch)}", batch, None) for batch in material.sizes]
     flagged = with_flags_turned(example)
     if flagged is not None:
         said = "wrong where flags are turned that the example leaves alike (a mask of padding)"
@@ -113,6 +124,10 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
         if number < usual or all_finite(wanted):
             asked.append(_Asked(said=said, inputs=inputs, wanted=wanted, rows=few, values=number >= usual))
     return asked
+
+
+def _sizes(inputs: Inputs) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes(inputs))
 
 
 def _pool(material: Material) -> Inputs:

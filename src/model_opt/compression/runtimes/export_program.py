@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs, positional
-from model_opt.compression.layout import Flat, Layout
+from model_opt.compression.layout import Flat, Layout, Range
 from model_opt.compression.quiet import quiet
 from model_opt.compression.technique import Material
 from model_opt.errors import CannotExport, MissingDependency, TechniqueError
@@ -41,30 +41,65 @@ def example_tensors(example: Inputs, layout: Layout, batch: int | None = None) -
 def export_program(
     model: nn.Module, layout: Layout, example: Inputs, *, dynamic: bool = True
 ) -> tuple[torch.export.ExportedProgram, bool]:
-    """`Flat(model)` as an exported program, and whether its batch is free.
+    """`Flat(model)` as an exported program, and whether its batch is free; lengths that vary are.
 
-    A model that fixes the batch somewhere is exported for the example's batch. Raises `TechniqueError` where
-    `torch.export` cannot follow the model at all.
+    A model that fixes the batch somewhere, or all models where it shall not be `dynamic`, are exported for the
+    example's batch. Raises `TechniqueError` where `torch.export` cannot follow the model at all.
     """
     flat = Flat(model, layout).eval()
-    if dynamic:
+    if dynamic and any(layout.batched):
         try:
-            return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout), True
+            return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout, batch=True), True
         except Exception as error:  # whatever it is, the batch is not free here, and the static export decides
             log.debug("the batch is not free: %s", _first_line(error))
     try:
-        return _export(flat, example_tensors(example, layout), None), False
+        return _export(flat, example_tensors(example, layout), layout, batch=False), False
     except Exception as error:
-        raise CannotExport(f"torch.export cannot follow this model: {_first_line(error)}") from error
+        vary = " with lengths that vary" if layout.lengths else ""
+        raise CannotExport(f"torch.export cannot follow this model{vary}: {_first_line(error)}") from error
 
 
-def _export(flat: Flat, tensors: tuple[Tensor, ...], free: Layout | None) -> torch.export.ExportedProgram:
-    shapes: Any = None
-    if free is not None:
-        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-        shapes = (tuple({0: batch} if batched else None for batched in free.batched),)
+def _export(flat: Flat, tensors: tuple[Tensor, ...], layout: Layout, *, batch: bool) -> torch.export.ExportedProgram:
+    shapes = dynamic_shapes(layout, batch=batch)
     with quiet(), torch.no_grad():
-        return torch.export.export(flat, tensors, dynamic_shapes=shapes)
+        try:
+            return torch.export.export(flat, tensors, dynamic_shapes=shapes)
+        except Exception:
+            if not layout.lengths:
+                raise
+        loose = dynamic_shapes(layout, batch=batch, loose=True)  # lengths that depend on one another
+        program = torch.export.export(flat, tensors, dynamic_shapes=loose)
+        _check_free(program, layout)
+        return program
+
+
+def dynamic_shapes(layout: Layout, *, batch: bool, loose: bool = False) -> Any:
+    """What `torch.export` is to leave open: the `batch`, and lengths that vary. Lengths with one range are taken to be
+    one; where they are `loose` torch finds out itself how they belong together."""
+    if not batch and not layout.lengths:
+        return None
+    rows = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    known: dict[Range, Any] = {}
+    found = []
+    for batched, lengths in zip(layout.batched, layout.varying, strict=True):
+        axes: dict[int, Any] = {0: rows} if batch and batched else {}
+        for axis, (least, most) in lengths.items():
+            name = f"length{len(known)}"
+            axes[axis] = (
+                torch.export.Dim.AUTO
+                if loose
+                else known.setdefault((least, most), torch.export.Dim(name, min=least, max=most))
+            )
+        found.append(axes or None)
+    return (tuple(found),)
+
+
+def _check_free(program: torch.export.ExportedProgram, layout: Layout) -> None:
+    """Raises `CannotExport` where a length that varies was fixed on the way."""
+    given = [node.meta["val"].shape for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    for shape, lengths, name in zip(given, layout.varying, layout.names, strict=False):
+        if any(isinstance(shape[axis], int) for axis in lengths):
+            raise CannotExport(f"this model takes one length of {name} only, once it is exported")
 
 
 def onnx_bytes(model: nn.Module, layout: Layout, example: Inputs) -> tuple[bytes, bool]:

@@ -5,7 +5,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model_opt.compression.inputs import Inputs, call
 from model_opt.compression.interface import layout_for
-from model_opt.compression.layout import Layout
+from model_opt.compression.layout import Layout, Range
 from model_opt.compression.quiet import quiet, send_no_usage_data
 from model_opt.compression.runtimes.export_program import example_tensors, export_program, once
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
@@ -95,10 +95,15 @@ class OpenVinoModule(RuntimeModule):
     def run(self, session: Any, tensors: list[Tensor]) -> Sequence[Tensor]:
         """What the processor's program for these shapes returns, compiled first where it is new."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        own = self.batch is not None or (self.tuned and shapes == self.layout.shapes)
-        pairs = zip(shapes, self.layout.batched, strict=True)
-        wanted = shapes if own else tuple((-1, *shape[1:]) if batched else shape for shape, batched in pairs)
+        own = self.tuned and shapes == self.layout.shapes
+        described = zip(shapes, self.layout.batched, self.layout.varying, strict=True)
+        wanted = shapes if own else tuple(self._opened(*one) for one in described)
         return session.program(wanted).run(tensors)  # type: ignore[no-any-return]
+
+    def _opened(self, shape: tuple[int, ...], batched: bool, lengths: Mapping[int, Range]) -> tuple[int, ...]:
+        """`shape` with -1 for each length that is free."""
+        rows = batched and self.batch is None
+        return tuple(-1 if axis in lengths or (rows and not axis) else length for axis, length in enumerate(shape))
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -264,7 +269,10 @@ def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any]
 
     (OpenVINO 2026.4 has no int8 for a first convolution of one channel where the batch is free.)
     """
-    shapes = [value.shape for value in rows[0]]
+    columns = zip(*([value.shape for value in row] for row in rows), strict=True)
+    shapes = [
+        tuple(n if min(axis) == (n := max(axis)) else -1 for axis in zip(*sizes, strict=True)) for sizes in columns
+    ]
     compiled = compiled_for(model, shapes, {"INFERENCE_NUM_THREADS": material.threads, **settings})
     made = [[torch.from_numpy(value) for value in compiled(row).to_tuple()] for row in rows]
     return [torch.cat([value.reshape(-1) for value in port]) for port in zip(*made, strict=True)]
@@ -333,28 +341,38 @@ def _most(material: Material) -> int:
 
 
 def _samples(batches: Sequence[Inputs], layout: Layout, batch: int, most: int) -> list[list[Any]]:
-    """The first `most` rows in samples of `batch`, as numpy arrays; a remainder is left, too few are repeated."""
-    taken: list[tuple[Tensor, ...]] = []
+    """The first `most` rows in samples of `batch` rows of one size, as numpy arrays; a remainder is left where others
+    are whole, too few are repeated."""
+    alike: dict[tuple[tuple[int, ...], ...], list[tuple[Tensor, ...]]] = {}
     total = 0
     for inputs in batches:
-        taken.append(example_tensors(inputs, layout))
-        total += _rows(taken[-1], layout)
+        taken = example_tensors(inputs, layout)
+        sizes = tuple(tuple(t.shape[b:]) for t, b in zip(taken, layout.batched, strict=True))
+        alike.setdefault(sizes, []).append(taken)
+        total += _rows(taken, layout)
         if total >= max(most, batch):
             break
-    if not taken:
-        return []
-    columns = zip(*taken, strict=True)
-    whole = [torch.cat(c) if batched else c[0] for c, batched in zip(columns, layout.batched, strict=True)]
-    samples = []
+    parts = [part for group in alike.values() for part in _parts_of(group, layout, batch, most)]
+    whole = [part for part, is_whole in parts if is_whole]
+    return whole or [part for part, _ in parts[:1]]
+
+
+def _parts_of(
+    alike: Sequence[tuple[Tensor, ...]], layout: Layout, batch: int, most: int
+) -> Iterator[tuple[list[Any], bool]]:
+    """Samples of `batch` rows of batches of one size, and whether it is full of rows of its own."""
+    columns = zip(*alike, strict=True)
+    together = [torch.cat(c) if batched else c[0] for c, batched in zip(columns, layout.batched, strict=True)]
+    total = sum(_rows(taken, layout) for taken in alike)
     for first in range(0, max(1, min(total, most) // batch) * batch, batch):
-        rows = torch.arange(first, first + batch, device=whole[0].device) % total
-        pairs = zip(whole, layout.batched, strict=True)
-        samples.append([(tensor[rows] if batched else tensor).cpu().numpy() for tensor, batched in pairs])
-    return samples
+        rows = torch.arange(first, first + batch, device=together[0].device) % total
+        pairs = zip(together, layout.batched, strict=True)
+        yield [(tensor[rows] if batched else tensor).cpu().numpy() for tensor, batched in pairs], total >= batch
 
 
 def _rows(tensors: Sequence[Tensor], layout: Layout) -> int:
-    return next(len(t) for t, batched in zip(tensors, layout.batched, strict=True) if batched)
+    """How many rows there are; 1 where nothing has any."""
+    return next((len(t) for t, batched in zip(tensors, layout.batched, strict=True) if batched), 1)
 
 
 def pack(model: Any, *, half_weights: bool) -> bytes:

@@ -29,6 +29,7 @@ from model_opt.compression.runtimes.static_int8 import (
 )
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.attention import leave_fast_path
+from model_opt.compression.widen import is_widened
 from model_opt.errors import MissingDependency, TechniqueDidNothing, TechniqueError, UnknownName
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
@@ -129,13 +130,18 @@ class Bf16Module(nn.Module):
         return tensor.to(torch.bfloat16)
 
 
+def in_bf16(model: nn.Module) -> nn.Module:
+    """`model` with weights in bf16, which still takes and returns what it did."""
+    return model.to(torch.bfloat16) if is_widened(model) else Bf16Module(model)
+
+
 def _leave(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def to_bf16(model: nn.Module, material: Material) -> nn.Module:
     """`model` in bf16; raises `TechniqueError` where it cannot run so."""
-    made = Bf16Module(model).eval()
+    made = in_bf16(model).eval()
     try:
         with torch.no_grad():
             call(made, material.example)
@@ -196,7 +202,7 @@ def _torchao(config: str) -> Callable[[nn.Module, Material], nn.Module]:
             from torchao import quantization
         except ImportError as error:
             raise MissingDependency("torchao", "torchao") from error
-        model = model if config.startswith("Int8") else Bf16Module(model)
+        model = model if config.startswith("Int8") else in_bf16(model)
         with quiet():
             try:
                 quantization.quantize_(model, getattr(quantization, config)())

@@ -2,8 +2,9 @@
 
 Exact to at least 80 dB, checked after every step; what does not check is undone. It does five things: "same"-padding
 convolutions become a padding and an `nn.Conv2d`; `nn.MultiheadAttention` becomes linears around
-`scaled_dot_product_attention`; batch norms are folded into the layer before them; modules that do nothing in eval mode
-go; an activation module that is used several times becomes a function, so that a tracer sees each use.
+`scaled_dot_product_attention`; batch norms are folded into the layer before them, or else behind them; modules that do
+nothing in eval mode go; an activation module that is used several times becomes a function, so that a tracer sees each
+use.
 """
 
 import copy
@@ -24,6 +25,7 @@ from model_opt.compression.interface import with_flags_turned
 from model_opt.compression.samples import few, fingerprint, same
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.attention import from_multihead
+from model_opt.compression.techniques.fold_forward import folded, reader_of
 from model_opt.errors import TechniqueDidNothing
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
@@ -105,27 +107,45 @@ class _Uses:
 def clean(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Rewrites `model`, in eval mode, in place. Returns how many edits of each kind held."""
     inputs = few(example, 2)
-    wanted = _wanted(model, inputs)
+    wanted, outputs = _Wanted(model, inputs, fingerprint), _Wanted(model, inputs, _outputs)
     done: dict[str, int] = {}
-    for step in (_same_padding, _attention, _norms, _do_nothing, _per_use):
-        for edit in _apply(model, wanted, step(model, inputs)):
+
+    def rewrite(step: Callable[[nn.Module, Inputs], list[Edit]], kept: _Wanted) -> None:
+        for edit in _apply(model, kept, step(model, inputs)):
             done[edit.kind] = done.get(edit.kind, 0) + 1
+
+    for step in (_same_padding, _attention, _norms):
+        rewrite(step, wanted)
+    rewrite(_norms_forward, outputs)
+    wanted = _Wanted(model, inputs, fingerprint)  # what the last layer is given may be another now
+    for step in (_do_nothing, _per_use):
+        rewrite(step, wanted)
     _drop_passes(model, wanted)
     setattr(model, _MARK, True)
     return done
 
 
-Wanted = Sequence[tuple[Inputs, list[Tensor]]]
-"""Inputs, and the model's fingerprint for them, which edits must leave as it is."""
+class _Wanted:
+    """What a model makes of inputs, and of the same with a mask that they do not set, which edits must leave alone."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, look: Callable[[nn.Module, Inputs], list[Tensor]]) -> None:
+        self._look = look
+        self._known, flagged = [(inputs, look(model, inputs))], with_flags_turned(inputs)
+        if flagged is not None:
+            with suppress(*UNWILLING):
+                self._known.append((flagged, look(model, flagged)))
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether `model` still makes it."""
+        try:
+            return all(same(before, self._look(model, inputs), EXACT_DB) for inputs, before in self._known)
+        except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError, AssertionError):
+            return False  # the model's own code needs what was replaced
 
 
-def _wanted(model: nn.Module, inputs: Inputs) -> Wanted:
-    """What the model makes of `inputs`, and of the same with a mask that they do not set."""
-    wanted, flagged = [(inputs, fingerprint(model, inputs))], with_flags_turned(inputs)
-    if flagged is not None:
-        with suppress(*UNWILLING):
-            wanted.append((flagged, fingerprint(model, flagged)))
-    return wanted
+@torch.no_grad()
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    return [tensor.clone() for tensor in tensors(call(model, inputs))]
 
 
 def reference(material: Material) -> nn.Module:
@@ -145,18 +165,18 @@ def _cleaned(material: Material) -> tuple[nn.Module, dict[str, int]]:
     return material.findings.clean
 
 
-def _apply(model: nn.Module, wanted: Wanted, edits: Sequence[Edit]) -> list[Edit]:
+def _apply(model: nn.Module, wanted: _Wanted, edits: Sequence[Edit]) -> list[Edit]:
     """Those of `edits` that leave the outputs as they were: all at once if that works, else one by one."""
     if not edits:
         return []
     undo = _put(model, {name: new for edit in edits for name, new in edit.new.items()})
-    if _holds(model, wanted):
+    if wanted.holds(model):
         return list(edits)
     _put(model, undo)
     kept = []
     for edit in edits if len(edits) > 1 else ():
         undo = _put(model, edit.new)
-        if _holds(model, wanted):
+        if wanted.holds(model):
             kept.append(edit)
         else:
             _put(model, undo)
@@ -171,13 +191,6 @@ def _put(model: nn.Module, new: Mapping[str, nn.Module]) -> dict[str, nn.Module]
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, module)
     return dict(reversed(old.items()))
-
-
-def _holds(model: nn.Module, wanted: Wanted) -> bool:
-    try:
-        return all(same(before, fingerprint(model, inputs), EXACT_DB) for inputs, before in wanted)
-    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError, AssertionError):
-        return False  # the model's own code needs what was replaced
 
 
 @contextmanager
@@ -362,6 +375,28 @@ def _norms(model: nn.Module, inputs: Inputs) -> list[Edit]:
     return edits
 
 
+def _norms_forward(model: nn.Module, inputs: Inputs) -> list[Edit]:
+    """Batch norms that are left, behind an activation, whose output a layer reads that no border is padded for."""
+    names = {module: name for name, module in model.named_modules()}
+    left = [module for module in names if type(module) in _NORMS and _after_norm(module) is not None]
+    if not left:
+        return []
+    uses, readers = _uses(model, inputs), defaultdict[int, list[tuple[nn.Module, Tensor | None]]](list)
+    for module, calls in uses.by_module.items():
+        if not list(module.children()):
+            for call_ in calls:
+                for given in tensors(call_.inputs)[:1]:
+                    readers[id(given)].append((module, call_.output))
+    edits = []
+    for norm in left:
+        use = uses.only(norm)
+        output = None if use is None else use.output
+        reader = None if output is None else reader_of(output, readers)
+        if reader is not None and uses.only(reader) is not None and (made := folded(norm, reader)) is not None:
+            edits.append(Edit(kind="batch norm forward", new={names[reader]: made, names[norm]: Pass()}))
+    return edits
+
+
 _FUSED: dict[type[nn.Module], Callable[[Any, Any], nn.Module]] = {
     nn.Conv1d: fuse_conv_bn_eval,
     nn.Conv2d: fuse_conv_bn_eval,
@@ -400,7 +435,7 @@ def _per_use(model: nn.Module, inputs: Inputs) -> list[Edit]:
     return edits
 
 
-def _drop_passes(model: nn.Module, wanted: Wanted) -> None:
+def _drop_passes(model: nn.Module, wanted: _Wanted) -> None:
     """Takes `Pass` modules out of sequences, whose other members keep their names."""
     before = []
     for module in model.modules():
@@ -409,7 +444,7 @@ def _drop_passes(model: nn.Module, wanted: Wanted) -> None:
             if len(kept) < len(module._modules):
                 before.append((module, dict(module._modules)))
                 module._modules = kept
-    if before and not _holds(model, wanted):
+    if before and not wanted.holds(model):
         for module, children in before:
             module._modules = children
 

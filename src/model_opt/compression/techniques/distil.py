@@ -36,6 +36,8 @@ SAME = 1e-6
 """A divergence below which there is nothing to recover."""
 LONGEST_S = 150.0
 """How long gradient steps may take: what would take longer is refused after the first few of them."""
+SHARES = (0.5, 0.25, 0.1)
+"""How far from the start, of the way to the end."""
 _TIMED_STEPS = 3
 _SHARE_LEFT = 0.3
 """Of the original's time, what a compressed model's step takes at the least."""
@@ -67,8 +69,24 @@ def distil(model: nn.Module, material: Material, steps: int) -> tuple[float, flo
         raise TechniqueDidNothing(f"{steps}: the model still answers as the original does")
     pool = _pool(material)
     batches = ((x, _logits(teacher, x)) for x in _mixed(pool, steps, material.seed))
+    start = [parameter.detach().clone() for parameter in model.parameters()]
     _train(model, batches, squared_error, steps)
-    return before, _held_out(model, material)
+    return before, _best_on_the_way(model, start, before, lambda: _held_out(model, material))
+
+
+@torch.no_grad()
+def _best_on_the_way(model: nn.Module, start: Sequence[Tensor], before: float, loss: Callable[[], float]) -> float:
+    """The loss after training; where that is not below the one `before`, of few rows perhaps, goes back from the end
+    towards the `start`, in place, as far as it takes (Wortsman et al., "Robust fine-tuning", CVPR 2022)."""
+    after = loss()
+    end = [parameter.detach().clone() for parameter in model.parameters()]
+    for share in SHARES:
+        if after < before:
+            break
+        for parameter, first, last in zip(model.parameters(), start, end, strict=True):
+            parameter.copy_(first.lerp(last, share) if first.is_floating_point() else first)
+        after = loss()
+    return after
 
 
 def _pool(material: Material) -> Inputs:

@@ -6,6 +6,7 @@ attention heads are pruned. The refit is part of the technique.
 """
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +19,22 @@ from torch import Tensor, nn
 from model_opt.compression.cost import cost, require_cheaper
 from model_opt.compression.inputs import Inputs, all_finite, call, shapes, tensors
 from model_opt.compression.samples import few, stage_filter
+from model_opt.compression.sign_model import attends
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.compression.technique import Handler, Machine, Material, Technique, register
 from model_opt.compression.techniques.clean import ensure, reference
 from model_opt.compression.techniques.heads import prune_heads
 from model_opt.compression.techniques.refit import KEPT, refit
+from model_opt.compression.techniques.time_limit import TookTooLong, at_most
 from model_opt.errors import TechniqueError
 from model_opt.search.model_signature import ModelSignature
 from model_opt.search.plan import Plan
 
 RATIOS = ("0.25", "0.5", "0.7")
-MOST_ALONE = 32
-"""Of more groups than this it is not found out which can be pruned alone, where not all can be together."""
+PARTING_S = 60.0
+"""How long it is looked for the groups that can be pruned, where not all can be."""
+GROUP_S = 10.0
+"""What a group, or the whole graph of a model, may take to be worked out, which can last for minutes; it is left."""
 _HEADS = ("num_heads", "heads", "n_heads", "num_attention_heads")
 
 
@@ -62,7 +67,7 @@ def prune(
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
     import torch_pruning as tp  # takes 1.7 s: it imports timm
 
-    with torch.enable_grad(), warnings.catch_warnings():
+    with torch.enable_grad(), warnings.catch_warnings(), at_most(6 * GROUP_S):
         warnings.simplefilter("ignore")  # "unwrapped parameters": groups that hold them are left alone
         return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call)
 
@@ -81,7 +86,8 @@ def _groups(
     needed = {module for found in chosen for module in found.reached}
     # torch-pruning works out every slice of the graph anew for each group: minutes on shifted windows
     graph.module2node = {module: node for module, node in graph.module2node.items() if module in needed}
-    return [group for group in (_whole(graph, found.root) for found in chosen) if _in_bounds(graph, group)]
+    groups = [group for found in chosen if (group := _whole(graph, found.root)) is not None]
+    return [group for group in groups if _in_bounds(graph, group)]
 
 
 def _in_bounds(graph: Any, group: Any) -> bool:
@@ -131,8 +137,13 @@ def _candidates(graph: Any, model: nn.Module, inputs: Inputs, most: int | None) 
 
 
 def _whole(graph: Any, root: nn.Module) -> Any:
+    """The group of all outputs of `root`; None where it cannot be worked out in the time that it may take."""
     handler = graph.get_pruner_of_module(root).prune_out_channels
-    return graph.get_pruning_group(root, handler, list(range(graph.get_out_channels(root))))
+    try:
+        with at_most(GROUP_S):
+            return graph.get_pruning_group(root, handler, list(range(graph.get_out_channels(root))))
+    except TookTooLong:
+        return None
 
 
 def _reach(graph: Any, root: nn.Module) -> dict[Any, bool]:
@@ -157,9 +168,9 @@ _ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 
 def _owns_heads(module: nn.Module) -> bool:
-    """Whether `module` is an attention: it knows a number of heads and holds linears of its own."""
+    """Whether `module` is an attention: it knows a number of heads and holds linears of its own, or looks like one."""
     own = any(isinstance(child, nn.Linear) for child in module.children())
-    return own and any(isinstance(getattr(module, name, None), int) for name in _HEADS)
+    return (own and any(isinstance(getattr(module, name, None), int) for name in _HEADS)) or attends(module)
 
 
 def _weakest(group: Any, ratio: float) -> list[int]:
@@ -251,17 +262,25 @@ def _attempt(
 ) -> nn.Module:
     """A pruned copy of `model` whose outputs have `shape`: of all groups and heads, else, since a model's own code may
     rely on widths of its residual stream, of those groups with at most two makers, else one, else of those that can be
-    pruned alone."""
+    pruned."""
     attempt = partial(_one_attempt, model, ratio, inputs, inside, shape)
     for most, heads_too in ((None, True), (None, False), (2, False), (1, False)):
         made = attempt(most=most, heads_too=heads_too)
         if isinstance(made, nn.Module):
             return made
-    names = {name for found in _of_copy(model, inputs) for name in found.makers[:1]}
-    alone = (
-        {name for name in names if isinstance(attempt(only={name}), nn.Module)} if len(names) <= MOST_ALONE else set()
-    )
-    last = attempt(only=alone) if alone else made
+    names = sorted({name for found in _of_copy(model, inputs) for name in found.makers[:1]})
+    until = time.monotonic() + PARTING_S
+
+    def working(some: list[str]) -> list[str]:
+        """Those of the groups that can be pruned, halves of them at once."""
+        if not some or time.monotonic() > until:
+            return []
+        if isinstance(attempt(only=some), nn.Module):
+            return some
+        half = len(some) // 2
+        return working(some[:half]) + working(some[half:]) if half else []
+
+    last = attempt(only=alone) if (alone := working(names)) else made
     if isinstance(last, nn.Module):
         return last
     raise TechniqueError(f"pruning {ratio:g} breaks this model: {last}")
@@ -285,6 +304,8 @@ def _one_attempt(
             prune_heads(pruned, ratio, inside)
         prune(pruned, ratio, inputs, inside, most, only)
         after = shapes_of(pruned, inputs)
+    except TookTooLong:
+        raise
     except BROKEN as error:
         return str(error)
     return pruned if after == shape else f"the output's shape changes, {shape} → {after}"
