@@ -410,6 +410,23 @@ def test_a_lost_state_takes_results_back_by_their_leases() -> None:
     assert len(turn(fresh, a, 1.3, proposals=wish(9, 10), wanted=2).grants) == 1
 
 
+def test_what_a_lost_state_had_granted_beyond_the_budget_is_kept_as_an_extra() -> None:
+    coordinator, a, b = state(), WorkerState(A, "c"), WorkerState(B, "c")
+    turn(coordinator, a, 0.0, proposals=wish(0, 1), wanted=2)
+    fresh = CoordinatorState(rules(budget=1), CoordinatorSnapshot(), term=2, epoch="f" * 32, now=1.0)
+    turn(fresh, b, 1.0, proposals=wish(0), wanted=1)
+    finish(a)  # what b has been given since
+    finish(a)  # there is no room for it
+    turn(fresh, a, 1.1)
+    turn(fresh, a, 1.2)
+    assert (fresh.book.settled, fresh.tally.extra, fresh.tally.unknown) == (0, 2, 2)
+    fresh.book.validate()
+    finish(b)
+    assert turn(fresh, b, 1.3).ending == "budget"
+    assert fresh.rows[numbered(0).key, "c"].moments["x"].n == 2
+    assert fresh.rows[numbered(1).key, "c"].moments["x"].n == 1
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path):
     made: Journal = MemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "state.db")

@@ -67,8 +67,8 @@ class FleetRules:
 
 @dataclass
 class FleetTally:
-    """Counts since the search began; `failures` by reason, `workers` by name. `staleness` is how many settlements the
-    latest proposals did not know of, on average."""
+    """Counts since the search began; `failures` by reason, `workers` by name. `unknown` are results of leases that a
+    lost state had granted; `staleness` is how many settlements the latest proposals did not know of, on average."""
 
     extra: int = 0
     duplicates: int = 0
@@ -183,9 +183,8 @@ class CoordinatorState:
     # results --------------------------------------------------------------------------------------------------------
 
     def _take(self, result: LeaseResult, holder: Holder, now: float) -> None:
-        if result.lease_id not in self.book.leases and not self._adopt(result, holder):
-            self.tally.unknown += 1
-            return
+        if result.lease_id not in self.book.leases:
+            self._adopt(result, holder)
         verdict = self.book.settle(result.lease_id, result.attempt)
         if verdict is LeaseVerdict.DUPLICATE:
             self.tally.duplicates += 1
@@ -197,7 +196,7 @@ class CoordinatorState:
         self._merge(kept)
         self._learn(kept)
 
-    def _adopt(self, result: LeaseResult, holder: Holder) -> bool:
+    def _adopt(self, result: LeaseResult, holder: Holder) -> None:
         """A lease of a state that was lost is known again by its result."""
         lease = Lease(
             lease_id=result.lease_id,
@@ -209,7 +208,8 @@ class CoordinatorState:
             holder=holder,
             expires_s=0.0,
         )
-        return self.book.adopt(lease)
+        self.tally.unknown += 1
+        self.book.adopt(lease)
 
     def _merge(self, result: LeaseResult) -> None:
         """Adds the samples of a result to its row; only ever called for a result that was not known."""

@@ -179,12 +179,11 @@ class LeaseBook:
         self._put(replace(lease, state=LeaseState.SETTLED))
         return LeaseVerdict.SETTLES
 
-    def adopt(self, lease: Lease) -> bool:
-        """Takes a lease of a lost state in, from the result that names it; False where the budget has no room."""
-        if self.room <= 0:
-            return False
-        self._put(replace(lease, state=LeaseState.EXPIRED))
-        return True
+    def adopt(self, lease: Lease) -> None:
+        """Takes a lease of a lost state in, from the result that names it, which settles it; where the budget has no
+        room, or the plan is being measured again, that is an extra one."""
+        counts = self.room > 0 and not self.pending(lease.plan, lease.context)
+        self._put(replace(lease, state=LeaseState.EXPIRED if counts else LeaseState.DROPPED))
 
     def drop(self) -> None:
         """Gives back what is open, for the search has ended; results that still come are extra."""
