@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from model_opt.compression.adopt import adopt
-from model_opt.compression.interface import answers
+from model_opt.compression.inputs import answers
 from model_opt.compression.keep_state import put_back_state
 from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.compression.widen import in_float32, is_widened
@@ -52,6 +52,7 @@ def test_weights_that_are_computed_become_plain_ones(make, said):
     assert any(said in one for one in told)
     assert not any(parametrize.is_parametrized(module) or module._forward_pre_hooks for module in made.modules())
     assert "weight" in dict(made[0].named_parameters())
+    copy.deepcopy(made).load_state_dict(made.state_dict())
     assert torch.equal(model(X), want), "the user's own model was changed"
 
 

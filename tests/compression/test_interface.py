@@ -7,8 +7,8 @@ import torch
 from compression_made import material, plan
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import Inputs, by_row, call, constants, join, rows, shared
-from model_opt.compression.interface import answers, look, output_names
+from model_opt.compression.inputs import Inputs, answers, by_row, call, constants, join, rows, shared
+from model_opt.compression.interface import look, output_names
 from model_opt.compression.runtimes import runtime_decision
 from model_opt.compression.runtimes.runtime_module import WithOriginal, taken_by
 from model_opt.compression.signal_to_noise import signal_to_noise_db

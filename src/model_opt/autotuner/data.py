@@ -17,6 +17,7 @@ from model_opt.compression.inputs import (
     Inputs,
     batch_size,
     by_row,
+    by_size,
     constants,
     has_rows,
     join,
@@ -24,6 +25,7 @@ from model_opt.compression.inputs import (
     rows,
     shapes,
     shared,
+    sizes,
     tensors,
 )
 from model_opt.errors import InvalidInput
@@ -68,9 +70,9 @@ class Data:
         return self._only(order[:cut]).batches(), self._only(order[cut:] if len(order) > 1 else order)
 
     def sizes(self) -> list[Inputs]:
-        """The first row, or whole batch, of each size."""
-        first = {shapes(rows(batch, 0, 1)): batch for batch in reversed(self.inputs)}
-        return [batch if self.whole else rows(batch, 0, self.batch) for batch in reversed(first.values())]
+        """A batch of each size that rows have."""
+        first = (self.inputs[places[0]] for places in by_size(self.inputs))
+        return [batch if self.whole else rows(batch, 0, self.batch) for batch in first]
 
     def beside(self, pairs: Sequence[Any], example: Inputs) -> tuple[list[Inputs], "Data"]:
         """Batches to fit on, of `pairs` to train on, and the data that is none of theirs: nothing judges that was
@@ -217,7 +219,10 @@ def _first_rows(batches: Sequence[Inputs], *, whole: bool) -> list[Inputs]:
         count += batch_size(batch)
         if count >= FIT_ROWS:
             break
-    return taken if whole else [part for alike in _by_size(taken) for part in _split(join(alike), BATCH_ROWS)]
+    if whole:
+        return taken
+    alike = (join([taken[place] for place in places]) for places in by_size(taken))
+    return [part for batch in alike for part in _split(batch, BATCH_ROWS)]
 
 
 def _cut(inputs: Inputs, target: Any) -> tuple[list[Any], list[Any]]:
@@ -227,14 +232,6 @@ def _cut(inputs: Inputs, target: Any) -> tuple[list[Any], list[Any]]:
         raise InvalidInput("train_data is one pair whose rows cannot be parted: give calibration_data= to judge by")
     aside = min(FIT_ROWS, count // 2)
     return [(rows(inputs, aside, count), target[aside:])], [(rows(inputs, 0, aside), target[:aside])]
-
-
-def _by_size(batches: Sequence[Inputs]) -> list[list[Inputs]]:
-    """The batches, those whose rows have one size together."""
-    found: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
-    for batch in batches:
-        found.setdefault(shapes(rows(batch, 0, 1)), []).append(batch)
-    return list(found.values())
 
 
 def _split(inputs: Inputs, most: int) -> list[Inputs]:
@@ -299,11 +296,13 @@ class _Drawn:
         said = (*warnings, unused) if unused else tuple(warnings)
         if self._whole:
             return Data(inputs=inputs, labels=labels, whole=True, warnings=said, targets=floats)
-        places = {id(batch): place for place, batch in enumerate(inputs)}
-        groups = _by_size(inputs)
-        together = None if labels is None else [torch.cat([labels[places[id(b)]] for b in alike]) for alike in groups]
+        groups = by_size(inputs)
         return Data(
-            inputs=[join(alike) for alike in groups], labels=together, whole=False, warnings=said, targets=floats
+            inputs=[join([inputs[place] for place in places]) for places in groups],
+            labels=labels and [torch.cat([labels[place] for place in places]) for places in groups],
+            whole=False,
+            warnings=said,
+            targets=floats,
         )
 
 
@@ -368,7 +367,7 @@ def _check_kinds(made: Inputs, example: Inputs | None, name: str) -> None:
     given, wanted = ([tensor.dim() for tensor in tensors(one)] for one in (made, example))
     if given != wanted:
         raise InvalidInput(
-            f"{name} has tensors of {_sizes(shapes(made))}, example_input of {_sizes(shapes(example))}: give both alike"
+            f"{name} has tensors of {sizes(shapes(made))}, example_input of {sizes(shapes(example))}: give both alike"
         )
 
 
@@ -397,7 +396,3 @@ def _target(given: Any, count: int, name: str, *, single: bool) -> Any:
     if len(given) != count:
         raise InvalidInput(f"{name}: {len(given)} labels for {count} inputs")
     return given.flatten() if given.dim() == 2 and given.shape[1] == 1 else given
-
-
-def _sizes(sizes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, size)) or "one number" for size in sizes)

@@ -1,6 +1,6 @@
 """What the user hands in, checked and brought into the form that the measuring process takes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +15,20 @@ from model_opt.compression.evaluation.judge import EvalFn, JudgeAs
 from model_opt.compression.inputs import (
     UNWILLING,
     Inputs,
+    answers,
     batch_size,
     by_row,
     call,
     map_tensors,
     output,
+    plain,
     rows,
     shapes,
+    sizes,
     tensors,
     with_copies,
 )
-from model_opt.compression.interface import SAME_DB, answers, lengths, look
+from model_opt.compression.interface import SAME_DB, Interface, lengths, look
 from model_opt.compression.keep_state import put_back_state
 from model_opt.compression.machine import usable_processors
 from model_opt.compression.signal_to_noise import signal_to_noise_db
@@ -64,7 +67,7 @@ def make_task(
     if fallback not in (None, "original"):
         raise UnknownName("fallback", fallback, ["original"])
     ours, said = adopt(model)
-    example = _plain(example_input)
+    example = _inputs(example_input)
     pairs, given = (None, calibration_data) if train_data is None else training(train_data, calibration_data, seed)
     first, items = (None, None) if given is None else opened(given, example, seed)
     if example is None:
@@ -73,17 +76,11 @@ def make_task(
     changes = _check_forward(ours, example)
     state = _STATE if put_back_state(ours, example) else ""
     interface = look(ours, example)
-    if items is None:
-        data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
-    else:
-        data = read(items, example, seed, whole=interface.coupled)
-        if example_input is None and not data.whole:
-            example = rows(data.inputs[0], 0, batch_size(example) if interface.fixed else _EXAMPLE_ROWS)
-    if interface.fixed and not data.whole:
-        data = replace(data, batch=batch_size(example), full=True)
-    if items is not None:
-        _check_sizes(ours, data, example)
-        interface = replace(interface, lengths=lengths([example, *data.sizes()]))
+    data = _data(items, example, interface, seed)
+    if items is not None and example_input is None and not data.whole:
+        example = rows(data.inputs[0], 0, batch_size(example) if interface.fixed else _EXAMPLE_ROWS)
+    _check_sizes(ours, data, example)
+    interface = replace(interface, lengths=lengths([example, *data.sizes()]))
     fit, judging = data.halves(seed) if pairs is None else data.beside(pairs, example)
     return Task(
         model=ours,
@@ -114,11 +111,20 @@ _STATE = (
 )
 
 
-def _plain(example: Inputs | list[Any] | None) -> Inputs | None:
+def _inputs(example: Inputs | list[Any] | None) -> Inputs | None:
     """What the user hands in: a list is the one argument of models that take lists (of images)."""
     if isinstance(example, list):
         return (example,)
-    return dict(example) if isinstance(example, Mapping) else example
+    return None if example is None else plain(example)
+
+
+def _data(items: Iterator[Any] | None, example: Inputs, interface: Interface, seed: int) -> Data:
+    """The user's data, or noise where there is none, in batches that the model takes."""
+    if items is None:
+        data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
+    else:
+        data = read(items, example, seed, whole=interface.coupled)
+    return replace(data, batch=batch_size(example), full=True) if interface.fixed and not data.whole else data
 
 
 def _without_labels(model: nn.Module, example: Inputs) -> tuple[Inputs, str]:
@@ -144,12 +150,10 @@ def _check_sizes(model: nn.Module, data: Data, example: Inputs) -> None:
             try:
                 answers(model, batch)
             except UNWILLING as error:
-                given, usual = (
-                    ", ".join("x".join(map(str, shape)) for shape in shapes(one)) for one in (batch, example)
-                )
                 raise InvalidInput(
-                    f"calibration_data has a batch of {given}, example_input is {usual}, and the model raised "
-                    f"{type(error).__name__} on the former: {error}. Give calibration_data that it takes"
+                    f"calibration_data has a batch of {sizes(shapes(batch))}, example_input is "
+                    f"{sizes(shapes(example))}, and the model raised {type(error).__name__} on the former: {error}. "
+                    "Give calibration_data that it takes"
                 ) from error
 
 
@@ -162,10 +166,9 @@ def _guess_example(model: nn.Module) -> Inputs:
         except Exception:
             continue
         return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    tried = ", ".join("x".join(map(str, shape)) for shape in USUAL_SHAPES)
     raise InvalidInput(
-        f"the model takes none of the usual inputs ({tried}): give example_input= (in a file: the function returns "
-        "{'model': …, 'example_input': …})"
+        f"the model takes none of the usual inputs ({sizes(USUAL_SHAPES)}): give example_input= (in a file: the "
+        "function returns {'model': …, 'example_input': …})"
     )
 
 
@@ -185,7 +188,7 @@ def _check_forward(model: nn.Module, example: Inputs) -> str:
     except InvalidInput:
         raise
     except Exception as error:
-        where = ", ".join("x".join(map(str, shape)) for shape in shapes(example))
+        where = sizes(shapes(example))
         raise InvalidInput(
             f"the model raised {type(error).__name__} on example_input ({where}): {error}. Give an example_input= that "
             "the model takes, batch first"

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from model_opt.errors import InvalidInput, ran_out_of_memory
 
@@ -85,19 +87,18 @@ def _bake(model: nn.Module) -> Iterator[str]:
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
                 yield "pruning masks"
-            elif type(hook).__module__ in _OLD_NORMS:
-                hook.remove(module)
-                _forget(module, hook)
+            elif isinstance(hook, WeightNorm | SpectralNorm):
+                remove = remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm
+                remove(module, hook.name)
+                _forget_loading(module)
                 yield _named(hook)
 
 
-_OLD_NORMS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-
-
-def _forget(module: nn.Module, hook: object) -> None:
-    for key, known in list(module._forward_pre_hooks.items()):
-        if known is hook:
-            del module._forward_pre_hooks[key]
+def _forget_loading(module: nn.Module) -> None:
+    """Takes off what reads the state of a spectral norm, which torch 2.14 wraps and then does not find."""
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _named(step: object) -> str:

@@ -1,7 +1,7 @@
 """Model inputs: a tensor, a tuple of tensors, or a mapping of names to tensors, with the batch as first axis."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors of the model's answer, in memory of their own; `inputs` stay as they are, whatever it does to its."""
+    return [tensor.detach().clone() for tensor in tensors(call(model, map_tensors(Tensor.clone, inputs)))]
 
 
 def positional(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -50,7 +56,7 @@ def output(value: Any) -> Tensor:
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     """`inputs` with `function` applied to every tensor; other values stay."""
-    made: Inputs = pytree.tree_map_only(Tensor, function, _plain(inputs))
+    made: Inputs = pytree.tree_map_only(Tensor, function, plain(inputs))
     return made
 
 
@@ -90,7 +96,7 @@ def with_copies(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 def constants(inputs: Inputs) -> list[Any]:
     """What is no tensor in `inputs`, in order."""
-    return [leaf for leaf in pytree.tree_leaves(_plain(inputs)) if not isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(plain(inputs)) if not isinstance(leaf, Tensor)]
 
 
 def shared(inputs: Inputs) -> list[Any]:
@@ -115,10 +121,23 @@ def shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(leaf.shape) for leaf in tensors(inputs))
 
 
+def sizes(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Shapes for people: "4x3x32x32, 4"."""
+    return ", ".join("x".join(map(str, shape)) or "one number" for shape in shapes)
+
+
+def by_size(batches: Sequence[Inputs]) -> list[list[int]]:
+    """The places of those of the batches whose rows have one size, together, in the order of the first of each."""
+    found: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for place, batch in enumerate(batches):
+        found.setdefault(shapes(rows(batch, 0, 1)), []).append(place)
+    return list(found.values())
+
+
 def join(batches: Sequence[Inputs]) -> Inputs:
     """One batch of all `batches`, in order; what their rows share is the first one's. Raises `InvalidInput` where they
     are not built alike."""
-    leaves, specs = zip(*(pytree.tree_flatten(_plain(batch)) for batch in batches), strict=True)
+    leaves, specs = zip(*(pytree.tree_flatten(plain(batch)) for batch in batches), strict=True)
     if any(spec != specs[0] for spec in specs):
         raise InvalidInput(f"batches are not built alike: {next(s for s in specs if s != specs[0])}, not {specs[0]}")
     counts = [batch_size(batch) for batch in batches]
@@ -131,7 +150,7 @@ def rows(inputs: Inputs, start: int, stop: int) -> Inputs:
     return by_row(lambda tensor: tensor[start:stop], inputs)
 
 
-def _plain(inputs: Inputs) -> Inputs:
+def plain(inputs: Inputs) -> Inputs:
     """`inputs`, a mapping of a kind that torch's pytree may not know as a dictionary."""
     return dict(inputs) if isinstance(inputs, Mapping) else inputs
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model_opt.compression.inputs import (
     UNWILLING,
     Inputs,
+    answers,
     batch_size,
     by_row,
     call,
@@ -160,16 +161,22 @@ def some_rows(inputs: Inputs, count: int, start: int = 0) -> Inputs:
     return by_row(lambda tensor: tensor[order.to(tensor.device)], inputs)
 
 
+def another(model: nn.Module, example: Inputs) -> Inputs:
+    """Inputs other than the example that the model takes, if there are any."""
+    turned = map_tensors(lambda tensor: tensor.flip(-1) if tensor.dim() else tensor.clone(), example)
+    for inputs in (turned, some_rows(example, batch_size(example), 1)):
+        try:
+            answers(model, inputs)
+        except UNWILLING:
+            continue
+        return inputs
+    return example
+
+
 def layout_for(model: nn.Module, material: Material) -> Layout:
     """The layout of `model`, which was made of the original."""
     found = interface_of(material)
     return layout_of(model, material.example, coupled=found.coupled, ranges=found.ranges, lengths=found.lengths)
-
-
-@torch.no_grad()
-def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors of the model's answer, in memory of their own; `inputs` stay as they are, whatever it does to its."""
-    return [tensor.detach().clone() for tensor in tensors(call(model, map_tensors(Tensor.clone, inputs)))]
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import UNWILLING, Inputs, map_tensors
-from model_opt.compression.interface import SAME_DB, answers
+from model_opt.compression.inputs import Inputs, answers
+from model_opt.compression.interface import SAME_DB, another
 from model_opt.compression.signal_to_noise import signal_to_noise_db
 
 State = dict[str, dict[str, Any]]
@@ -19,19 +19,17 @@ def put_back_state(model: nn.Module, example: Inputs) -> bool:
     """Whether calls of `model` leave something behind that changes the answers to come. It is then put back after each
     of them, as it was before the first one, in place."""
     before = _state(model)
-    first = answers(model, example)
-    _call_other(model, example)
-    again = answers(model, example)
-    changed = _changed(before, model)
-    if not changed:
+    first, other = answers(model, example), another(model, example)
+    if not _changed(before, model):
         return False
-    hook = PutBack(changed)
+    again = answers(model, example)
+    hook = PutBack(_changed(before, model))
     hook.restore(model)
     if _alike(first, again):
         return False
     handles = [model.register_forward_pre_hook(hook.hand_out), model.register_forward_hook(hook.take_back)]
     fresh = answers(model, example)
-    _call_other(model, example)
+    answers(model, other)
     if _alike(fresh, answers(model, example)):
         return True
     for handle in handles:  # dropout, or noise: something else than what it keeps
@@ -126,14 +124,6 @@ def _set(module: nn.Module, name: str, value: Any) -> None:
 
 def _device(model: nn.Module) -> torch.device | None:
     return next((parameter.device for parameter in model.parameters()), None)
-
-
-def _call_other(model: nn.Module, example: Inputs) -> None:
-    """A call with other numbers in between."""
-    try:
-        answers(model, map_tensors(lambda tensor: tensor.flip(-1) if tensor.dim() else tensor, example))
-    except UNWILLING:
-        return
 
 
 def _alike(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -101,9 +101,9 @@ class Layout:
                 )
             self._check_constants(leaves)
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        checked = zip(tensors, self._tensor_names, self.shapes, self.dtypes, self.batched, self.varying, strict=True)
+        checked = zip(tensors, self.tensor_names, self.shapes, self.dtypes, self.batched, self.varying, strict=True)
         fitting = [_fitting(*one) for one in checked]
-        for tensor, name, range_ in zip(fitting, self._tensor_names, self.ranges, strict=True):
+        for tensor, name, range_ in zip(fitting, self.tensor_names, self.ranges, strict=True):
             if range_ is not None and tensor.numel():
                 _check_range(tensor, name, range_)
             if self.refuses_nan and tensor.is_floating_point():
@@ -133,7 +133,8 @@ class Layout:
         return self.lengths or ({},) * len(self.shapes)
 
     @cached_property
-    def _tensor_names(self) -> tuple[str, ...]:
+    def tensor_names(self) -> tuple[str, ...]:
+        """What an error calls each input tensor."""
         return tuple(name for place, name in enumerate(self.names) if place not in self.input_constants)
 
     @cached_property

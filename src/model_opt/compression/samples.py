@@ -2,7 +2,6 @@
 
 import math
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_opt.compression.inputs import Inputs, batch_size, call, holds_list, join, rows, shapes, tensors
+from model_opt.compression.inputs import Inputs, batch_size, by_size, call, holds_list, join, rows, shapes, tensors
 from model_opt.compression.stages import WEIGHTED, stages, weighted_layers
 from model_opt.errors import TechniqueError
 
@@ -86,12 +85,8 @@ def sample(batches: Sequence[Inputs], most: int = 512, elements: int = 5_000_000
 
 def of_one_size(batches: Sequence[Inputs]) -> list[Inputs]:
     """Those of the batches whose rows have the size that most rows have."""
-    sizes = [tuple(shape[1:] for shape in shapes(batch)) for batch in batches]
-    counts = Counter[Any]()
-    for size, batch in zip(sizes, batches, strict=True):
-        counts[size] += batch_size(batch)
-    usual = counts.most_common(1)[0][0]
-    return [batch for size, batch in zip(sizes, batches, strict=True) if size == usual]
+    groups = ([batches[place] for place in group] for group in by_size(batches))
+    return max(groups, key=lambda group: sum(map(batch_size, group)))
 
 
 def positions(name: str, images: int, places: int, seed: int) -> Tensor:

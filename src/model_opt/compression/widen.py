@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from model_opt.compression.inputs import UNWILLING, Inputs, call, map_tensors, tensors
+from model_opt.compression.inputs import UNWILLING, Inputs, answers
 
 HALF = frozenset({torch.bfloat16, torch.float16})
 
@@ -22,11 +22,10 @@ def in_float32(model: nn.Module, example: Inputs) -> nn.Module:
         return model
     wide = copy.deepcopy(model).float()
     try:
-        with torch.no_grad():
-            made = tensors(call(model, map_tensors(Tensor.clone, example)))
-            wide.register_forward_pre_hook(_enter, with_kwargs=True)
-            wide.register_forward_hook(_Leave(tuple(tensor.dtype for tensor in made)))
-            call(wide, map_tensors(Tensor.clone, example))
+        made = answers(model, example)
+        wide.register_forward_pre_hook(_enter, with_kwargs=True)
+        wide.register_forward_hook(_Leave(tuple(tensor.dtype for tensor in made)))
+        answers(wide, example)
     except UNWILLING:
         return model
     return wide

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from model_opt.compression.evaluation.idle_options import blame, idle_of, refuse_known
-from model_opt.compression.inputs import shapes
-from model_opt.compression.interface import answers
+from model_opt.compression.inputs import answers, shapes
 from model_opt.compression.runtimes.runtime_module import RuntimeModule, WithOriginal
 from model_opt.compression.stages import stages
 from model_opt.compression.technique import HANDLERS, ORDER, Handler, Material

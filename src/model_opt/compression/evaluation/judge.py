@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from model_opt.compression.evaluation.kind import FloatTargets, Kind, declared_classes, losses_of
 from model_opt.compression.evaluation.losses import Drop, Loss
-from model_opt.compression.inputs import Inputs, all_finite, batch_size
-from model_opt.compression.interface import answers, output_names
+from model_opt.compression.inputs import Inputs, all_finite, answers, batch_size
+from model_opt.compression.interface import output_names
 from model_opt.errors import InvalidInput, MeasurementFailed, UnknownName, ran_out_of_memory
 
 JudgeAs = Mapping[str, str] | str | None

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Flat, Layout
 from model_opt.compression.quiet import quiet
-from model_opt.compression.runtimes.export_program import dynamic_shapes, example_tensors
+from model_opt.compression.runtimes.export_program import example_tensors, export
 from model_opt.compression.runtimes.no_gradient import no_gradient
 from model_opt.compression.runtimes.openvino import calibration_samples
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
@@ -87,11 +87,9 @@ def to_aot(model: nn.Module, precision: str, material: Material) -> nn.Module:
         flat = Bf16Flat(flat)
     with quiet(), torch.no_grad():
         try:
-            shapes = dynamic_shapes(layout, batch=False)
-            program = torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=precision == "int8_static")
+            program = export(flat, tensors, layout, strict=precision == "int8_static")
             if precision == "int8_static":
-                made = quantise(program, _edges(flat), layout, material)
-                program = torch.export.export(made, tensors, dynamic_shapes=shapes)
+                program = export(quantise(program, _edges(flat), layout, material), tensors, layout)
             return AotModule(_package(program), layout, threads=material.threads, batch=layout.batch)
         except (TechniqueError, MissingDependency, InvalidInput):
             raise

@@ -16,14 +16,16 @@ from model_opt.compression.inputs import (
     UNWILLING,
     Inputs,
     all_finite,
+    answers,
     batch_size,
     call,
     join,
     map_tensors,
     shapes,
+    sizes,
     tensors,
 )
-from model_opt.compression.interface import SAME_DB, answers, interface_of, some_rows, with_flags_turned
+from model_opt.compression.interface import SAME_DB, another, interface_of, some_rows, with_flags_turned
 from model_opt.compression.runtimes.export_program import once
 from model_opt.compression.runtimes.other_values import guard, other_floats
 from model_opt.compression.runtimes.runtime_module import INT8_DB
@@ -71,7 +73,7 @@ def checked(
     if reached < SAME_DB and (one := ruined(wanted, first)):
         raise MeasurementFailed(f"{name}: outputs are wrong, {one} errs as no other does")
     least = floor_db if floor_db >= SAME_DB else max(floor_db - LESS_DB, min(reached, SAME_DB) - LESS_DB)
-    other = once(material, model, "another input", lambda: _another(model, example))
+    other = once(material, model, "another input", lambda: another(model, example))
     _call_again(made, example, other, first, name)
     usual = [LOUDER * noise(a, b) for a, b in zip(wanted, first, strict=True)]
     alone = first if not dynamic and not interface_of(material).coupled else None
@@ -108,7 +110,7 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
             said = f"wrong for {count} row{'s' * (count != 1)}"
             given.append((said, some_rows(pool, count), count if count < rows else None))
     given.append(("wrong for rows in another order", some_rows(pool, rows, rows // 2 + 1), None))
-    given += [(f"wrong for {_sizes(batch)}", batch, None) for batch in material.sizes]
+    given += [(f"wrong for {sizes(shapes(batch))}", batch, None) for batch in material.sizes]
     flagged = with_flags_turned(example)
     if flagged is not None:
         said = "wrong where flags are turned that the example leaves alike (a mask of padding)"
@@ -124,10 +126,6 @@ def _asked(model: nn.Module, material: Material) -> list[_Asked]:
         if number < usual or all_finite(wanted):
             asked.append(_Asked(said=said, inputs=inputs, wanted=wanted, rows=few, values=number >= usual))
     return asked
-
-
-def _sizes(inputs: Inputs) -> str:
-    return ", ".join("x".join(map(str, shape)) for shape in shapes(inputs))
 
 
 def _pool(material: Material) -> Inputs:
@@ -163,17 +161,6 @@ def _compare(
             raise MeasurementFailed(f"{name}: {asked.said}, which have other answers among the example's")
 
 
-def _another(model: nn.Module, example: Inputs) -> Inputs:
-    """Inputs other than the example that the model takes, if there are any."""
-    for inputs in (map_tensors(_turned, example), some_rows(example, batch_size(example), 1)):
-        try:
-            answers(model, inputs)
-        except UNWILLING:
-            continue
-        return inputs
-    return example
-
-
 def _call_again(made: nn.Module, example: Inputs, other: Inputs, first: list[Tensor], name: str) -> None:
     """A second call with `other` inputs must leave the first one's answer as it was."""
     with torch.no_grad():
@@ -205,7 +192,3 @@ def _from_threads(made: nn.Module, example: Inputs, other: Inputs, first: list[T
         thread.join()
     if wrong:
         raise MeasurementFailed(f"{name}: called by two threads at once it gives {wrong[0]}")
-
-
-def _turned(tensor: Tensor) -> Tensor:
-    return tensor.flip(-1) if tensor.dim() else tensor.clone()

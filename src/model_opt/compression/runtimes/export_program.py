@@ -5,7 +5,8 @@ import importlib
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,55 +50,60 @@ def export_program(
     flat = Flat(model, layout).eval()
     if dynamic and any(layout.batched):
         try:
-            return _export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout, batch=True), True
+            return export(flat, example_tensors(example, layout, max(layout.batch, 2)), layout, batch=True), True
         except Exception as error:  # whatever it is, the batch is not free here, and the static export decides
             log.debug("the batch is not free: %s", _first_line(error))
     try:
-        return _export(flat, example_tensors(example, layout), layout, batch=False), False
+        return export(flat, example_tensors(example, layout), layout), False
     except Exception as error:
         vary = " with lengths that vary" if layout.lengths else ""
         raise CannotExport(f"torch.export cannot follow this model{vary}: {_first_line(error)}") from error
 
 
-def _export(flat: Flat, tensors: tuple[Tensor, ...], layout: Layout, *, batch: bool) -> torch.export.ExportedProgram:
-    shapes = dynamic_shapes(layout, batch=batch)
+def export(
+    flat: nn.Module, tensors: tuple[Tensor, ...], layout: Layout, *, batch: bool = False, strict: bool = False
+) -> torch.export.ExportedProgram:
+    """A flat model as an exported program, with lengths that vary left open, and the `batch` if that is wanted.
+
+    Lengths that have one range in the data are taken to be one; where they are not, torch finds out how they belong
+    together. Raises `CannotExport` where it fixes one of them, and what `torch.export` raises.
+    """
     with quiet(), torch.no_grad():
         try:
-            return torch.export.export(flat, tensors, dynamic_shapes=shapes)
+            shapes = _dynamic_shapes(layout, batch=batch, lengths=_dims(layout))
+            return torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=strict)
         except Exception:
             if not layout.lengths:
                 raise
-        loose = dynamic_shapes(layout, batch=batch, loose=True)  # lengths that depend on one another
-        program = torch.export.export(flat, tensors, dynamic_shapes=loose)
+        found_out = defaultdict[Range, Any](lambda: torch.export.Dim.AUTO)
+        shapes = _dynamic_shapes(layout, batch=batch, lengths=found_out)
+        program = torch.export.export(flat, tensors, dynamic_shapes=shapes, strict=strict)
         _check_free(program, layout)
         return program
 
 
-def dynamic_shapes(layout: Layout, *, batch: bool, loose: bool = False) -> Any:
-    """What `torch.export` is to leave open: the `batch`, and lengths that vary. Lengths with one range are taken to be
-    one; where they are `loose` torch finds out itself how they belong together."""
+def _dims(layout: Layout) -> dict[Range, Any]:
+    """A name for every range that lengths have."""
+    ranges = dict.fromkeys(range_ for lengths in layout.lengths for range_ in lengths.values())
+    return {(low, high): torch.export.Dim(f"length{n}", min=low, max=high) for n, (low, high) in enumerate(ranges)}
+
+
+def _dynamic_shapes(layout: Layout, *, batch: bool, lengths: Mapping[Range, Any]) -> Any:
+    """What `torch.export` is to leave open, None for nothing."""
     if not batch and not layout.lengths:
         return None
     rows = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    known: dict[Range, Any] = {}
     found = []
-    for batched, lengths in zip(layout.batched, layout.varying, strict=True):
-        axes: dict[int, Any] = {0: rows} if batch and batched else {}
-        for axis, (least, most) in lengths.items():
-            name = f"length{len(known)}"
-            axes[axis] = (
-                torch.export.Dim.AUTO
-                if loose
-                else known.setdefault((least, most), torch.export.Dim(name, min=least, max=most))
-            )
-        found.append(axes or None)
+    for batched, varying in zip(layout.batched, layout.varying, strict=True):
+        axes = {axis: lengths[range_] for axis, range_ in varying.items()}
+        found.append(axes | ({0: rows} if batch and batched else {}) or None)
     return (tuple(found),)
 
 
 def _check_free(program: torch.export.ExportedProgram, layout: Layout) -> None:
     """Raises `CannotExport` where a length that varies was fixed on the way."""
     given = [node.meta["val"].shape for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    for shape, lengths, name in zip(given, layout.varying, layout.names, strict=False):
+    for shape, lengths, name in zip(given, layout.varying, layout.tensor_names, strict=True):
         if any(isinstance(shape[axis], int) for axis in lengths):
             raise CannotExport(f"this model takes one length of {name} only, once it is exported")
 

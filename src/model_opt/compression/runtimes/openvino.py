@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import Inputs, call
+from model_opt.compression.inputs import Inputs, batch_size, by_size, call
 from model_opt.compression.interface import layout_for
 from model_opt.compression.layout import Layout, Range
 from model_opt.compression.quiet import quiet, send_no_usage_data
@@ -270,9 +270,8 @@ def _outputs(model: Any, rows: Sequence[Sequence[Any]], settings: dict[str, Any]
     (OpenVINO 2026.4 has no int8 for a first convolution of one channel where the batch is free.)
     """
     columns = zip(*([value.shape for value in row] for row in rows), strict=True)
-    shapes = [
-        tuple(n if min(axis) == (n := max(axis)) else -1 for axis in zip(*sizes, strict=True)) for sizes in columns
-    ]
+    axes = [list(zip(*shapes, strict=True)) for shapes in columns]
+    shapes = [tuple(axis[0] if len(set(axis)) == 1 else -1 for axis in port) for port in axes]
     compiled = compiled_for(model, shapes, {"INFERENCE_NUM_THREADS": material.threads, **settings})
     made = [[torch.from_numpy(value) for value in compiled(row).to_tuple()] for row in rows]
     return [torch.cat([value.reshape(-1) for value in port]) for port in zip(*made, strict=True)]
@@ -343,16 +342,13 @@ def _most(material: Material) -> int:
 def _samples(batches: Sequence[Inputs], layout: Layout, batch: int, most: int) -> list[list[Any]]:
     """The first `most` rows in samples of `batch` rows of one size, as numpy arrays; a remainder is left where others
     are whole, too few are repeated."""
-    alike: dict[tuple[tuple[int, ...], ...], list[tuple[Tensor, ...]]] = {}
-    total = 0
+    taken: list[Inputs] = []
     for inputs in batches:
-        taken = example_tensors(inputs, layout)
-        sizes = tuple(tuple(t.shape[b:]) for t, b in zip(taken, layout.batched, strict=True))
-        alike.setdefault(sizes, []).append(taken)
-        total += _rows(taken, layout)
-        if total >= max(most, batch):
+        taken.append(inputs)
+        if sum(map(batch_size, taken)) >= max(most, batch):
             break
-    parts = [part for group in alike.values() for part in _parts_of(group, layout, batch, most)]
+    alike = [[example_tensors(taken[place], layout) for place in group] for group in by_size(taken)]
+    parts = [part for group in alike for part in _parts_of(group, layout, batch, most)]
     whole = [part for part, is_whole in parts if is_whole]
     return whole or [part for part, _ in parts[:1]]
 

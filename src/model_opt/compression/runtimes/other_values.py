@@ -12,8 +12,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model_opt.compression.inputs import UNWILLING, Inputs, all_finite, is_whole, map_at, map_tensors, tensors
-from model_opt.compression.interface import answers
+from model_opt.compression.inputs import (
+    UNWILLING,
+    Inputs,
+    all_finite,
+    answers,
+    is_whole,
+    map_at,
+    map_tensors,
+    tensors,
+)
 from model_opt.compression.layout import Range, places_of
 from model_opt.compression.runtimes.runtime_module import RuntimeModule
 from model_opt.compression.signal_to_noise import signal_to_noise_db

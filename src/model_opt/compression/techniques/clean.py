@@ -107,45 +107,48 @@ class _Uses:
 def clean(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Rewrites `model`, in eval mode, in place. Returns how many edits of each kind held."""
     inputs = few(example, 2)
-    wanted, outputs = _Wanted(model, inputs, fingerprint), _Wanted(model, inputs, _outputs)
+    wanted = _Wanted(model, inputs)
     done: dict[str, int] = {}
-
-    def rewrite(step: Callable[[nn.Module, Inputs], list[Edit]], kept: _Wanted) -> None:
-        for edit in _apply(model, kept, step(model, inputs)):
+    for step in (_same_padding, _attention, _norms, _norms_forward, _do_nothing, _per_use):
+        holds = wanted.outputs_hold if step is _norms_forward else wanted.holds
+        kept = _apply(model, holds, step(model, inputs))
+        for edit in kept:
             done[edit.kind] = done.get(edit.kind, 0) + 1
-
-    for step in (_same_padding, _attention, _norms):
-        rewrite(step, wanted)
-    rewrite(_norms_forward, outputs)
-    wanted = _Wanted(model, inputs, fingerprint)  # what the last layer is given may be another now
-    for step in (_do_nothing, _per_use):
-        rewrite(step, wanted)
+        if kept and step is _norms_forward:
+            wanted.look_at_the_last_layer(model)
     _drop_passes(model, wanted)
     setattr(model, _MARK, True)
     return done
 
 
 class _Wanted:
-    """What a model makes of inputs, and of the same with a mask that they do not set, which edits must leave alone."""
+    """A model's fingerprint for inputs, and for the same with a mask that they do not set, which edits leave alone."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, look: Callable[[nn.Module, Inputs], list[Tensor]]) -> None:
-        self._look = look
-        self._known, flagged = [(inputs, look(model, inputs))], with_flags_turned(inputs)
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._known, flagged = [(inputs, fingerprint(model, inputs))], with_flags_turned(inputs)
         if flagged is not None:
             with suppress(*UNWILLING):
-                self._known.append((flagged, look(model, flagged)))
+                self._known.append((flagged, fingerprint(model, flagged)))
 
     def holds(self, model: nn.Module) -> bool:
-        """Whether `model` still makes it."""
+        """Whether `model` still has it."""
+        return self._alike(model, None)
+
+    def outputs_hold(self, model: nn.Module) -> bool:
+        """Whether its outputs are the same; what its last layer is given may be another."""
+        return self._alike(model, -1)
+
+    def look_at_the_last_layer(self, model: nn.Module) -> None:
+        """Takes what that is given now for what it is to be given."""
+        self._known = [(inputs, before[:-1] + fingerprint(model, inputs)[-1:]) for inputs, before in self._known]
+
+    def _alike(self, model: nn.Module, stop: int | None) -> bool:
         try:
-            return all(same(before, self._look(model, inputs), EXACT_DB) for inputs, before in self._known)
+            return all(
+                same(before[:stop], fingerprint(model, inputs)[:stop], EXACT_DB) for inputs, before in self._known
+            )
         except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError, AssertionError):
             return False  # the model's own code needs what was replaced
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    return [tensor.clone() for tensor in tensors(call(model, inputs))]
 
 
 def reference(material: Material) -> nn.Module:
@@ -165,18 +168,18 @@ def _cleaned(material: Material) -> tuple[nn.Module, dict[str, int]]:
     return material.findings.clean
 
 
-def _apply(model: nn.Module, wanted: _Wanted, edits: Sequence[Edit]) -> list[Edit]:
+def _apply(model: nn.Module, holds: Callable[[nn.Module], bool], edits: Sequence[Edit]) -> list[Edit]:
     """Those of `edits` that leave the outputs as they were: all at once if that works, else one by one."""
     if not edits:
         return []
     undo = _put(model, {name: new for edit in edits for name, new in edit.new.items()})
-    if wanted.holds(model):
+    if holds(model):
         return list(edits)
     _put(model, undo)
     kept = []
     for edit in edits if len(edits) > 1 else ():
         undo = _put(model, edit.new)
-        if wanted.holds(model):
+        if holds(model):
             kept.append(edit)
         else:
             _put(model, undo)

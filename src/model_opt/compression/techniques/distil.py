@@ -79,13 +79,15 @@ def _best_on_the_way(model: nn.Module, start: Sequence[Tensor], before: float, l
     """The loss after training; where that is not below the one `before`, of few rows perhaps, goes back from the end
     towards the `start`, in place, as far as it takes (Wortsman et al., "Robust fine-tuning", CVPR 2022)."""
     after = loss()
+    if after < before:
+        return after
     end = [parameter.detach().clone() for parameter in model.parameters()]
     for share in SHARES:
-        if after < before:
-            break
         for parameter, first, last in zip(model.parameters(), start, end, strict=True):
             parameter.copy_(first.lerp(last, share) if first.is_floating_point() else first)
         after = loss()
+        if after < before:
+            break
     return after
 
 

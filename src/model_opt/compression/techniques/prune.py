@@ -271,16 +271,18 @@ def _attempt(
     names = sorted({name for found in _of_copy(model, inputs) for name in found.makers[:1]})
     until = time.monotonic() + PARTING_S
 
-    def working(some: list[str]) -> list[str]:
-        """Those of the groups that can be pruned, halves of them at once."""
-        if not some or time.monotonic() > until:
-            return []
-        if isinstance(attempt(only=some), nn.Module):
-            return some
+    def without_breaking(some: list[str]) -> list[str]:
+        """Of groups that cannot be pruned together, those that can be: halves of them at once."""
         half = len(some) // 2
-        return working(some[:half]) + working(some[half:]) if half else []
+        if not half or time.monotonic() > until:
+            return []
+        parts = (some[:half], some[half:])
+        return [name for part in parts for name in (part if works(part) else without_breaking(part))]
 
-    last = attempt(only=alone) if (alone := working(names)) else made
+    def works(some: list[str]) -> bool:
+        return isinstance(attempt(only=some), nn.Module)
+
+    last = attempt(only=some) if (some := without_breaking(names)) else made
     if isinstance(last, nn.Module):
         return last
     raise TechniqueError(f"pruning {ratio:g} breaks this model: {last}")
