@@ -258,6 +258,46 @@ def test_a_model_that_takes_one_batch_only_gets_batches_of_that():
     assert len(made.fit) + len(made.held_out) == 9
 
 
+class Detector(nn.Module):
+    """Takes a list of images of unlike sizes, and gives the best places of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, images, targets=None):
+        found = []
+        for image in images:
+            small = nn.functional.interpolate(image[None], (16, 16))
+            places = self.head(self.features(small).relu()).flatten(2)[0].T
+            found.append({"boxes": places[places[:, 4].topk(5).indices, :4]})
+        return found
+
+
+def two_images(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(3, 20, 30, generator=generator), torch.rand(3, 24, 18, generator=generator)]
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("form", ["none", "lists", "tuples", "arguments", "with targets"])
+def test_lists_of_images_stay_lists(form, wrapped):
+    images = [two_images(seed) for seed in range(8)]
+    given = {
+        "none": None,
+        "lists": images,
+        "tuples": [tuple(one) for one in images],
+        "arguments": [(one,) for one in images],
+        "with targets": [(tuple(one), [{"boxes": torch.rand(2, 4)}] * 2) for one in images],
+    }
+    example = (images[0],) if wrapped else images[0]
+    made = task(Detector(), example_input=example, calibration_data=given[form])
+    assert made.interface.coupled and made.labels is None and len(made.fit) == len(made.held_out) == 4
+    for (batch,) in (*made.fit, *made.held_out):
+        assert [tuple(image.shape) for image in batch] == [(3, 20, 30), (3, 24, 18)]
+        assert form == "none" or any(all(map(torch.equal, batch, one)) for one in images)
+
+
 class Losing(nn.Module):
     """As in transformers: labels in, a loss before all else out."""
 

@@ -26,6 +26,7 @@ from model_opt.compression.inputs import (
     shapes,
     shared,
     sizes,
+    takes_list,
     tensors,
 )
 from model_opt.errors import InvalidInput
@@ -348,7 +349,9 @@ def _read_item(item: Any, example: Inputs | None, name: str) -> tuple[Inputs, An
         beside = [key for key in LABELS if key in item and key not in example]
         target = item[beside[0]] if beside else None
         item = {key: value for key, value in item.items() if key not in beside}
-    if isinstance(item, list):
+    if isinstance(item, list | tuple) and takes_list(example) and not takes_list(item):
+        item = (list(item),)
+    elif isinstance(item, list):
         item = tuple(item)
     if not isinstance(item, Tensor | tuple | Mapping) or not tensors(item):
         raise InvalidInput(f"{name} holds no tensor: {type(item).__name__}")

@@ -1,6 +1,6 @@
 """What the user hands in, checked and brought into the form that the measuring process takes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from model_opt.compression.inputs import (
     batch_size,
     by_row,
     call,
+    holds_list,
     map_tensors,
     output,
     plain,
@@ -34,7 +35,7 @@ from model_opt.compression.machine import usable_processors
 from model_opt.compression.signal_to_noise import signal_to_noise_db
 from model_opt.errors import InvalidInput, UnknownName
 
-NOISE_ROWS = 64
+NOISE_ROWS, NOISE_BATCHES = 64, 8
 NOISE = "fidelity (noise)"
 """What a task is judged on that has no data."""
 _EXAMPLE_ROWS = 8
@@ -120,8 +121,11 @@ def _inputs(example: Inputs | list[Any] | None) -> Inputs | None:
 
 def _data(items: Iterator[Any] | None, example: Inputs, interface: Interface, seed: int) -> Data:
     """The user's data, or noise where there is none, in batches that the model takes."""
-    if items is None:
-        data = Data(inputs=[_noise(example, seed)], labels=None, whole=False)
+    if items is None and interface.coupled and holds_list(example):
+        batches = [_noise(example, seed + number, _own_shape) for number in range(NOISE_BATCHES)]
+        data = Data(inputs=batches, labels=None, whole=True)
+    elif items is None:
+        data = Data(inputs=[_noise(example, seed, _many_rows)], labels=None, whole=False)
     else:
         data = read(items, example, seed, whole=interface.coupled)
     return replace(data, batch=batch_size(example), full=True) if interface.fixed and not data.whole else data
@@ -203,12 +207,12 @@ def _check_forward(model: nn.Module, example: Inputs) -> str:
     return "the model changes its inputs in place: it is given copies, here and in what is handed back"
 
 
-def _noise(example: Inputs, seed: int) -> Inputs:
-    """`NOISE_ROWS` rows like the example's: floats normal with its mean and spread, integers drawn from its values."""
+def _noise(example: Inputs, seed: int, shape_of: Callable[[Tensor], tuple[int, ...]]) -> Inputs:
+    """Rows like the example's: floats normal with its mean and spread, integers drawn from its values."""
     generator = torch.Generator().manual_seed(seed)
 
     def like(tensor: Tensor) -> Tensor:
-        shape = (NOISE_ROWS, *tensor.shape[1:])
+        shape = shape_of(tensor)
         if tensor.is_floating_point():
             spread = tensor.float().std() if tensor.numel() > 1 else torch.tensor(1.0)
             return (torch.randn(shape, generator=generator) * spread.clamp_min(1e-3) + tensor.float().mean()).to(tensor)
@@ -216,6 +220,14 @@ def _noise(example: Inputs, seed: int) -> Inputs:
         return tensor.reshape(-1)[chosen].reshape(shape)
 
     return by_row(like, example)
+
+
+def _many_rows(tensor: Tensor) -> tuple[int, ...]:
+    return (NOISE_ROWS, *tensor.shape[1:])
+
+
+def _own_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
 def set_threads(threads: int) -> None:

@@ -110,6 +110,11 @@ def batch_size(inputs: Inputs) -> int:
     return next((int(tensor.shape[0]) for tensor in tensors(inputs) if tensor.dim()), 1)
 
 
+def takes_list(inputs: Any) -> bool:
+    """Whether the one argument is a list."""
+    return isinstance(inputs, tuple) and len(inputs) == 1 and isinstance(inputs[0], list)
+
+
 def holds_list(inputs: Inputs) -> bool:
     """Whether an argument is a list, of images of unlike sizes perhaps, whose first axis is no batch."""
     arguments = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else ()

@@ -72,6 +72,8 @@ def hooked(handles: Iterable[Any]) -> Iterator[None]:
 def sample(batches: Sequence[Inputs], most: int = 512, elements: int = 5_000_000) -> Inputs:
     """One batch of calibration images for statistics: at most `most` rows, and at most about `elements` numbers, but
     32 rows if there are so many."""
+    if holds_list(batches[0]):
+        return batches[0]
     each = max(1, sum(t.numel() for t in tensors(batches[0])) // batch_size(batches[0]))
     wanted = max(32, min(most, elements // each))
     taken, count = [], 0
