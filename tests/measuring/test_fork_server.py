@@ -43,10 +43,17 @@ def serving() -> set[int]:
 
 
 def command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    """What a process was started with; that of one that has just begun is empty until the kernel has laid it out."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            said = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""
+        process = find_process(pid)
+        if said or process is None or not process.lives or time.monotonic() > end:
+            return said
+        time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
